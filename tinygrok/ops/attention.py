@@ -75,11 +75,15 @@ def _split(dev: Device, x: Array, H: int) -> Array:
     return dev.xp.moveaxis(x.reshape(*x.shape[:-1], H, -1), -2, 0)
 
 
-def attention_forward(dev: Device, q: Array, k: Array, v: Array, heads: int, mask: Array | None = None, out=None, pattern=None):
+def attention_forward(
+    dev: Device, q: Array, k: Array, v: Array, heads: int, mask: Array | None = None, out=None, pattern=None,
+    edit=lambda pattern: None,
+):  # fmt: skip
     """A = softmax(q k^T / sqrt D + mask),  y = A v, head by head
 
     q (..., B, Tq, C)   k, v (..., B, T, C)   mask (Tq, T), None: every query sees every key   y (..., B, Tq, C)
     A (H, ..., B, Tq, T)        q, k, v may be slices of one array. q is overwritten by q / sqrt D.
+    edit(A) may change A in place before the product; backward does not know of that.
     Source: Vaswani et al., arXiv 1706.03762, section 3.2.
     """
     out = dev.empty(q.shape) if out is None else out
@@ -89,6 +93,7 @@ def attention_forward(dev: Device, q: Array, k: Array, v: Array, heads: int, mas
     if mask is not None:
         scores += mask
     att, _ = softmax_forward(dev, scores, out=scores)
+    edit(att)
     matmul(dev, att, vh, _split(dev, out, heads))
     return out, (q, k, v, att, out)
 
