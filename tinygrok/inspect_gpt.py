@@ -10,7 +10,7 @@ from .engine.params import Arena
 from .models.gpt import GPT, Tokens
 from .ops.norm import layernorm_forward
 
-Edit = Callable[[str, Array, np.ndarray], None]  # (name, array, rows): changes array, of these rows of the tokens, in place
+Edit = Callable[[str, Array, slice], None]  # (name, array, rows): changes array, of these rows of the tokens, in place
 UNCHANGED: Edit = lambda name, array, rows: None  # noqa: E731
 SHARD_BYTES = {"cpu": 4_000_000, "cuda": 400_000_000}  # of the widest activation (rows, tokens, 4 C or V)
 
@@ -39,7 +39,8 @@ class Decoder:
             z, tape = self.model.forward(self.dev, self.weights, inputs, record=positions is None, edit=change)
             return self.dev.to_host(read(z, tape))
 
-        return np.concatenate(self.dev.map(part, np.array_split(np.arange(len(tokens)), count)))
+        edges = [len(tokens) * i // count for i in range(count + 1)]
+        return np.concatenate(self.dev.map(part, map(slice, edges, edges[1:])))
 
     def predict(self, tokens: np.ndarray, edit: Edit = UNCHANGED) -> np.ndarray:
         """(B, T): the most likely next token at every position."""
@@ -63,11 +64,11 @@ class Decoder:
 
     def set_head(self, block: int, head: int, values: float | np.ndarray) -> Edit:
         """The head's slice of the output matrix' input replaced: by a number, a vector (D,), or a donor's slice (B, T, D)."""
-        values = self.dev.to_device(values)
 
         def edit(name, x, rows):
             if name == f"blocks.{block}.attn.out":
-                x.reshape(*x.shape[:-1], self.model.heads, -1)[..., head, :] = values if values.ndim < 3 else values[rows]
+                new = values if np.ndim(values) < 3 else values[rows]
+                x.reshape(*x.shape[:-1], self.model.heads, -1)[..., head, :] = self.dev.to_device(new)
 
         return edit
 

@@ -1,9 +1,10 @@
 """What a decoder does with numbers x -> a x + c mod m: digits, look-backs, residues, interventions, its idea of m.
 
 A sequence is x_0 .. x_T; the first T numbers are read, the last T are targets. Look-back k is counted from the target: the
-prediction of x_n, made with n numbers in context, has x_(n-k) at look-back k. Under Hull and Dobell's conditions the digit
+prediction of x_n, made with n numbers in context, has x_(n-k) at look-back k. For a and c of full period the digit
 floor(x / p^(i-1)) mod p of a prime power p^i that divides m repeats after p^i numbers.
-Source: How can transformers predict pseudo-random numbers, arXiv 2502.10390; letters: sections of the specification's list.
+Source: How can transformers predict pseudo-random numbers, arXiv 2502.10390. Capital letters: the analyses of the
+specification's section 4.
 """
 
 from collections.abc import Callable
@@ -11,22 +12,15 @@ from collections.abc import Callable
 import numpy as np
 
 
-def digits(x: np.ndarray, m: int) -> dict[int, np.ndarray]:
-    """{p^i: floor(x / p^(i-1)) mod p} for every prime power p^i that divides m: x in mixed radix, keyed by period."""
-    parts, rest, p = {}, m, 2
-    while rest > 1:
-        place = 1
-        while rest % p == 0:
-            parts[place * p] = x // place % p
-            place, rest = place * p, rest // p
-        p += 1
-    return parts
+def digits(x: np.ndarray, factors: dict[int, int]) -> dict[int, np.ndarray]:
+    """{p^i: floor(x / p^(i-1)) mod p} for i = 1..e of every p^e in m = prod p^e, factors {p: e}: keyed by period."""
+    return {p**i: x // p ** (i - 1) % p for p, e in factors.items() for i in range(1, e + 1)}
 
 
-def digit_accuracy(predicted: np.ndarray, target: np.ndarray, m: int) -> dict[int, np.ndarray]:
+def digit_accuracy(predicted: np.ndarray, target: np.ndarray, factors: dict[int, int]) -> dict[int, np.ndarray]:
     """{p^i: (T,)}: share of the sequences (B, T) whose digit is right, after 1, 2, ... numbers; chance is 1/p. (A)"""
-    right = digits(target, m)
-    return {q: (digit == right[q]).mean(axis=0) for q, digit in digits(predicted, m).items()}
+    right = digits(target, factors)
+    return {q: (digit == right[q]).mean(axis=0) for q, digit in digits(predicted, factors).items()}
 
 
 def by_valuation(right: np.ndarray, a: np.ndarray) -> dict[int, np.ndarray]:
@@ -37,7 +31,7 @@ def by_valuation(right: np.ndarray, a: np.ndarray) -> dict[int, np.ndarray]:
     return {int(v): right[s == v].mean(axis=0) for v in np.unique(s)}
 
 
-def look_back(pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def look_back_mass(pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """r (T,), the largest power of two that is at most n, and the attention (..., T, 2) at look-backs r and r/2, for
 
     n = 1..T numbers in context. pattern (..., T, T). For n = 1 both are the same token. (D)"""
