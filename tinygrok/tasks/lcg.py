@@ -152,8 +152,9 @@ class LcgData:
         return x if self.base is None else to_digits(x, self.base, self.digits).reshape(len(x), -1)
 
     def numbers(self, tokens: np.ndarray) -> np.ndarray:
-        """The inverse of `tokens`, also of predicted tokens; (B, n digits) -> (B, n)."""
-        return tokens if self.base is None else from_digits(tokens.reshape(len(tokens), -1, self.digits), self.base)
+        """The inverse of `tokens`; also of tokens 1, 2, ... or their predictions: numbers that lack digits are dropped."""
+        whole = tokens[:, tokens.shape[1] % self.digits :]
+        return whole if self.base is None else from_digits(whole.reshape(len(whole), -1, self.digits), self.base)
 
 
 def _grid(m: int, a: np.ndarray, c: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
@@ -238,6 +239,14 @@ def unseen_modulus_digits(
             others = np.setdiff1d(rng.integers(1, largest, 8 * pool + 64), [*used, *candidates])
             into.append(np.concatenate([candidates, rng.permutation(others)])[:pool])
     return LcgData(moduli, np.array(pools[0]), np.array(pools[1]), tests, length, base, 1, base, digits)
+
+
+def elements_needed(accuracy: np.ndarray, level: float) -> int | None:
+    """The fewest numbers in context from which on the accuracy stays at least at a level; accuracy (T,), with 1, 2, ..., T
+    numbers in context. None if it never does. (Specification, section 4.K.)"""
+    below = np.flatnonzero(~(np.asarray(accuracy) >= level))
+    needed = below[-1] + 2 if len(below) else 1
+    return int(needed) if needed <= len(accuracy) else None
 
 
 # -- classical predictors -------------------------------------------------------------------------------------------------
