@@ -41,7 +41,7 @@ PRESETS = {
         "pool": 1024, **PAPER, "steps": 200_000, "batch": 512, "warmup": 5000,
     },
 }  # fmt: skip
-QUICK = {"modulus": 64, "context": 32, "width": 64, "lr": 3e-3, "test_draws": 8, "steps": 1300, "measure_every": 100}
+QUICK = {"modulus": 64, "context": 32, "width": 64, "lr": 3e-3, "test_draws": 8, "steps": 1500, "measure_every": 100}
 
 
 def arguments(argv=None):
