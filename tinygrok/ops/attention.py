@@ -75,10 +75,7 @@ def _split(dev: Device, x: Array, H: int) -> Array:
     return dev.xp.moveaxis(x.reshape(*x.shape[:-1], H, -1), -2, 0)
 
 
-def attention_forward(
-    dev: Device, q: Array, k: Array, v: Array, heads: int, mask: Array | None = None, out=None, pattern=None,
-    edit=lambda pattern: None,
-):  # fmt: skip
+def attention_forward(dev: Device, q: Array, k: Array, v: Array, heads: int, mask=None, out=None, pattern=None, edit=None):
     """A = softmax(q k^T / sqrt D + mask),  y = A v, head by head
 
     q (..., B, Tq, C)   k, v (..., B, T, C)   mask (Tq, T), None: every query sees every key   y (..., B, Tq, C)
@@ -93,7 +90,8 @@ def attention_forward(
     if mask is not None:
         scores += mask
     att, _ = softmax_forward(dev, scores, out=scores)
-    edit(att)
+    if edit is not None:
+        edit(att)
     matmul(dev, att, vh, _split(dev, out, heads))
     return out, (q, k, v, att, out)
 

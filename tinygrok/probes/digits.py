@@ -64,13 +64,10 @@ def residue_share(x: np.ndarray, q: int) -> float:
     return float(between / max((x**2).sum(), np.finfo(float).tiny))
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(float).tiny)
-
-
 def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """<x_i, y_j> / |x_i| |y_j|        x (..., n, C)   y (V, C)   (..., n, V)        (B: embeddings; H: heads and embeddings)"""
-    return _unit(x) @ _unit(y).T
+    x, y = (v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), np.finfo(float).tiny) for v in (x, y))
+    return x @ y.T
 
 
 def modulus_estimates(outputs: np.ndarray, embedding: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
