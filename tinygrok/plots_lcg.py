@@ -12,11 +12,14 @@ UNIT = {"vmin": 0, "vmax": 1, "interpolation": "nearest"}
 MOVES = {"not": "0.8", "by -delta": TRAIN, "by +2 delta": TEST, "otherwise": "0.35"}
 
 
-def _panels(count: int, width: float, height: float):
-    """A figure and `count` axes, at most four in a row."""
-    rows, columns = -(-count // 4), min(4, count)
+def _panels(count: int, width: float, height: float, columns: int = 4):
+    """A figure and `count` axes, `columns` in a row."""
+    rows, columns = -(-count // columns), min(columns, count)
     fig = figure(width * columns, height * rows)
-    return fig, [fig.add_subplot(rows, columns, i + 1) for i in range(count)]
+    axes = fig.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes[count:]:
+        ax.remove()
+    return fig, list(axes[:count])
 
 
 def _bars(ax, values: dict, **labels) -> None:
@@ -52,7 +55,7 @@ def digits(tables: dict[str, dict[str, np.ndarray]], by_s: dict[int, np.ndarray]
         image = ax.imshow(values, **UNIT, aspect="auto", extent=(0.5, values.shape[1] + 0.5, len(rows) - 0.5, -0.5))
         _frame(ax, title=f"accuracy, modulus {name}", xlabel="numbers in context", ylabel="digit of period")
         ax.set_yticks(range(len(rows)), rows)
-    fig.colorbar(image, ax=axes[:-1])
+    fig.colorbar(image, ax=axes[len(tables) - 1])
     for s, curve in by_s.items():
         axes[-1].plot(np.arange(1, len(curve) + 1), curve, color=str(0.8 - 0.8 * s / max(by_s)), label=f"s = {s}")
         axes[-1].legend(frameon=False, fontsize=7)
@@ -124,7 +127,7 @@ def edits(top_k: dict[str, float], pruned: dict[str, np.ndarray], moduli: list[s
 
     pruned {replacement: (moduli, heads)}, the first of the heads being "none"
     """
-    fig, axes = _panels(1 + len(pruned), 3 + 0.3 * len(heads), 2.5 + 0.4 * len(moduli))
+    fig, axes = _panels(1 + len(pruned), 3 + 0.3 * len(heads), 1.8 + 0.25 * len(moduli), 2)
     _bars(axes[0], top_k, title="attention to k keys", xlabel="k", ylabel="accuracy", ylim=(0, 1.02))
     for ax, (name, values) in zip(axes[1:], pruned.items(), strict=True):
         _table(ax, values, moduli, heads, title=f"head replaced by {name}", xlabel="block.head", ylabel="modulus")
@@ -146,12 +149,12 @@ def modulus(similarity: np.ndarray, tokens: np.ndarray, m: int, patched: dict[st
     """Cosine similarity of what the first block's heads add with the embedding of every number; red: the largest number so
     far; and what patching each head from a donor of another modulus does.
 
-    similarity (t, H, V), tokens (t,); patched {name: (depth, H)}
+    similarity (H, t, V), tokens (t,); patched {name: (depth, H)}
     """
-    H = similarity.shape[1]
+    H = len(similarity)
     fig, axes = _panels(H + len(patched), 3.4, 3)
     for h, ax in enumerate(axes[:H]):
-        fig.colorbar(ax.imshow(similarity[:, h].T, origin="lower", aspect="auto", interpolation="nearest"), ax=ax)
+        fig.colorbar(ax.imshow(similarity[h].T, origin="lower", aspect="auto", interpolation="nearest"), ax=ax)
         ax.plot(np.maximum.accumulate(tokens), color=TRAIN, lw=1)
         ax.axhline(m, color="w", lw=0.7, ls="--")
         _frame(ax, title=f"block 0 head {h}, cosine", xlabel="position", ylabel="number")
