@@ -19,7 +19,7 @@ PAPER_TEST_MODULI = (2048, 1521, 1800, 1936, 2178, 2312, 2352)
 
 
 def check_modulus(m: int) -> int:
-    if not (2 <= m <= LARGEST or (m & (m - 1) == 0 and 0 < m <= 2**63)):
+    if m < 2 or (m > LARGEST and (m & (m - 1) or m > 2**63)):
         raise TaskError(f"the modulus must lie between 2 and 2^32, or be a power of two up to 2^63, not {m}")
     return m
 
@@ -231,13 +231,13 @@ def unseen_modulus_digits(
         raise TaskError(f"from {smallest} to {largest} there are {len(moduli)} moduli to train on and {len(powers)} to test")
     tests = {str(q): _grid(q, draw_multipliers(q, draws, rng, True), draw_increments(q, draws, rng, True)) for q in powers}
     banned = [np.unique(np.concatenate([test[i] for test in tests.values()])) for i in (1, 2)]
-    moduli, pools = np.sort(rng.choice(moduli, train_moduli, replace=False)), ([], [])
+    moduli, pools, draws = np.sort(rng.choice(moduli, train_moduli, replace=False)), ([], []), 8 * pool + 64
     for q in moduli.tolist():
-        full = np.array(multipliers(q) if q // hull_dobell_step(q) > 1 else [], dtype=int), increments(q)
-        for into, candidates, used in zip(pools, full, banned, strict=True):
-            candidates = rng.permutation(np.setdiff1d(candidates, used))[:pool]
-            others = np.setdiff1d(rng.integers(1, largest, 8 * pool + 64), [*used, *candidates])
-            into.append(np.concatenate([candidates, rng.permutation(others)])[:pool])
+        step = hull_dobell_step(q)
+        a, c = 1 + step * rng.integers(1, max(q // step, 2), draws), rng.integers(3, q, draws)
+        for into, full, used in zip(pools, (a[a < q], c[np.gcd(c, q) == 1]), banned, strict=True):
+            values = np.concatenate([full, rng.integers(1, largest, draws)])
+            into.append(list(dict.fromkeys(values[~np.isin(values, used)].tolist()))[:pool])
     return LcgData(moduli, np.array(pools[0]), np.array(pools[1]), tests, length, base, 1, base, digits)
 
 
