@@ -123,7 +123,7 @@ def intervene(decoder, x, m, n):
 
 
 def prune(decoder, data, sets, rng):
-    """G. Accuracies with one head replaced, the first column none: {replacement: (moduli, 1 + heads)}; and the digits."""
+    """G. Accuracies of numbers and digits with one head replaced, the first column none."""
     train, H, results = data.batch(256, rng)[:, :-1], decoder.model.heads, {}
     heads = list(np.ndindex(decoder.model.depth, H))
     means = [decoder.read(train, f"blocks.{i}.attn.out").mean(axis=(0, 1)).reshape(H, -1) for i in range(decoder.model.depth)]
@@ -131,11 +131,11 @@ def prune(decoder, data, sets, rng):
     for row, (name, (x, _)) in enumerate(sets.items()):
         before, factors = decoder.predict(x[:, :-1]), lcg.prime_factors(data.tests[name][0])
         for kind, value in REPLACEMENTS.items():
-            after = [decoder.predict(x[:, :-1], decoder.set_head(i, h, value(means[i][h]))) for i, h in heads]
-            pruned[kind][row] = [last(p, x) for p in (before, *after)]
-            for (i, h), p in zip(heads, after, strict=True):
-                kept = digits.digit_accuracy(p[:, -LAST:], x[:, -LAST:], factors)
-                results[f"digits mod {name}, head {i}.{h} replaced by {kind}"] = {q: c.mean() for q, c in kept.items()}
+            asked = [before, *(decoder.predict(x[:, :-1], decoder.set_head(i, h, value(means[i][h]))) for i, h in heads)]
+            pruned[kind][row] = [last(p, x) for p in asked]
+            kept = [digits.digit_accuracy(p[:, -LAST:], x[:, -LAST:], factors) for p in asked]
+            results |= {f"digit {q} mod {name}, head to {kind}": [k[q].mean() for k in kept] for q in kept[0]}
+    results |= {f"accuracy, head to {kind}": table for kind, table in pruned.items()}
     return results, (pruned, list(sets), ["none", *(f"{i}.{h}" for i, h in heads)])
 
 
@@ -162,7 +162,11 @@ def modulus(decoder, data, m, embedding, rows, rng):
     tokens = clean[:, : data.length // 2]
     outputs = decoder.heads(tokens, np.arange(tokens.shape[1]))[:, 0]
     estimates, largest = zip(*(digits.modulus_estimates(outputs[:, h], embedding, tokens) for h in range(H)), strict=True)
-    results = {"head_from_largest": [np.abs(e - g + 1)[:, LAST:].mean() / m for e, g in zip(estimates, largest, strict=True)]}
+    results = {
+        "head_from_largest": [
+            np.abs(e - g + 1)[:, len(tokens[0]) // 2 :].mean() / m for e, g in zip(estimates, largest, strict=True)
+        ]
+    }
     results["maximum_estimator_error"] = np.abs(largest[0][:, -1] - m).mean() / m
     before, tables = decoder.predict(clean[:, :-1]), np.zeros((3, decoder.model.depth, H))
     for i, h in np.ndindex(*tables.shape[1:]):
@@ -208,7 +212,7 @@ def main(argv=None):
     offsets = {2**k: np.diagonal(cosines, 2**k).mean() for k in range(10) if 2**k < len(cosines)}
     patterns = decoder.patterns(x[:64, :-1]).mean(axis=0, dtype=float)
     r, mass = digits.look_back_mass(patterns)
-    masses = {name: mass[..., LAST - 1 :, i].mean(axis=-1) for i, name in enumerate(("attention_r", "attention_half_r"))}
+    masses = {name: mass[..., min(LAST, T) - 1 :, i].mean(axis=-1) for i, name in enumerate(("attention_r", "attention_half_r"))}
     results |= {"cosine at offset": offsets} | masses
     moved = {n: intervene(decoder, x, m, n) for n in (T, 3 * T // 4)}
     results |= {key: [case[0][key] for case in moved.values()] for key in moved[T][0]}
