@@ -210,10 +210,11 @@ def main(argv=None):
             results[f"power_period_{q}"] = np.sort(periods[q])[rank]
     cosines = digits.cosine(embedding[:700], embedding[:700])
     offsets = {2**k: np.diagonal(cosines, 2**k).mean() for k in range(10) if 2**k < len(cosines)}
-    patterns = decoder.patterns(x[:64, :-1]).mean(axis=0, dtype=float)
+    attention = decoder.patterns(x[:64, :-1])
+    patterns, largest = attention.mean(axis=0, dtype=float), digits.largest_mass(attention, x[:64, :-1])
     r, mass = digits.look_back_mass(patterns)
     masses = {name: mass[..., min(LAST, T) - 1 :, i].mean(axis=-1) for i, name in enumerate(("attention_r", "attention_half_r"))}
-    results |= {"cosine at offset": offsets} | masses
+    results |= {"cosine at offset": offsets} | masses | {"attention_largest": largest}
     moved = {n: intervene(decoder, x, m, n) for n in (T, 3 * T // 4)}
     results |= {key: [case[0][key] for case in moved.values()] for key in moved[T][0]}
     top_k = {k: last(decoder.predict(x[:, :-1], decoder.top_k(k)), x) for k in KEYS}
@@ -221,7 +222,7 @@ def main(argv=None):
     results |= {f"top_{k}": value for k, value in top_k.items()} | pruned
     if unseen:
         parts, points = residues(decoder, m, qs)
-        idea, ideas = modulus(decoder, data, m, embedding, 64, rng)
+        idea, ideas = modulus(decoder, data, m, embedding, 32, rng)
         results |= parts | idea
 
     results = flat(results)

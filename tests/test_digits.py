@@ -84,6 +84,16 @@ def test_look_back_mass():
     assert (mass[1, 3:] == 0).all() and (mass[1, 0] == 1).all()
 
 
+def test_attention_to_the_largest_number():
+    tokens = np.array([[3, 7, 5, 7, 9], [8, 2, 1, 0, 8]])
+    largest = np.array([[0, 1, 1, 3, 4], [0, 0, 0, 0, 4]])
+    pattern = np.zeros((2, 1, 3, 5, 5))
+    pattern[:, 0, 0] = np.eye(5)[largest]
+    pattern[:, 0, 1] = 0.25 * np.eye(5)[largest]
+    pattern[:, 0, 2] = np.eye(5)  # on itself: the largest in 6 cases of 10
+    np.testing.assert_allclose(digits.largest_mass(pattern, tokens), [[1, 0.25, 0.6]])
+
+
 @pytest.mark.parametrize("m, n", [(64, 32), (64, 24), (100, 20)])
 def test_interventions_on_the_order_2_extrapolation(m, n):
     """x_n = 2 x_(n-r/2) - x_(n-r): moving x_(n-r) by delta moves the answer by -delta, x_(n-r/2) by 2 delta, others not."""
@@ -190,7 +200,7 @@ def test_top_k_attention(opened):
             before = decoder.dev.to_host(x).copy()
             decoder.top_k(k)(name, x, rows)
             if name == "blocks.0.attn.pattern":
-                seen[k, rows.start] = before, decoder.dev.to_host(x)
+                seen[k, rows[0]] = before, decoder.dev.to_host(x)
 
         logits(decoder, tokens, spy)
     assert sum(len(before) for (k, _), (before, _) in seen.items() if k == 1) == 11

@@ -10,7 +10,7 @@ from .engine.params import Arena
 from .models.gpt import GPT, Tokens
 from .ops.norm import layernorm_forward
 
-Edit = Callable[[str, Array, slice], None]  # (name, array, rows): changes array, of these rows of the tokens, in place
+Edit = Callable[[str, Array, np.ndarray], None]  # (name, array, rows): changes array, of these rows of the tokens, in place
 UNCHANGED: Edit = lambda name, array, rows: None  # noqa: E731
 SHARD_BYTES = {"cpu": 4_000_000, "cuda": 400_000_000}  # of the widest activation (rows, tokens, 4 C or V)
 
@@ -39,8 +39,7 @@ class Decoder:
             z, tape = self.model.forward(self.dev, self.weights, inputs, record=positions is None, edit=change)
             return self.dev.to_host(read(z, tape))
 
-        edges = [len(tokens) * i // count for i in range(count + 1)]
-        return np.concatenate(self.dev.map(part, map(slice, edges, edges[1:])))
+        return np.concatenate(self.dev.map(part, np.array_split(np.arange(len(tokens)), count)))
 
     def predict(self, tokens: np.ndarray, edit: Edit = UNCHANGED) -> np.ndarray:
         """(B, T): the most likely next token at every position."""

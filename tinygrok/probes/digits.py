@@ -40,6 +40,14 @@ def look_back_mass(pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return r, np.stack([pattern[..., n - 1, n - r], pattern[..., n - 1, n - np.maximum(r // 2, 1)]], axis=-1)
 
 
+def largest_mass(pattern: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """(depth, H): mean attention of the queries on the largest number so far, the latest where it stands more than once, of
+
+    pattern (B, depth, H, T, T), tokens (B, T). (D, unseen modulus)"""
+    at = np.maximum.accumulate(np.where(tokens == np.maximum.accumulate(tokens, axis=1), np.arange(tokens.shape[1]), 0), axis=1)
+    return np.take_along_axis(pattern, at[:, None, None, :, None], axis=-1).mean(axis=(0, 3, 4))
+
+
 def interventions(predict: Callable, tokens: np.ndarray, m: int, backs: list[int], deltas: list[int]) -> np.ndarray:
     """How the answer moves when one number of its context moves (section 3.5, L).
 
