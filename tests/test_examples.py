@@ -57,7 +57,7 @@ QUICK = {
     "lcg_probe": {  # the mechanism of the small networks: residues in the embedding, look-backs r and r/2, 2 x_(r/2) - x_r
         "accuracy mod 64": lambda x: x > 0.85,
         "power_period_2": lambda x: x > 0.9,
-        "power_period_4": lambda x: x > 0.6,
+        "power_period_4": lambda x: x > 0.5,
         "cosine at offset 32": lambda x: x > 0.4,
         "attention_r": lambda x: 0.45 < x[0][0] < 0.7,
         "attention_half_r": lambda x: 0.22 < x[0][0] < 0.37,
