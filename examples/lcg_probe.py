@@ -99,7 +99,7 @@ def spectra(table, qs):
     not divide the number of rows: of its variance between residues)."""
     scores, variance, _ = representation.pca(table, 10)
     shares = {q: np.array([digits.residue_share(scores[:, [i]], q) for i in range(scores.shape[1])]) for q in (1, *qs)}
-    return scores, {q: shares[q] - shares.get(q // min(lcg.prime_factors(q)), 0) for q in qs}, variance
+    return scores, {q: shares[q] - shares[q // min(lcg.prime_factors(q))] for q in qs}, variance
 
 
 def intervene(decoder, x, m, n):
@@ -162,11 +162,8 @@ def modulus(decoder, data, m, embedding, rows, rng):
     tokens = clean[:, : data.length // 2]
     outputs = decoder.heads(tokens, np.arange(tokens.shape[1]))[:, 0]
     estimates, largest = zip(*(digits.modulus_estimates(outputs[:, h], embedding, tokens) for h in range(H)), strict=True)
-    results = {
-        "head_from_largest": [
-            np.abs(e - g + 1)[:, len(tokens[0]) // 2 :].mean() / m for e, g in zip(estimates, largest, strict=True)
-        ]
-    }
+    late = slice(tokens.shape[1] // 2, None)
+    results = {"head_from_largest": [np.abs(e - g + 1)[:, late].mean() / m for e, g in zip(estimates, largest, strict=True)]}
     results["maximum_estimator_error"] = np.abs(largest[0][:, -1] - m).mean() / m
     before, tables = decoder.predict(clean[:, :-1]), np.zeros((3, decoder.model.depth, H))
     for i, h in np.ndindex(*tables.shape[1:]):

@@ -1,6 +1,6 @@
 """How many numbers a transformer must see before it predicts an LCG, against the modulus: N ~ m^gamma, with its uncertainty.
 
-    python examples/lcg_scaling.py --quick                       # m = 16, 32, 64: under a minute
+    python examples/lcg_scaling.py --quick                       # m = 27, 32, 64: under a minute
     python examples/lcg_scaling.py --workers 2                   # m = 64 ... 1024, an hour on two cores; --resume goes on
     python examples/lcg_scaling.py --depth 2 --moduli 64 128 256 512
 
@@ -30,7 +30,7 @@ from tinygrok.sweep import SweepError, exit_with_parent, sweep
 from tinygrok.tasks import lcg
 from tinygrok.train import fit
 
-QUICK = {"moduli": [16, 32, 64], "steps": 1300}
+QUICK = {"moduli": [27, 32, 64], "steps": 1400}
 PREDICTORS = ("transformer", "look-back order 2", "look-back order 3")
 QUANTITIES = {"numbers_to_60": "N(60 %)", "numbers_to_90": "N(90 %)", "wrong": "numbers answered wrongly"}
 
@@ -56,7 +56,7 @@ def point(args, m, seed):
     """The flags of predict_lcg for a modulus: a context of four to eight times the square root of m."""
     context = 2 ** int(np.ceil(np.log2(4 * m**0.5)))
     flags = {"modulus": m, "context": context, "depth": args.depth, "steps": round(args.steps * (m / 64) ** 0.5), "seed": seed}
-    flags |= {"width": 64, "lr": 3e-3, "test_draws": 8} if m <= 64 else {"width": 128, "lr": 2e-3}
+    flags |= {"width": 64, "lr": 3e-3, "test_draws": m // 8} if m <= 64 else {"width": 128, "lr": 2e-3}
     return flags | {"dtype": args.dtype}
 
 

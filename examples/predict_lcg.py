@@ -76,6 +76,8 @@ def arguments(argv=None):
     args = cli.parse(p, argv, QUICK)
     if args.quick and args.preset != "small":
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
+    if args.test_moduli is not None and (args.mode == "fixed" or args.base):
+        raise cli.InputError("--test-moduli needs --mode unseen without --base")
     return args
 
 
