@@ -25,8 +25,10 @@ from tinygrok.sequences import SequenceTraining
 from tinygrok.tasks import lcg
 
 PAPER = {"steps": 100_000, "batch": 256, "warmup": 2048, "weight_decay": 1.0, "measure_every": 1000}
+QUICK = {"modulus": 64, "context": 32, "width": 64, "lr": 3e-3, "test_draws": 8, "steps": 1500, "measure_every": 100}
 PRESETS = {
     "small": {},  # the defaults
+    "quick": QUICK,
     "paper-2048": {"modulus": 2048, "context": 256, "width": 768, "lr": 3e-4, **PAPER},
     "paper-2048-unseen": {
         "mode": "unseen", "modulus": 2048, "context": 256, "width": 768, "depth": 4, "heads": 6, "lr": 1e-4, "train_moduli": 128,
@@ -41,7 +43,6 @@ PRESETS = {
         "pool": 1024, **PAPER, "steps": 200_000, "batch": 512, "warmup": 5000,
     },
 }  # fmt: skip
-QUICK = {"modulus": 64, "context": 32, "width": 64, "lr": 3e-3, "test_draws": 8, "steps": 1500, "measure_every": 100}
 
 
 def arguments(argv=None):

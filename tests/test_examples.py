@@ -354,7 +354,7 @@ def test_phase_diagram_with_every_regularizer(regularizer, tmp_path):
         ["--mode", "unseen", "--modulus", 48, "--context", 24, "--train-moduli", 10, "--pool", 20, "--test-draws", 2],
         ["--modulus", 4096, "--base", 16, "--context", 12, "--pool", 50, "--test-draws", 5, "--heads", 2],
         ["--mode", "unseen", "--modulus", 4096, "--base", 64, "--context", 12, "--train-moduli", 50, "--pool", 4],
-        ["--preset", "paper-2^32", "--context", 8, "--width", 16, "--batch", 2, "--pool", 10],
+        ["--preset", "paper-2^32", "--context", 8, "--batch", 2, "--pool", 10, "--warmup", 1, "--lr", 0.003],
     ],
     ids=["unseen", "digits", "unseen digits", "2^32"],
 )
