@@ -78,7 +78,7 @@ QUICK = {
         "known modulus: numbers_to_90": lambda x: x == 3,
         "unknown modulus: numbers_to_90": lambda x: x <= 6,
         "look-back order 2: numbers_to_90": lambda x: x == 8,
-        "digit_accuracy": lambda x: x["2^0"][4] > 0.9 and x["2^5"][4] < 0.6 and len(x) == 6,
+        "digit_accuracy": lambda x: x["2"][4] > 0.9 and x["64"][4] < 0.6 and len(x) == 6,
         "accuracy_by_s": lambda x: {"2", "3"} <= set(x),
         "accuracy_by_context": lambda x: len(x) == 32,
     },
