@@ -294,8 +294,8 @@ def test_local_exponents():
     """-d ln J/d ln l over [l/2, l], as the recursion has it at finite depth"""
     for kind, at in (("erf", (0.920, 0.990, 0.996)), ("tanh", (0.946, 1.006, 1.007))):
         log_J = np.cumsum(np.log(MeanField(kind, *critical_point(kind)[:2]).propagate(1.0, 100)[1]))
-        for l, zeta in zip((10, 50, 100), at, strict=True):
-            assert (log_J[l // 2 - 1] - log_J[l - 1]) / math.log(2) == pytest.approx(zeta, abs=0.02)
+        for depth, zeta in zip((10, 50, 100), at, strict=True):
+            assert (log_J[depth // 2 - 1] - log_J[depth - 1]) / math.log(2) == pytest.approx(zeta, abs=0.02)
 
 
 def test_phase_diagram_arrays():
