@@ -13,7 +13,6 @@ Source: Doshi, He, Gromov, Critical Initialization ... using Partial Jacobians, 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,88 +22,66 @@ from ..engine.kernels import LEAK
 from ..ops.activation import activation_backward, activation_forward, resolve
 
 NORMS = ("none", "layernorm", "layernorm_activations", "post_layernorm", "batchnorm")
-STEP = 1e-30  # of the complex step: d/dK f(K) = Im f(K + i STEP)/STEP, exact to rounding
+STEP = 1e-30  # of the complex step: df/dK = Im f(K + i STEP)/STEP, exact to rounding
 HOST = Device("cpu", np, "float64")
 
-
-class Dual(NamedTuple):
-    """value(k11, k22, k12) = E phi(u) phi(v) and slope = E phi'(u) phi'(v) for Gaussian u, v with these covariances."""
-
-    value: Callable
-    slope: Callable
+# Gaussian averages: functions (k11, k22, k12) -> (E phi(u) phi(v), E phi'(u) phi'(v)), u and v with these covariances
 
 
-def _homogeneous(a: float) -> Dual:
+def _homogeneous(a: float) -> Callable:
     """phi(z) = z for z > 0, a z below: with the angle t = arccos(k12/sqrt(k11 k22)) between the inputs
 
-    value (1 + a^2) k12/2 + (1 - a)^2 sqrt(k11 k22) (sin t - t cos t)/(2 pi)        slope (1 + a^2)/2 - (1 - a)^2 t/(2 pi)
+    (1 + a^2) k12/2 + (1 - a)^2 sqrt(k11 k22) (sin t - t cos t)/(2 pi)        (1 + a^2)/2 - (1 - a)^2 t/(2 pi)
     """
 
-    def angle(k11, k22, k12):  # of the real parts: it does not move along k11 = k22 = k12, where derivatives are taken
-        return np.arctan2(np.sqrt(np.maximum((k11 * k22 - k12 * k12).real, 0)), np.real(k12))
+    def averages(k11, k22, k12):  # t of the real parts: it does not move along k11 = k22 = k12, where derivatives are taken
+        t = np.arctan2(np.sqrt(np.maximum((k11 * k22 - k12 * k12).real, 0)), np.real(k12))
+        c, d = (1 + a * a) / 2, (1 - a) ** 2 / (2 * np.pi)
+        return c * k12 + d * np.sqrt(k11 * k22) * (np.sin(t) - t * np.cos(t)), c - d * t
 
-    def value(k11, k22, k12):
-        t = angle(k11, k22, k12)
-        return (1 + a * a) / 2 * k12 + (1 - a) ** 2 * np.sqrt(k11 * k22) * (np.sin(t) - t * np.cos(t)) / (2 * np.pi)
-
-    return Dual(value, lambda *k: (1 + a * a) / 2 - (1 - a) ** 2 * angle(*k) / (2 * np.pi))
+    return averages
 
 
-def _erf_value(k11, k22, k12):
-    return 2 / np.pi * np.arcsin(2 * k12 / np.sqrt((1 + 2 * k11) * (1 + 2 * k22)))
+def _erf(k11, k22, k12):
+    P, d2 = (1 + 2 * k11) * (1 + 2 * k22), 1 + 2 * (k11 + k22) + 4 * (k11 * k22 - k12 * k12)
+    return 2 / np.pi * np.arcsin(2 * k12 / np.sqrt(P)), 4 / np.pi / np.sqrt(d2)
 
 
-def _erf_slope(k11, k22, k12):
-    return 4 / np.pi / np.sqrt(1 + 2 * (k11 + k22) + 4 * (k11 * k22 - k12 * k12))
-
-
-def _gelu_value(k11, k22, k12):
+def _gelu(k11, k22, k12):
     P, d2 = (1 + k11) * (1 + k22), 1 + k11 + k22 + (k11 * k22 - k12 * k12)
     d = np.sqrt(d2)
-    return k12 / 4 + ((k12 * k12 + k11 * k22 * d2) / (P * d) + k12 * np.arctan(k12 / d)) / (2 * np.pi)
+    value = k12 / 4 + ((k12 * k12 + k11 * k22 * d2) / (P * d) + k12 * np.arctan(k12 / d)) / (2 * np.pi)
+    return value, 1 / 4 + (np.arctan(k12 / d) + k12 / d * (1 / d2 + (1 - k11 * k22) / P + 1)) / (2 * np.pi)
 
 
-def _gelu_slope(k11, k22, k12):
-    P, d2 = (1 + k11) * (1 + k22), 1 + k11 + k22 + (k11 * k22 - k12 * k12)
-    d = np.sqrt(d2)
-    return 1 / 4 + (np.arctan(k12 / d) + k12 / d * (1 / d2 + (1 - k11 * k22) / P + 1)) / (2 * np.pi)
+def _quadrature(*functions: Callable) -> Callable:
+    """Trapezoid sums over u = sqrt(k11) x, v = (k12 x + sqrt(k11 k22 - k12^2) y)/sqrt(k11), x and y in [-12, 12], for phi
+    and phi'. On smooth functions they converge exponentially: 1e-12 with 2401 points, in two dimensions with 241 x 241."""
 
-
-def _sigmoid(z):
-    return (1 + np.tanh(z / 2)) / 2
-
-
-def _quadrature(f: Callable, df: Callable) -> Dual:
-    """Trapezoid sums over u = sqrt(k11) x, v = (k12 x + sqrt(k11 k22 - k12^2) y)/sqrt(k11), x and y in [-12, 12].
-
-    On smooth functions they converge exponentially: 1e-12 with 2401 points, in two dimensions with 241 x 241."""
-
-    def mean(g, k11, k22, k12):
-        k11, k22, k12 = (np.asarray(k)[..., None, None] for k in (k11, k22, k12))
+    def averages(*kernels):
+        k11, k22, k12 = (np.asarray(k)[..., None, None] for k in kernels)
         rest = k11 * k22 - k12 * k12
         x = np.linspace(-12, 12, 241 if rest.any() else 2401)
         y, root = x[:, None] if rest.any() else np.zeros((1, 1)), np.sqrt(np.where(k11 == 0, 1, k11))
+        u, v = np.sqrt(k11) * x, (k12 * x + np.sqrt(np.where(rest.real < 0, 0, rest)) * y) / root
         weight = np.exp(-(x * x + y * y) / 2)
-        values = g(np.sqrt(k11) * x) * g((k12 * x + np.sqrt(np.where(rest.real < 0, 0, rest)) * y) / root)
-        return (values * weight).sum(axis=(-1, -2)) / weight.sum()
+        return tuple((f(u) * f(v) * weight).sum(axis=(-1, -2)) / weight.sum() for f in functions)
 
-    return Dual(lambda *k: mean(f, *k), lambda *k: mean(df, *k))
+    return averages
 
 
 CLOSED = {
-    "identity": _homogeneous(1.0),
-    "relu": _homogeneous(0.0),
-    "leaky_relu": _homogeneous(LEAK),
-    "erf": Dual(_erf_value, _erf_slope),
-    "gelu": Dual(_gelu_value, _gelu_slope),
-    "swish": _quadrature(lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1 + z * (1 - _sigmoid(z)))),
-}
+    "identity": _homogeneous(1.0), "relu": _homogeneous(0.0), "leaky_relu": _homogeneous(LEAK), "erf": _erf, "gelu": _gelu
+}  # fmt: skip
 
 
-def dual(activation: str) -> Dual:
-    """The Gaussian averages of an activation: in closed form where there is one, else of the library's own function."""
+def dual(activation: str) -> Callable:
+    """The Gaussian averages of an activation: in closed form where there is one, else sums over the library's own phi."""
     if activation in CLOSED:
         return CLOSED[activation]
+    if activation == "swish":
+        s = lambda z: (1 + np.tanh(z / 2)) / 2  # noqa: E731
+        return _quadrature(lambda z: z * s(z), lambda z: s(z) * (1 + z - z * s(z)))
     resolve(activation)
     return _quadrature(
         lambda z: activation_forward(HOST, z, activation, np.empty_like(z))[0],
@@ -137,16 +114,15 @@ class MeanField:
     def branch(self, k11, k22, k12):
         """(A, B): the branch W f(h) adds sw2 A to the kernel k12 and sw2 B to the Jacobian, f = phi with its norm."""
         f = dual(self.activation)
-        if self.norm in ("none", "post_layernorm"):
-            return f.value(k11, k22, k12), f.slope(k11, k22, k12)
-        if self.norm == "layernorm_activations":  # value(.., 0) = <phi><phi>
-            var1, var2 = (f.value(k, k, k) - f.value(k, k, 0 * k) for k in (k11, k22))
-            s = np.sqrt(var1 * var2)
-            return (f.value(k11, k22, k12) - f.value(k11, k22, 0 * k12)) / s, f.slope(k11, k22, k12) / s
-        s = np.sqrt(k11 * k22)
-        c = 1.0 if k12 is k11 else k12 / s
-        common = f.value(1.0, 1.0, 0.0) if self.norm == "batchnorm" else 0.0
-        return f.value(1.0, 1.0, c) - common, f.slope(1.0, 1.0, c) / s
+        if self.norm in ("layernorm", "batchnorm"):
+            s = np.sqrt(k11 * k22)
+            A, B = f(1.0, 1.0, 1.0 if k12 is k11 else k12 / s)
+            return A - (f(1.0, 1.0, 0.0)[0] if self.norm == "batchnorm" else 0.0), B / s
+        A, B = f(k11, k22, k12)
+        if self.norm != "layernorm_activations":
+            return A, B
+        s = math.prod(np.sqrt(f(k, k, k)[0] - f(k, k, 0 * k)[0]) for k in (k11, k22))  # f(.., 0) = <phi><phi>
+        return (A - f(k11, k22, 0 * k12)[0]) / s, B / s
 
     def _sum(self, k11, k22, k12):
         A, B = self.branch(k11, k22, k12)
