@@ -1,0 +1,246 @@
+"""Signal propagation: phase diagram and critical point of a deep network, by theory at infinite width and as measured.
+
+    python examples/critical_init.py                                               # ReLU
+    python examples/critical_init.py --activation erf                              # J decays as 1/l at criticality
+    python examples/critical_init.py --activation gelu --norm layernorm --residual 1      # critical for every sigma
+    python examples/critical_init.py --survey                                      # 20 kinds of networks, theory beside measurement
+    python examples/critical_init.py --sigma-w 1.2 --sigma-b 0.3                   # away from criticality: a correlation length
+
+Blocks are h' = W phi(h) + b + mu h with W_ij ~ Normal(0, sigma_w^2/N), b_i ~ Normal(0, sigma_b^2), and a norm if asked for.
+J^{l0,l} is the squared norm of dh^l/dh^l0 by output, chi_J = J^{l,l+1}. At chi_J = 1 signals and gradients neither vanish
+nor explode. Every network is measured at --width and --depth; J of networks of width N strays from the theory by depth/N.
+Paper: Doshi, He, Gromov, Critical Initialization of Wide and Deep Neural Networks using Partial Jacobians, arXiv 2111.12143.
+"""
+
+import time
+
+from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
+
+import math  # isort: skip
+from dataclasses import replace
+
+import numpy as np
+
+from tinygrok.criticality.jacobian import Propagation, mean_and_error
+from tinygrok.criticality.meanfield import NORMS, MeanField, critical_line, critical_point
+from tinygrok.engine.rng import generator
+from tinygrok.models.chain import Chain
+
+KINDS = ("identity", "relu", "leaky_relu", "erf", "tanh", "gelu")
+QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 5}
+INPUTS = 256  # entries of an input
+FLOOR = 1e-4  # what eps of the norms and float32 can hide: errors count as no smaller, relative to the theory
+SURVEY = [
+    ("relu", 2, 0), ("relu", 1.5, 0.09), ("leaky_relu", 2 / 1.0001, 0), ("identity", 1, 0), ("erf", math.pi / 4, 0),
+    ("erf", 1.7562, 0.18414), ("tanh", 1, 0), ("tanh", 2.5, 0.05), ("gelu", 1.983058, 0.172922),
+    ("relu", 1.69, 0, 0, "layernorm"), ("erf", 1, 0.104851, 0, "layernorm"),
+    ("relu", 1, 1 / (math.pi - 1), 0, "layernorm_activations"), ("relu", 2 * 0.19, 0, 0.9), ("erf", 1, 0, 1),
+    ("relu", 1.96, 0.09, 1, "layernorm"), ("erf", 1, 0.09, 1, "layernorm"), ("gelu", 3, 0.5, 1, "layernorm"),
+    ("tanh", 0.5, 1, 1, "layernorm"), ("relu", 1.44, 0.09, 1, "post_layernorm"), ("relu", 1, 0, 0.9, "batchnorm"),
+]  # fmt: skip
+
+
+def arguments(argv=None):
+    p = cli.parser("critical_init", __doc__.splitlines()[0])
+    p.add_argument("--activation", default="relu", choices=KINDS, help="phi")
+    p.add_argument("--norm", default="none", choices=NORMS, help="where a block normalises; layernorm: before phi")
+    p.add_argument("--residual", type=cli.real(0, 1), default=0.0, help="strength mu of the residual connections")
+    p.add_argument("--width", type=cli.integer(2, 10_000), default=1000, help="width N of the measured networks")
+    p.add_argument("--depth", type=cli.integer(4, 1000), default=30, help="blocks")
+    p.add_argument("--networks", type=cli.integer(2), default=16, help="networks to average over")
+    p.add_argument("--probes", type=cli.integer(), default=4, help="random cotangents a network")
+    p.add_argument("--batch", type=cli.integer(), default=None, help="inputs at a time (default: 8, with batchnorm 512)")
+    p.add_argument("--sigma-w", type=cli.real(0, None, True), default=None, help="where to measure (default: critical)")
+    p.add_argument("--sigma-b", type=cli.real(), default=None, help="where to measure (default: critical)")
+    p.add_argument("--grid", type=cli.integer(2, 100), default=9, help="points along each axis of the phase diagram")
+    p.add_argument("--survey", action="store_true", help="also measure every kind of network in the paper's tables")
+    args = cli.parse(p, argv, QUICK)
+    args.batch = args.batch or (512 if args.norm == "batchnorm" else 8)
+    return args
+
+
+def critical(args):
+    """(sw2, sb2) of a critical network: the critical point, or K* = 1 on the line; None where there is none."""
+    if args.norm == "none":
+        return critical_point(args.activation, args.residual)[:2] if args.residual < 1 else None
+    if args.residual == 1 and args.norm in ("layernorm", "batchnorm"):  # critical everywhere
+        return 2.0, 0.1
+    if args.norm == "batchnorm" or (args.residual == 1 and args.norm == "layernorm_activations"):
+        return None
+    return tuple(float(x) for x in critical_line(args.activation, 1.0, args.norm, args.residual))
+
+
+def start(case):
+    """K^1: the fixed point where there is one, so that depth shows no transient."""
+    K = case.fixed_point()
+    return K if 1e-6 < K < 1e6 and case.norm != "batchnorm" else 1.0 + case.sb2
+
+
+def network(case, width, depth):
+    """The blocks of a case as operations, after a linear layer from the inputs."""
+    blocks = [("input", (("linear", "input", INPUTS, width),))]
+    for i in range(depth):
+        phi, linear, which = ("act", case.activation), ("linear", f"{i}.linear", width, width), case.norm
+        norm = ("batchnorm" if which == "batchnorm" else "layernorm", f"{i}.norm", width)
+        ops = (norm, phi, linear) if which in ("layernorm", "batchnorm") else (phi, linear)
+        ops = (phi, norm, linear) if which == "layernorm_activations" else ops
+        ops = (("residual", f"{i}.residual", float(case.mu), ops),) if case.mu else ops
+        blocks.append((f"blocks.{i}", (*ops, norm) if which == "post_layernorm" else ops))
+    return Chain(blocks)
+
+
+def measure(dev, case, width, depth, batch, probes, rngs, last=None):
+    """K (networks, depth + 1), chi_J (networks, depth) and J^{l,L} (networks, depth + 1), averaged over inputs and probes;
+    with last only chi_J of so many blocks at the end."""
+    chain = network(case, width, depth)
+
+    def one(rng):
+        weights = chain.init(rng, math.sqrt(case.sw2), math.sqrt(case.sb2), first=1.0) | chain.init_buffers()
+        x = rng.standard_normal((batch, INPUTS))
+        x *= math.sqrt(INPUTS * (start(case) - case.sb2)) / np.linalg.norm(x, axis=1, keepdims=True)
+        stages = chain.stages(dev, {k: dev.to_device(w) for k, w in weights.items()})
+        run = Propagation(dev, stages[1:], stages[0].forward(dev.to_device(x))[0])
+        if last:
+            return np.mean([run.apjn(rng, probes, l + 1, l)[:, 0].mean() for l in range(depth - last, depth)])
+        return run.kernels, run.chi(rng, probes).mean(axis=0), run.apjn(rng, probes).mean(axis=0)
+
+    found = dev.map(one, rngs)
+    return np.array(found) if last else tuple(np.array(x) for x in zip(*found, strict=True))
+
+
+def theory(case, depth):
+    """The same three by recursion."""
+    K, chi = case.propagate(start(case), depth)
+    return K, chi, np.append(np.cumprod(chi[::-1])[::-1], 1.0)
+
+
+def exponents(chi):
+    """-(ln J^{l,L})/ln(L/l) at l = L/2, from chi (networks, L); their mean is that of the mean chi."""
+    mean, half = chi.mean(axis=0), chi.shape[1] // 2
+    return -(np.log(mean) + chi / mean - 1)[:, half:].sum(axis=1) / math.log(chi.shape[1] / half)
+
+
+def compare(case, found, depth):
+    """{quantity: (theory, measured, standard error, deviation in standard errors)}"""
+    (K, chi, J), (K_, chi_, J_) = theory(case, depth), found
+    rows = {f"K^{k + 1}": (K[k], K_[:, k]) for k in (depth // 4, depth // 2, depth) if case.norm != "batchnorm"}
+    rows |= {f"chi^{k + 1}": (chi[k], chi_[:, k]) for k in (0, depth // 2, depth - 1)}
+    rows |= {"mean chi": (chi.mean(), chi_.mean(axis=1))}
+    rows |= {f"J^({k + 1},{depth + 1})": (J[k], J_[:, k]) for k in (0, depth // 2, 3 * depth // 4)}
+    rows |= {"local exponent": (exponents(chi[None])[0], exponents(chi_))}
+    table = {}
+    for name, (expected, samples) in rows.items():
+        mean, error = (float(x) for x in mean_and_error(samples))
+        table[name] = float(expected), mean, error, (mean - expected) / max(error, FLOOR * abs(expected), 1e-9)
+    return table
+
+
+def show(title, table):
+    print(f"\n{title:<44}{'theory':>12}{'measured':>12}{'error':>10}{'sigmas':>8}")
+    for name, row in table.items():
+        print(f"  {name:<42}{row[0]:>12.5g}{row[1]:>12.5g}{row[2]:>10.2g}{row[3]:>8.2f}")
+
+
+def critical_table():
+    """Critical points and exponents: without a norm; LayerNorm (slope sb2/sw2 of the line); BatchNorm; mu = 1, sb = 0."""
+    table = {}
+    for kind in (*KINDS, "swish"):
+        sw2, sb2, K = critical_point(kind)
+        table[kind] = {
+            "sw2": sw2, "sb2": sb2, "K": K, "zeta": MeanField(kind, sw2, sb2).exponent(K or 1.0),
+            "layernorm_slope": float(np.divide(*critical_line(kind, 1.0, "layernorm")[::-1])),
+            "batchnorm_chi": float(MeanField(kind, 1.0, norm="batchnorm").step(MeanField(kind, 1.0, norm="batchnorm").fixed_point())[1]),
+            "rho_layernorm_residual": -MeanField(kind, 2.0, 0.0, 1.0, "layernorm").exponent(),
+        }  # fmt: skip
+    return table
+
+
+def phase_diagram(args, dev, base):
+    """chi_J of the last blocks over (sw2, sb2): theory and small networks."""
+    sw2, sb2 = np.linspace(0.25, 4, args.grid), np.linspace(0, 1, args.grid)
+    width, depth, last = max(args.width // 4, 20), max(args.depth // 2, 4), 3
+    progress, measured = cli.Progress(args.grid**2, unit="point"), np.zeros((args.grid, args.grid))
+    expected, rngs = np.zeros_like(measured), generator(args.seed, "probes").spawn(args.grid**2)
+    for n, (i, j) in enumerate(np.ndindex(measured.shape)):
+        case = replace(base, sw2=float(sw2[j]), sb2=float(sb2[i]))
+        measured[i, j] = measure(dev, case, width, depth, args.batch, 2, rngs[n].spawn(2), last).mean()
+        expected[i, j] = theory(case, depth)[1][-last:].mean()
+        progress(n + 1, f"sw2 {case.sw2:.3g}, sb2 {case.sb2:.3g}: chi {measured[i, j]:.3f}, theory {expected[i, j]:.3f}")
+    progress.close()
+    return {"theory, infinite width": expected, f"measured, width {width}, depth {depth}": measured}, (sw2, sb2)
+
+
+def survey(args, dev):
+    """{case: comparison} for every case of SURVEY."""
+    tables, rngs = {}, generator(args.seed, "batches").spawn(len(SURVEY))
+    for values, rng in zip(SURVEY, rngs, strict=True):
+        case = MeanField(*values)
+        batch = 512 if case.norm == "batchnorm" else args.batch
+        found = measure(dev, case, args.width, args.depth, batch, args.probes, rng.spawn(args.networks))
+        name = f"{case.activation} {case.norm} sw2 {case.sw2:.4g} sb2 {case.sb2:.4g} mu {case.mu:g}"
+        tables[name] = compare(case, found, args.depth)
+        show(name, tables[name])
+    return tables
+
+
+def main(argv=None):
+    args = arguments(argv)
+    dev = cli.device(args)
+    out = cli.output_folder(args)
+    began, at = time.perf_counter(), critical(args)
+    sw2, sb2 = at or (1.0, 0.0)
+    sw2, sb2 = args.sigma_w**2 if args.sigma_w else sw2, sb2 if args.sigma_b is None else args.sigma_b**2
+    case = MeanField(args.activation, sw2, sb2, args.residual, args.norm)
+    points = critical_table()
+    print(f"\n{'':<12}{'sw2':>10}{'sb2':>10}{'K*':>10}{'zeta':>7}{'LN sb2/sw2':>12}{'BN chi':>9}{'LN+res rho':>12}")
+    for kind, r in points.items():
+        K = "any" if r["K"] == 1000 else f"{r['K']:.6g}"
+        print(
+            f"{kind:<12}{r['sw2']:>10.6f}{r['sb2']:>10.6f}{K:>10}{r['zeta']:>7.3f}{r['layernorm_slope']:>12.6f}"
+            f"{r['batchnorm_chi']:>9.4f}{r['rho_layernorm_residual']:>12.4f}"
+        )
+    found = measure(dev, case, args.width, args.depth, args.batch, args.probes, generator(args.seed, "init").spawn(args.networks))
+    table = compare(case, found, args.depth)
+    title = f"{args.activation}, {args.norm}, mu = {args.residual:g}, sw2 = {sw2:.5g}, sb2 = {sb2:.5g}"
+    show(title, table)
+    maps, axes = phase_diagram(args, dev, case)
+    tables = survey(args, dev) if args.survey else {}
+    deviations = [abs(row[3]) for t in (table, *tables.values()) for row in t.values()]
+    zeta = case.exponent(start(case))
+    results = {
+        "sigma_w_critical": math.sqrt(at[0]) if at else None,
+        "sigma_b_critical": math.sqrt(at[1]) if at else None,
+        "chi_theory": table["mean chi"][0],
+        "chi_measured": table["mean chi"][1],
+        "exponent_theory": zeta if math.isfinite(zeta) else None,  # None: exponential, or a stretched one
+        "exponent_theory_at_depth": table["local exponent"][0],
+        "exponent_measured": table["local exponent"][1],
+        "exponent_error": table["local exponent"][2],
+        "correlation_length": case.correlation_length(start(case)),
+        "phase_diagram_rms": float(np.sqrt(np.mean((np.divide(*maps.values()) - 1) ** 2))),
+        "largest_deviation": max(deviations),
+        "within_three_errors": float(np.mean(np.array(deviations) <= 3)),
+    }
+    expected, layers = theory(case, args.depth), np.arange(1, args.depth + 2)
+    profiles = {}
+    for name, x, samples in zip(("K", "chi_J", "J"), expected, found, strict=True):
+        profiles[name] = layers[: len(x)], x, *mean_and_error(samples)
+    log = {"layer": layers[:-1]}
+    for name, (_, x, mean, error) in profiles.items():
+        log |= {f"{name}_theory": x[: args.depth], f"{name}_measured": mean[: args.depth], f"{name}_error": error[: args.depth]}
+    cli.write_log(out, log)
+    cli.write_run(out, args, dev, time.perf_counter() - began, results | {"critical_points": points, "table": table} | tables)
+    if cli.plotting(args):
+        from tinygrok import plots_critical
+
+        K = np.geomspace(1e-3, 1e3, 400)
+        trace = args.norm != "batchnorm" and args.residual < 1
+        line = critical_line(args.activation, K, args.norm, args.residual) if trace else None
+        shown = {"J": profiles["J"], "K": profiles["K"]}
+        labels = {"J": ("layer $l$", f"$J^{{l,{args.depth + 1}}}$: from layer $l$ to the last"), "K": ("layer $l$", "kernel $K^l$")}
+        plots_critical.critical_init(maps, axes, line, (sw2, sb2), shown, labels, title, out / "critical_init.png")
+    cli.report(out, results, {}, "")
+
+
+if __name__ == "__main__":
+    cli.main(main)
