@@ -5,11 +5,13 @@ from collections.abc import Callable
 import numpy as np
 
 from .audit import Case, cpu_device
+from .criticality.autoinit import jacobian_loss, sphere
 from .engine import gemm, kernels
 from .engine.rng import mask_keys
+from .models.chain import Chain
 from .models.gpt import GPT, Tokens
 from .models.mlp import TwoLayerNet
-from .ops import activation, attention, dropout, embedding, linear, loss, norm
+from .ops import activation, attention, conv, dropout, embedding, linear, loss, norm
 
 DEV = cpu_device()
 COMPLEX = cpu_device("complex128")
@@ -254,6 +256,70 @@ def _gpt(name: str, lead: tuple[int, ...], net: GPT, positions=None) -> Case:
     return Case(name, inputs, forward, backward, (GPT.forward, GPT.backward), analytic=net.activation in ANALYTIC)
 
 
+def _plain(name: str, forward: Callable, backward: Callable, shapes: dict, *settings, analytic=True) -> Case:
+    """An operation forward(dev, x, *parameters, *settings), backward(dev, dy, cache, *gradients of the parameters) -> dx."""
+
+    def run(t):
+        return forward(_dev(t), *t.values(), *settings)
+
+    def backward_(t, v):
+        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
+        g["x"] = backward(DEV, v["y"], run(t)[1], *list(g.values())[1:])
+        return g
+
+    return Case(name, _normal(name, **shapes), lambda t: {"y": run(t)[0]}, backward_, (forward, backward), analytic)
+
+
+CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every kind of operation
+    "mlp": ((3,), [("a", (("linear", "a", 3, 4),)), ("b", (("act", "tanh"), ("linear", "b", 4, 2)))]),
+    "norms": ((3,), [
+        ("a", (("linear", "a", 3, 4),)),
+        ("b", (("residual", "b", 0.7, (("layernorm", "n", 4), ("act", "gelu_tanh"), ("linear", "w", 4, 4))),)),
+        ("c", (("residual", "c", 1.0, (("batchnorm", "m", 4), ("act", "tanh"), ("linear", "v", 4, 4))), ("layernorm", "o", 4))),
+        ("d", (("scale", "s", 4, 0.5, True), ("linear", "d", 4, 2))),
+    ]),
+    "tokens": ((4, 4, 2), [
+        ("a", (("conv", "a", 2, 3, 2, 2, 0), ("reshape", -1, 3))),
+        ("b", (("residual", "b", 0.9, (("swap",), ("linear", "w", 4, 4), ("swap",), ("scale", "s", 3, 0.5, False))),)),
+        ("c", (("act", "tanh"), ("reshape", 2, 2, 3), ("avgpool", 2, 1), ("reshape", -1), ("linear", "c", 6, 2))),
+    ]),
+    "vgg": ((4, 4, 1), [
+        ("a", (("conv", "a", 1, 2, 3, 1, 1), ("act", "gelu"), ("batchnorm", "n", 2))),
+        ("b", (("act", "gelu"), ("maxpool", 2), ("conv", "b", 2, 2, 3, 1, 1))),
+        ("c", (("act", "relu"), ("reshape", -1), ("linear", "c", 8, 2))),
+    ]),
+}  # fmt: skip
+
+
+def _chain(name: str, which: str, loss: str | None = None) -> Case:
+    """The outputs of a chain, or the Jacobian loss of its blocks, which the audit differentiates by all its tensors."""
+    shape, blocks = CHAINS[which]
+    net, x = Chain(blocks), _rng(name).standard_normal((3, *shape))
+    state = net.init_buffers()
+
+    def tensors(t):
+        return {k: a.astype(_dev(t).dtype) for k, a in (state | t).items()}  # copies: training moves statistics
+
+    def probes(block, y):
+        return [sphere(_rng(f"{name} {block} {i}"), y) for i in range(2)]
+
+    def forward(t):
+        if loss:
+            return {"loss": jacobian_loss(_dev(t), net, tensors(t), x.astype(_dev(t).dtype), probes, None, loss)[0]}
+        return {"logits": net.forward(_dev(t), tensors(t), x, True)[0]}
+
+    def backward(t, v):
+        g = {k: np.full_like(a, np.nan) for k, a in t.items()}
+        if not loss:
+            net.backward(DEV, v["logits"], net.forward(DEV, tensors(t), x, True)[1], g)
+            return g
+        jacobian_loss(DEV, net, tensors(t), x, probes, g, loss)
+        return {k: a * v["loss"] for k, a in g.items()}
+
+    inputs = _normal(name, **net.shapes, **({k: s for k, s in net.buffers.items() if k.endswith(".mu")} if loss else {}))
+    return Case(name, inputs, forward, backward, (Chain.forward, Chain.backward), which != "vgg")
+
+
 def _kinds() -> list[str]:
     return ["power3", "power4", *(k for k in kernels.ACTIVATIONS if k != "power")]
 
@@ -305,6 +371,13 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "gpt learned": lambda n: _gpt(n, (), GPT.numbers(3, 4, 1, 1, 6, activation="gelu_tanh")),
     "gpt digits": lambda n: _gpt(n, (), GPT.base_b(3, 4, 1, 2, 3, 2), (0, 3)),
     "gpt untied, recompute": lambda n: _gpt(n, (), GPT(3, 4, 2, 1, 5, activation="tanh", tied=False, recompute=True)),
+    "conv": lambda n: _plain(n, conv.conv_forward, conv.conv_backward, dict(x=(2, 4, 5, 2), w=(3, 3, 2, 3), b=(3,)), 1, 1),
+    "conv stride": lambda n: _plain(n, conv.conv_forward, conv.conv_backward, dict(x=(1, 4, 5, 1), w=(2, 2, 1, 2), b=(2,)), 2),
+    "maxpool": lambda n: _plain(n, conv.maxpool_forward, conv.maxpool_backward, dict(x=(2, 5, 4, 2)), 2, analytic=False),
+    "avgpool": lambda n: _plain(n, conv.avgpool_forward, conv.avgpool_backward, dict(x=(1, 4, 3, 2)), 2, 3),
+    "scale": lambda n: _plain(n, norm.scale_forward, norm.scale_backward, dict(x=(2, 3, 4), gain=(2, 4), shift=(2, 4))),
+    **{f"chain {k}": lambda n, k=k: _chain(n, k) for k in CHAINS},
+    **{f"{loss} loss {k}": lambda n, k=k, loss=loss: _chain(n, k, loss) for k in CHAINS for loss in ("log", "square")},
     "gpt ensemble": lambda n: _gpt(n, (2,), GPT(3, 4, 1, 2, 5, activation="tanh", bias=True), slice(1, 3)),
 }
 
