@@ -3,7 +3,7 @@
     python examples/critical_init.py                                               # ReLU
     python examples/critical_init.py --activation erf                              # J decays as 1/l at criticality
     python examples/critical_init.py --activation gelu --norm layernorm --residual 1      # critical for every sigma
-    python examples/critical_init.py --survey                                      # 20 kinds of networks, theory beside measurement
+    python examples/critical_init.py --survey                                      # 20 kinds of networks, theory beside measured
     python examples/critical_init.py --sigma-w 1.2 --sigma-b 0.3                   # away from criticality: a correlation length
 
 Blocks are h' = W phi(h) + b + mu h with W_ij ~ Normal(0, sigma_w^2/N), b_i ~ Normal(0, sigma_b^2), and a norm if asked for.
@@ -23,11 +23,12 @@ import numpy as np
 
 from tinygrok.criticality.jacobian import Propagation, mean_and_error
 from tinygrok.criticality.meanfield import NORMS, MeanField, critical_line, critical_point
+from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
 from tinygrok.models.chain import Chain
 
 KINDS = ("identity", "relu", "leaky_relu", "erf", "tanh", "gelu")
-QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 5}
+QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 7}
 INPUTS = 256  # entries of an input
 FLOOR = 1e-4  # what eps of the norms and float32 can hide: errors count as no smaller, relative to the theory
 SURVEY = [
@@ -70,10 +71,18 @@ def critical(args):
     return tuple(float(x) for x in critical_line(args.activation, 1.0, args.norm, args.residual))
 
 
+def critical_curve(args, axes):
+    """chi_J* = 1 in the plane of the phase diagram, None where it is nowhere or everywhere."""
+    if args.residual == 1 or args.norm == "batchnorm":
+        return None
+    sw2, sb2 = critical_line(args.activation, np.geomspace(1e-3, 1e3, 400), args.norm, args.residual)
+    return (sw2[:2], axes[1][[0, -1]]) if np.ptp(sw2) < 1e-9 else (sw2, sb2)  # ReLU: chi_J does not depend on K
+
+
 def start(case):
-    """K^1: the fixed point where there is one, so that depth shows no transient."""
+    """K^1: the fixed point where there is one, so that depth shows no transient; else inputs have variance 1."""
     K = case.fixed_point()
-    return K if 1e-6 < K < 1e6 and case.norm != "batchnorm" else 1.0 + case.sb2
+    return K if 1e-6 < K < 1e6 else 1.0 + case.sb2 * (case.norm != "batchnorm")
 
 
 def network(case, width, depth):
@@ -90,18 +99,20 @@ def network(case, width, depth):
 
 
 def measure(dev, case, width, depth, batch, probes, rngs, last=None):
-    """K (networks, depth + 1), chi_J (networks, depth) and J^{l,L} (networks, depth + 1), averaged over inputs and probes;
+    """K^l (networks, depth + 1), chi_J (networks, depth) and J^{l,L} (networks, depth + 1), averaged over inputs and probes;
     with last only chi_J of so many blocks at the end."""
     chain = network(case, width, depth)
 
     def one(rng):
-        weights = chain.init(rng, math.sqrt(case.sw2), math.sqrt(case.sb2), first=1.0) | chain.init_buffers()
         x = rng.standard_normal((batch, INPUTS))
-        x *= math.sqrt(INPUTS * (start(case) - case.sb2)) / np.linalg.norm(x, axis=1, keepdims=True)
-        stages = chain.stages(dev, {k: dev.to_device(w) for k, w in weights.items()})
+        shared = case.sb2 * (case.norm != "batchnorm")
+        x *= math.sqrt(INPUTS * (start(case) - shared)) / np.linalg.norm(x, axis=1, keepdims=True)
+        weights = chain.init(rng, math.sqrt(case.sw2), math.sqrt(case.sb2), first=1.0) | chain.init_buffers()
+        weights = {name: dev.to_device(w) for name, w in weights.items()}
+        stages = chain.stages(dev, weights)
         run = Propagation(dev, stages[1:], stages[0].forward(dev.to_device(x))[0])
         if last:
-            return np.mean([run.apjn(rng, probes, l + 1, l)[:, 0].mean() for l in range(depth - last, depth)])
+            return np.mean([run.apjn(rng, probes, k + 1, k)[:, 0].mean() for k in range(depth - last, depth)])
         return run.kernels, run.chi(rng, probes).mean(axis=0), run.apjn(rng, probes).mean(axis=0)
 
     found = dev.map(one, rngs)
@@ -114,10 +125,11 @@ def theory(case, depth):
     return K, chi, np.append(np.cumprod(chi[::-1])[::-1], 1.0)
 
 
-def exponents(chi):
-    """-(ln J^{l,L})/ln(L/l) at l = L/2, from chi (networks, L); their mean is that of the mean chi."""
+def decays(chi):
+    """-ln J^{l,L} a layer from l = L/2 to L, of chi (networks, L) linearised at the mean: a rate 1/xi, or, times the number
+    of layers over ln(L/l), the exponent zeta of J ~ L^-zeta at this depth."""
     mean, half = chi.mean(axis=0), chi.shape[1] // 2
-    return -(np.log(mean) + chi / mean - 1)[:, half:].sum(axis=1) / math.log(chi.shape[1] / half)
+    return 0.0 - (np.log(mean) + chi / mean - 1)[:, half:].mean(axis=1)
 
 
 def compare(case, found, depth):
@@ -127,7 +139,9 @@ def compare(case, found, depth):
     rows |= {f"chi^{k + 1}": (chi[k], chi_[:, k]) for k in (0, depth // 2, depth - 1)}
     rows |= {"mean chi": (chi.mean(), chi_.mean(axis=1))}
     rows |= {f"J^({k + 1},{depth + 1})": (J[k], J_[:, k]) for k in (0, depth // 2, 3 * depth // 4)}
-    rows |= {"local exponent": (exponents(chi[None])[0], exponents(chi_))}
+    layers = (depth - depth // 2) / math.log(depth / (depth // 2))
+    rows |= {"-d ln J/d ln l": (layers * decays(chi[None])[0], layers * decays(chi_))}
+    rows |= {"-d ln J/dl": (decays(chi[None])[0], decays(chi_))}
     table = {}
     for name, (expected, samples) in rows.items():
         mean, error = (float(x) for x in mean_and_error(samples))
@@ -146,10 +160,11 @@ def critical_table():
     table = {}
     for kind in (*KINDS, "swish"):
         sw2, sb2, K = critical_point(kind)
+        batchnorm = MeanField(kind, 1.0, norm="batchnorm")
         table[kind] = {
             "sw2": sw2, "sb2": sb2, "K": K, "zeta": MeanField(kind, sw2, sb2).exponent(K or 1.0),
             "layernorm_slope": float(np.divide(*critical_line(kind, 1.0, "layernorm")[::-1])),
-            "batchnorm_chi": float(MeanField(kind, 1.0, norm="batchnorm").step(MeanField(kind, 1.0, norm="batchnorm").fixed_point())[1]),
+            "batchnorm_chi": float(batchnorm.step(batchnorm.fixed_point())[1]),
             "rho_layernorm_residual": -MeanField(kind, 2.0, 0.0, 1.0, "layernorm").exponent(),
         }  # fmt: skip
     return table
@@ -158,7 +173,7 @@ def critical_table():
 def phase_diagram(args, dev, base):
     """chi_J of the last blocks over (sw2, sb2): theory and small networks."""
     sw2, sb2 = np.linspace(0.25, 4, args.grid), np.linspace(0, 1, args.grid)
-    width, depth, last = max(args.width // 4, 20), max(args.depth // 2, 4), 3
+    width, depth, last = max(args.width // 4, 20), min(max(args.depth // 2, 4), 30), 3
     progress, measured = cli.Progress(args.grid**2, unit="point"), np.zeros((args.grid, args.grid))
     expected, rngs = np.zeros_like(measured), generator(args.seed, "probes").spawn(args.grid**2)
     for n, (i, j) in enumerate(np.ndindex(measured.shape)):
@@ -186,12 +201,13 @@ def survey(args, dev):
 def main(argv=None):
     args = arguments(argv)
     dev = cli.device(args)
-    out = cli.output_folder(args)
     began, at = time.perf_counter(), critical(args)
     sw2, sb2 = at or (1.0, 0.0)
     sw2, sb2 = args.sigma_w**2 if args.sigma_w else sw2, sb2 if args.sigma_b is None else args.sigma_b**2
     case = MeanField(args.activation, sw2, sb2, args.residual, args.norm)
-    points = critical_table()
+    if not np.all(abs(np.log(theory(case, args.depth)[0])) < 60):
+        raise InputError("the kernel K leaves 1e-26..1e26 within --depth blocks: choose fewer, or another --sigma-w")
+    out, points = cli.output_folder(args), critical_table()
     print(f"\n{'':<12}{'sw2':>10}{'sb2':>10}{'K*':>10}{'zeta':>7}{'LN sb2/sw2':>12}{'BN chi':>9}{'LN+res rho':>12}")
     for kind, r in points.items():
         K = "any" if r["K"] == 1000 else f"{r['K']:.6g}"
@@ -201,8 +217,9 @@ def main(argv=None):
         )
     found = measure(dev, case, args.width, args.depth, args.batch, args.probes, generator(args.seed, "init").spawn(args.networks))
     table = compare(case, found, args.depth)
-    title = f"{args.activation}, {args.norm}, mu = {args.residual:g}, sw2 = {sw2:.5g}, sb2 = {sb2:.5g}"
-    show(title, table)
+    title = f"{args.activation}, norm: {args.norm.replace('_', ' ')}, $\\mu$ = {args.residual:g}, "
+    title += f"$\\sigma_w^2$ = {sw2:.4g}, $\\sigma_b^2$ = {sb2:.4g}"
+    show(f"{args.activation} {args.norm} sw2 {sw2:.4g} sb2 {sb2:.4g} mu {args.residual:g}", table)
     maps, axes = phase_diagram(args, dev, case)
     tables = survey(args, dev) if args.survey else {}
     deviations = [abs(row[3]) for t in (table, *tables.values()) for row in t.values()]
@@ -213,32 +230,39 @@ def main(argv=None):
         "chi_theory": table["mean chi"][0],
         "chi_measured": table["mean chi"][1],
         "exponent_theory": zeta if math.isfinite(zeta) else None,  # None: exponential, or a stretched one
-        "exponent_theory_at_depth": table["local exponent"][0],
-        "exponent_measured": table["local exponent"][1],
-        "exponent_error": table["local exponent"][2],
-        "correlation_length": case.correlation_length(start(case)),
+        "exponent_theory_at_depth": table["-d ln J/d ln l"][0],
+        "exponent_measured": table["-d ln J/d ln l"][1],
+        "exponent_error": table["-d ln J/d ln l"][2],
+        "correlation_length_theory": case.correlation_length(start(case)),
+        "correlation_length_measured": None if math.isfinite(zeta) else 1 / abs(table["-d ln J/dl"][1]),
         "phase_diagram_rms": float(np.sqrt(np.mean((np.divide(*maps.values()) - 1) ** 2))),
         "largest_deviation": max(deviations),
         "within_three_errors": float(np.mean(np.array(deviations) <= 3)),
     }
     expected, layers = theory(case, args.depth), np.arange(1, args.depth + 2)
-    profiles = {}
-    for name, x, samples in zip(("K", "chi_J", "J"), expected, found, strict=True):
-        profiles[name] = layers[: len(x)], x, *mean_and_error(samples)
+    profiles = {
+        name: (layers[: len(x)], x, *mean_and_error(samples))
+        for name, x, samples in zip(("K", "chi_J", "J"), expected, found, strict=True)
+    }
     log = {"layer": layers[:-1]}
-    for name, (_, x, mean, error) in profiles.items():
-        log |= {f"{name}_theory": x[: args.depth], f"{name}_measured": mean[: args.depth], f"{name}_error": error[: args.depth]}
+    for name, columns in profiles.items():
+        for kind, column in zip(("theory", "measured", "error"), columns[1:], strict=True):
+            log[f"{name}_{kind}"] = column[: args.depth]
     cli.write_log(out, log)
     cli.write_run(out, args, dev, time.perf_counter() - began, results | {"critical_points": points, "table": table} | tables)
     if cli.plotting(args):
         from tinygrok import plots_critical
 
-        K = np.geomspace(1e-3, 1e3, 400)
-        trace = args.norm != "batchnorm" and args.residual < 1
-        line = critical_line(args.activation, K, args.norm, args.residual) if trace else None
-        shown = {"J": profiles["J"], "K": profiles["K"]}
-        labels = {"J": ("layer $l$", f"$J^{{l,{args.depth + 1}}}$: from layer $l$ to the last"), "K": ("layer $l$", "kernel $K^l$")}
-        plots_critical.critical_init(maps, axes, line, (sw2, sb2), shown, labels, title, out / "critical_init.png")
+        power = math.isfinite(zeta)
+        at_depth, measured, error, _ = table["-d ln J/d ln l" if power else "-d ln J/dl"]
+        fit = f"{'exponent' if power else '1/length'} {measured:.3f} $\\pm$ {error:.3f} (theory {at_depth:.3f}"
+        fit += f", {zeta:.3f} at infinite depth)" if power else ")"
+        names = {"K": "kernel $K^l$", "chi_J": "$\\chi_J^l = J^{l,l+1}$", "J": f"$J^{{l,{args.depth + 1}}}$\n{fit}"}
+        if args.norm == "batchnorm":  # the theory's K is the variance over the batch
+            del names["K"]
+        shown = {names[name]: profiles[name] for name in names}
+        line = critical_curve(args, axes)
+        plots_critical.critical_init(maps, axes, line, (sw2, sb2), shown, title, out / "critical_init.png", power)
     cli.report(out, results, {}, "")
 
 

@@ -11,6 +11,7 @@ Source: Doshi, He, Gromov, arXiv 2111.12143.
 import numpy as np
 
 from ..engine.device import Array, Device
+from .autoinit import sphere
 
 
 class Propagation:
@@ -38,9 +39,7 @@ class Propagation:
         stop = len(self.stages) if stop is None else stop
         J = np.ones((probes, stop - start + 1))
         for row in J:
-            v = rng.standard_normal((self.shapes[stop][0], np.prod(self.shapes[stop][1:], dtype=int)))
-            v /= np.linalg.norm(v, axis=1, keepdims=True)
-            u = self.dev.to_device(v.reshape(self.shapes[stop]))
+            u = self.dev.to_device(sphere(rng, self.shapes[stop]))
             for k in range(stop - 1, start - 1, -1):
                 u = self.stages[k].backward(u, self.caches[k])
                 square = float((u * u).sum()) / len(u)
