@@ -29,15 +29,16 @@ from tinygrok.models.chain import Chain
 
 KINDS = ("identity", "relu", "leaky_relu", "erf", "tanh", "gelu")
 QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 7}
+ANY = 1000  # K* where any will do (critical_point)
 INPUTS = 256  # entries of an input
 FLOOR = 1e-4  # what eps of the norms and float32 can hide: errors count as no smaller, relative to the theory
 SURVEY = [
     ("relu", 2, 0), ("relu", 1.5, 0.09), ("leaky_relu", 2 / 1.0001, 0), ("identity", 1, 0), ("erf", math.pi / 4, 0),
     ("erf", 1.7562, 0.18414), ("tanh", 1, 0), ("tanh", 2.5, 0.05), ("gelu", 1.983058, 0.172922),
-    ("relu", 1.69, 0, 0, "layernorm"), ("erf", 1, 0.104851, 0, "layernorm"),
-    ("relu", 1, 1 / (math.pi - 1), 0, "layernorm_activations"), ("relu", 2 * 0.19, 0, 0.9), ("erf", 1, 0, 1),
-    ("relu", 1.96, 0.09, 1, "layernorm"), ("erf", 1, 0.09, 1, "layernorm"), ("gelu", 3, 0.5, 1, "layernorm"),
-    ("tanh", 0.5, 1, 1, "layernorm"), ("relu", 1.44, 0.09, 1, "post_layernorm"), ("relu", 1, 0, 0.9, "batchnorm"),
+    ("relu", 1.69, 0, 0, "pre"), ("erf", 1, 0.104851, 0, "pre"),
+    ("relu", 1, 1 / (math.pi - 1), 0, "act"), ("relu", 2 * 0.19, 0, 0.9), ("erf", 1, 0, 1),
+    ("relu", 1.96, 0.09, 1, "pre"), ("erf", 1, 0.09, 1, "pre"), ("gelu", 3, 0.5, 1, "pre"),
+    ("tanh", 0.5, 1, 1, "pre"), ("relu", 1.44, 0.09, 1, "post"), ("relu", 1, 0, 0.9, "batch"),
 ]  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def arguments(argv=None):
     p.add_argument("--grid", type=cli.integer(2, 100), default=9, help="points along each axis of the phase diagram")
     p.add_argument("--survey", action="store_true", help="also measure every kind of network in the paper's tables")
     args = cli.parse(p, argv, QUICK)
-    args.batch = args.batch or (512 if args.norm == "batchnorm" else 8)
+    args.batch = args.batch or (512 if args.norm == "batch" else 8)
     return args
 
 
@@ -64,16 +65,16 @@ def critical(args):
     """(sw2, sb2) of a critical network: the critical point, or K* = 1 on the line; None where there is none."""
     if args.norm == "none":
         return critical_point(args.activation, args.residual)[:2] if args.residual < 1 else None
-    if args.residual == 1 and args.norm in ("layernorm", "batchnorm"):  # critical everywhere
+    if args.residual == 1 and args.norm in ("pre", "batch"):  # critical everywhere
         return 2.0, 0.1
-    if args.norm == "batchnorm" or (args.residual == 1 and args.norm == "layernorm_activations"):
+    if args.norm == "batch" or (args.residual == 1 and args.norm == "act"):
         return None
     return tuple(float(x) for x in critical_line(args.activation, 1.0, args.norm, args.residual))
 
 
 def critical_curve(args, axes):
     """chi_J* = 1 in the plane of the phase diagram, None where it is nowhere or everywhere."""
-    if args.residual == 1 or args.norm == "batchnorm":
+    if args.residual == 1 or args.norm == "batch":
         return None
     sw2, sb2 = critical_line(args.activation, np.geomspace(1e-3, 1e3, 400), args.norm, args.residual)
     return (sw2[:2], axes[1][[0, -1]]) if np.ptp(sw2) < 1e-9 else (sw2, sb2)  # ReLU: chi_J does not depend on K
@@ -82,7 +83,7 @@ def critical_curve(args, axes):
 def start(case):
     """K^1: the fixed point where there is one, so that depth shows no transient; else inputs have variance 1."""
     K = case.fixed_point()
-    return K if 1e-6 < K < 1e6 else 1.0 + case.sb2 * (case.norm != "batchnorm")
+    return K if 1e-6 < K < 1e6 else 1.0 + case.sb2 * (case.norm != "batch")
 
 
 def network(case, width, depth):
@@ -90,11 +91,11 @@ def network(case, width, depth):
     blocks = [("input", (("linear", "input", INPUTS, width),))]
     for i in range(depth):
         phi, linear, which = ("act", case.activation), ("linear", f"{i}.linear", width, width), case.norm
-        norm = ("batchnorm" if which == "batchnorm" else "layernorm", f"{i}.norm", width)
-        ops = (norm, phi, linear) if which in ("layernorm", "batchnorm") else (phi, linear)
-        ops = (phi, norm, linear) if which == "layernorm_activations" else ops
+        norm = ("batch" if which == "batch" else "pre", f"{i}.norm", width)
+        ops = (norm, phi, linear) if which in ("pre", "batch") else (phi, linear)
+        ops = (phi, norm, linear) if which == "act" else ops
         ops = (("residual", f"{i}.residual", float(case.mu), ops),) if case.mu else ops
-        blocks.append((f"blocks.{i}", (*ops, norm) if which == "post_layernorm" else ops))
+        blocks.append((f"blocks.{i}", (*ops, norm) if which == "post" else ops))
     return Chain(blocks)
 
 
@@ -105,7 +106,7 @@ def measure(dev, case, width, depth, batch, probes, rngs, last=None):
 
     def one(rng):
         x = rng.standard_normal((batch, INPUTS))
-        shared = case.sb2 * (case.norm != "batchnorm")
+        shared = case.sb2 * (case.norm != "batch")
         x *= math.sqrt(INPUTS * (start(case) - shared)) / np.linalg.norm(x, axis=1, keepdims=True)
         weights = chain.init(rng, math.sqrt(case.sw2), math.sqrt(case.sb2), first=1.0) | chain.init_buffers()
         weights = {name: dev.to_device(w) for name, w in weights.items()}
@@ -135,7 +136,7 @@ def decays(chi):
 def compare(case, found, depth):
     """{quantity: (theory, measured, standard error, deviation in standard errors)}"""
     (K, chi, J), (K_, chi_, J_) = theory(case, depth), found
-    rows = {f"K^{k + 1}": (K[k], K_[:, k]) for k in (depth // 4, depth // 2, depth) if case.norm != "batchnorm"}
+    rows = {f"K^{k + 1}": (K[k], K_[:, k]) for k in (depth // 4, depth // 2, depth) if case.norm != "batch"}
     rows |= {f"chi^{k + 1}": (chi[k], chi_[:, k]) for k in (0, depth // 2, depth - 1)}
     rows |= {"mean chi": (chi.mean(), chi_.mean(axis=1))}
     rows |= {f"J^({k + 1},{depth + 1})": (J[k], J_[:, k]) for k in (0, depth // 2, 3 * depth // 4)}
@@ -156,17 +157,15 @@ def show(title, table):
 
 
 def critical_table():
-    """Critical points and exponents: without a norm; LayerNorm (slope sb2/sw2 of the line); BatchNorm; mu = 1, sb = 0."""
+    """Without a norm the critical point and its exponent; the slope sb2/sw2 of the critical line with LayerNorm; chi_J with
+    BatchNorm; and rho = -zeta of LayerNorm with mu = 1 at sb2 = 0."""
     table = {}
     for kind in (*KINDS, "swish"):
-        sw2, sb2, K = critical_point(kind)
-        batchnorm = MeanField(kind, 1.0, norm="batchnorm")
-        table[kind] = {
-            "sw2": sw2, "sb2": sb2, "K": K, "zeta": MeanField(kind, sw2, sb2).exponent(K or 1.0),
-            "layernorm_slope": float(np.divide(*critical_line(kind, 1.0, "layernorm")[::-1])),
-            "batchnorm_chi": float(batchnorm.step(batchnorm.fixed_point())[1]),
-            "rho_layernorm_residual": -MeanField(kind, 2.0, 0.0, 1.0, "layernorm").exponent(),
-        }  # fmt: skip
+        (sw2, sb2, K), batchnorm = critical_point(kind), MeanField(kind, 1.0, norm="batch")
+        line, residual = critical_line(kind, 1.0, "pre"), MeanField(kind, 2.0, 0.0, 1.0, "pre")
+        zeta, chi = MeanField(kind, sw2, sb2).exponent(K or 1.0), batchnorm.step(batchnorm.fixed_point())[1]
+        row = dict(sw2=sw2, sb2=sb2, K=K, zeta=zeta, LN_slope=line[1] / line[0], BN_chi=chi, LN_res_rho=-residual.exponent())
+        table[kind] = {name: float(x) for name, x in row.items()}
     return table
 
 
@@ -190,7 +189,7 @@ def survey(args, dev):
     tables, rngs = {}, generator(args.seed, "batches").spawn(len(SURVEY))
     for values, rng in zip(SURVEY, rngs, strict=True):
         case = MeanField(*values)
-        batch = 512 if case.norm == "batchnorm" else args.batch
+        batch = 512 if case.norm == "batch" else args.batch
         found = measure(dev, case, args.width, args.depth, batch, args.probes, rng.spawn(args.networks))
         name = f"{case.activation} {case.norm} sw2 {case.sw2:.4g} sb2 {case.sb2:.4g} mu {case.mu:g}"
         tables[name] = compare(case, found, args.depth)
@@ -208,13 +207,9 @@ def main(argv=None):
     if not np.all(abs(np.log(theory(case, args.depth)[0])) < 60):
         raise InputError("the kernel K leaves 1e-26..1e26 within --depth blocks: choose fewer, or another --sigma-w")
     out, points = cli.output_folder(args), critical_table()
-    print(f"\n{'':<12}{'sw2':>10}{'sb2':>10}{'K*':>10}{'zeta':>7}{'LN sb2/sw2':>12}{'BN chi':>9}{'LN+res rho':>12}")
-    for kind, r in points.items():
-        K = "any" if r["K"] == 1000 else f"{r['K']:.6g}"
-        print(
-            f"{kind:<12}{r['sw2']:>10.6f}{r['sb2']:>10.6f}{K:>10}{r['zeta']:>7.3f}{r['layernorm_slope']:>12.6f}"
-            f"{r['batchnorm_chi']:>9.4f}{r['rho_layernorm_residual']:>12.4f}"
-        )
+    print(f"\n{'':<14}" + "".join(f"{name:>11}" for name in points["relu"]))
+    for kind, row in points.items():
+        print(f"{kind:<14}" + "".join(f"{x:>11.6f}" if x != ANY else f"{'any':>11}" for x in row.values()))
     found = measure(dev, case, args.width, args.depth, args.batch, args.probes, generator(args.seed, "init").spawn(args.networks))
     table = compare(case, found, args.depth)
     title = f"{args.activation}, norm: {args.norm.replace('_', ' ')}, $\\mu$ = {args.residual:g}, "
@@ -258,7 +253,7 @@ def main(argv=None):
         fit = f"{'exponent' if power else '1/length'} {measured:.3f} $\\pm$ {error:.3f} (theory {at_depth:.3f}"
         fit += f", {zeta:.3f} at infinite depth)" if power else ")"
         names = {"K": "kernel $K^l$", "chi_J": "$\\chi_J^l = J^{l,l+1}$", "J": f"$J^{{l,{args.depth + 1}}}$\n{fit}"}
-        if args.norm == "batchnorm":  # the theory's K is the variance over the batch
+        if args.norm == "batch":  # the theory's K is the variance over the batch
             del names["K"]
         shown = {names[name]: profiles[name] for name in names}
         line = critical_curve(args, axes)

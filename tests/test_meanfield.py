@@ -184,7 +184,7 @@ def test_critical_line(kind, K, sw2, sb2, chi_K):
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.8])
-@pytest.mark.parametrize("norm", ["layernorm", "layernorm_activations", "post_layernorm"])
+@pytest.mark.parametrize("norm", ["pre", "act", "post"])
 @pytest.mark.parametrize("kind", ["relu", "erf", "gelu"])
 def test_critical_lines_with_layernorm(kind, norm, mu):
     for K in (0.7, 2.0):
@@ -195,19 +195,19 @@ def test_critical_lines_with_layernorm(kind, norm, mu):
 
 
 def test_slopes_of_the_layernorm_lines():
-    slope = lambda kind, norm="layernorm": np.divide(*critical_line(kind, 1.0, norm)[::-1])  # noqa: E731
+    slope = lambda kind, norm="pre": np.divide(*critical_line(kind, 1.0, norm)[::-1])  # noqa: E731
     for kind, expected in (("relu", 0), ("identity", 0), ("erf", 0.104851), ("tanh", 0.070108), ("gelu", 0.030629)):
         assert slope(kind) == pytest.approx(expected, abs=6e-7)
-    assert slope("relu", "layernorm_activations") == pytest.approx(1 / (PI - 1), rel=1e-12)
+    assert slope("relu", "act") == pytest.approx(1 / (PI - 1), rel=1e-12)
 
 
 def test_correlation_lengths():
     """xi at sw2 = 2, sb2 = 0.05: LayerNorm on pre-activations keeps signals alive for longer than on activations."""
     for kind, pre, post in (("relu", 20.5, 2.79), ("erf", 6.6, 2.9), ("gelu", 80, 3.4)):
-        assert MeanField(kind, 2, 0.05, norm="layernorm").correlation_length() == pytest.approx(pre, rel=0.01)
-        assert MeanField(kind, 2, 0.05, norm="layernorm_activations").correlation_length() == pytest.approx(post, rel=0.015)
-    assert MeanField("relu", 2, 1, norm="layernorm").correlation_length() == pytest.approx(1.4, abs=0.05)
-    assert MeanField("relu", 2, 1, norm="layernorm_activations").correlation_length() == pytest.approx(45, rel=0.01)
+        assert MeanField(kind, 2, 0.05, norm="pre").correlation_length() == pytest.approx(pre, rel=0.01)
+        assert MeanField(kind, 2, 0.05, norm="act").correlation_length() == pytest.approx(post, rel=0.015)
+    assert MeanField("relu", 2, 1, norm="pre").correlation_length() == pytest.approx(1.4, abs=0.05)
+    assert MeanField("relu", 2, 1, norm="act").correlation_length() == pytest.approx(45, rel=0.01)
 
 
 def test_fixed_points():
@@ -218,7 +218,7 @@ def test_fixed_points():
     net = MeanField("tanh", 2.5, 0.05)
     K, _ = net.propagate(1.0, 200)
     assert net.fixed_point() == pytest.approx(K[-1], rel=1e-10)
-    assert MeanField("relu", 1.7, norm="layernorm", mu=0.5).fixed_point() == pytest.approx(1.7 / 2 / 0.75, rel=1e-10)
+    assert MeanField("relu", 1.7, norm="pre", mu=0.5).fixed_point() == pytest.approx(1.7 / 2 / 0.75, rel=1e-10)
 
 
 def test_layernorm_with_full_residual_is_critical_everywhere():
@@ -226,12 +226,12 @@ def test_layernorm_with_full_residual_is_critical_everywhere():
         ("relu", 2, 0, 1), ("relu", 0.3, 0, 1), ("relu", 1, 0.1, 0.8333), ("relu", 1, 1, 0.3333),
         ("erf", 2, 0, 1.2257), ("gelu", 2, 0, 1.0720), ("tanh", 2, 0, 1.1778), ("identity", 3, 0, 1),
     ):  # fmt: skip
-        net = MeanField(kind, sw2, sb2, 1.0, "layernorm")
+        net = MeanField(kind, sw2, sb2, 1.0, "pre")
         assert -net.exponent() == pytest.approx(rho, abs=6e-5) and net.fixed_point() == math.inf
-    assert -MeanField("relu", 2, 0, 1.0, "layernorm_activations").exponent() == pytest.approx(PI / (PI - 1), abs=1e-6)
-    for norm in ("none", "layernorm_activations"):
+    assert -MeanField("relu", 2, 0, 1.0, "act").exponent() == pytest.approx(PI / (PI - 1), abs=1e-6)
+    for norm in ("none", "act"):
         assert MeanField("erf", 1, 0, 1.0, norm).exponent() == -math.inf  # stretched exponential
-    assert math.isnan(MeanField("relu", 1, 0.1, 1.0, "post_layernorm").exponent())
+    assert math.isnan(MeanField("relu", 1, 0.1, 1.0, "post").exponent())
     assert math.isnan(MeanField("relu", 1.5, 0.1).exponent())
 
 
@@ -249,9 +249,9 @@ def test_stretched_exponential():
 def test_batchnorm(kind, R):
     for sw2, sb2 in ((1.0, 0.0), (2.5, 0.7)):
         for mu in (0.0, 0.5, 0.9):
-            net = MeanField(kind, sw2, sb2, mu, "batchnorm")
+            net = MeanField(kind, sw2, sb2, mu, "batch")
             assert net.step(net.fixed_point())[1] == pytest.approx(mu**2 + (1 - mu**2) * R, abs=5e-5)
-        assert -MeanField(kind, sw2, sb2, 1.0, "batchnorm").exponent() == pytest.approx(R, abs=5e-5)
+        assert -MeanField(kind, sw2, sb2, 1.0, "batch").exponent() == pytest.approx(R, abs=5e-5)
 
 
 # -- recursions: the theory columns of the table ------------------------------------------------------------------------------
@@ -265,18 +265,18 @@ RECURSIONS = [
     ("tanh", 1, 0, 0, "none", (0.1034, 0.0259, 0.0102), (0.1375, 0.0360, 0.0143)),
     ("tanh", 2.5, 0.05, 0, "none", (1.06, 1.06, 1.06), (1.95, 12.79, 549)),
     ("gelu", 1.408211**2, 0.415839**2, 0, "none", (1.08, 1.25, 1.47), (0.616, 0.180, 0.0263)),
-    ("relu", 1.69, 0, 0, "layernorm", (0.845,) * 3, (0.845,) * 3),
-    ("relu", 1.69, 0.25, 0, "layernorm", (1.095,) * 3, (0.2997, 0.0061, 2.58e-6)),
-    ("erf", 1, 0.10485, 0, "layernorm", (0.569,) * 3, (0.569,) * 3),
-    ("gelu", 1, 0.03063, 0, "layernorm", (0.456,) * 3, (0.456,) * 3),
-    ("relu", 1, 1 / (PI - 1), 0, "layernorm_activations", (1.467,) * 3, (1.467,) * 3),
-    ("relu", 1, 0, 0, "layernorm_activations", (1, 1, 1), (6.79, 2129, 2.09e8)),
+    ("relu", 1.69, 0, 0, "pre", (0.845,) * 3, (0.845,) * 3),
+    ("relu", 1.69, 0.25, 0, "pre", (1.095,) * 3, (0.2997, 0.0061, 2.58e-6)),
+    ("erf", 1, 0.10485, 0, "pre", (0.569,) * 3, (0.569,) * 3),
+    ("gelu", 1, 0.03063, 0, "pre", (0.456,) * 3, (0.456,) * 3),
+    ("relu", 1, 1 / (PI - 1), 0, "act", (1.467,) * 3, (1.467,) * 3),
+    ("relu", 1, 0, 0, "act", (1, 1, 1), (6.79, 2129, 2.09e8)),
     ("erf", 1, 0, 1, "none", (3.89, 15.6, 42.0), (6.14, 119, 3817)),
     ("relu", 2 * 0.19, 0, 0.9, "none", (1, 1, 1), (1, 1, 1)),
-    ("relu", 1.96, 0.09, 1, "layernorm", (6.35, 22.4, 54.5), (5.60, 17.8, 40.3)),
-    ("erf", 1, 0.09, 1, "layernorm", (3.77, 12.1, 28.7), (3.89, 12.84, 31.2)),
-    ("erf", 1, 0.01, 0.9, "layernorm", (1.98, 2.48, 2.50), (2.62, 5.95, 18.4)),
-    ("relu", 1.44, 0.09, 1, "post_layernorm", (1, 1, 1), (0.775, 0.361, 0.078)),
+    ("relu", 1.96, 0.09, 1, "pre", (6.35, 22.4, 54.5), (5.60, 17.8, 40.3)),
+    ("erf", 1, 0.09, 1, "pre", (3.77, 12.1, 28.7), (3.89, 12.84, 31.2)),
+    ("erf", 1, 0.01, 0.9, "pre", (1.98, 2.48, 2.50), (2.62, 5.95, 18.4)),
+    ("relu", 1.44, 0.09, 1, "post", (1, 1, 1), (0.775, 0.361, 0.078)),
 ]
 
 
@@ -336,7 +336,7 @@ def test_refusals():
     with pytest.raises(InputError, match="unknown activation"):
         MeanField("mish", 1)
     with pytest.raises(InputError, match="no critical line"):
-        critical_line("relu", 1.0, "batchnorm")
+        critical_line("relu", 1.0, "batch")
 
 
 def test_closed_forms_cover_the_named_activations():

@@ -21,7 +21,7 @@ from ..engine.errors import InputError
 from ..engine.kernels import LEAK
 from ..ops.activation import activation_backward, activation_forward, resolve
 
-NORMS = ("none", "layernorm", "layernorm_activations", "post_layernorm", "batchnorm")
+NORMS = ("none", "pre", "act", "post", "batch")
 STEP = 1e-30  # of the complex step: df/dK = Im f(K + i STEP)/STEP, exact to rounding
 HOST = Device("cpu", np, "float64")
 
@@ -114,31 +114,31 @@ class MeanField:
     def branch(self, k11, k22, k12):
         """(A, B): the branch W f(h) adds sw2 A to the kernel k12 and sw2 B to the Jacobian, f = phi with its norm."""
         f = dual(self.activation)
-        if self.norm in ("layernorm", "batchnorm"):
+        if self.norm in ("pre", "batch"):
             s = np.sqrt(k11 * k22)
             A, B = f(1.0, 1.0, 1.0 if k12 is k11 else k12 / s)
-            return A - (f(1.0, 1.0, 0.0)[0] if self.norm == "batchnorm" else 0.0), B / s
+            return A - (f(1.0, 1.0, 0.0)[0] if self.norm == "batch" else 0.0), B / s
         A, B = f(k11, k22, k12)
-        if self.norm != "layernorm_activations":
+        if self.norm != "act":
             return A, B
         s = math.prod(np.sqrt(f(k, k, k)[0] - f(k, k, 0 * k)[0]) for k in (k11, k22))  # f(.., 0) = <phi><phi>
         return (A - f(k11, k22, 0 * k12)[0]) / s, B / s
 
     def _sum(self, k11, k22, k12):
         A, B = self.branch(k11, k22, k12)
-        return self.sw2 * A + (self.norm != "batchnorm") * self.sb2 + self.mu**2 * k12, self.sw2 * B + self.mu**2
+        return self.sw2 * A + (self.norm != "batch") * self.sb2 + self.mu**2 * k12, self.sw2 * B + self.mu**2
 
     def step(self, K):
         """(K', chi_J): the kernel after one more block, and the factor by which J grows in it"""
         k, chi = self._sum(K, K, K)
-        return (k / k, chi / k) if self.norm == "post_layernorm" else (k, chi)
+        return (k / k, chi / k) if self.norm == "post" else (k, chi)
 
     def step_pair(self, k11, k22, k12):
         """(k11', k22', k12', chi_12) of two inputs, whose correlation is c = k12/sqrt(k11 k22); chi_12 is the factor of
         the overlap of their Jacobians, and d k12'/d k12 without a norm."""
         p, q, (k, chi) = self._sum(k11, k11, k11)[0], self._sum(k22, k22, k22)[0], self._sum(k11, k22, k12)
         s = np.sqrt(p * q)
-        return (p / p, q / q, k / s, chi / s) if self.norm == "post_layernorm" else (p, q, k, chi)
+        return (p / p, q / q, k / s, chi / s) if self.norm == "post" else (p, q, k, chi)
 
     def propagate(self, K, depth: int):
         """(K^1..K^(depth+1), chi^1..chi^depth) from K^1 = K; ln J^{l0,l} is the sum of ln chi over l0..l-1."""
@@ -203,10 +203,10 @@ def critical_line(activation: str, K, norm: str = "none", mu: float = 0.0):
     K traces the line. At mu = 1 with a norm on pre-activations every (sw2, sb2) is critical; BatchNorm at mu < 1, where
     chi_J* = mu^2 + (1 - mu^2) B/A > 1, has no line: InputError.
     """
-    if norm == "batchnorm":
+    if norm == "batch":
         raise InputError("with batchnorm there is no critical line: chaotic at mu < 1, critical everywhere at mu = 1")
-    if norm == "post_layernorm":  # chi_J = (sw2 B + mu^2)/(sw2 A + sb2 + mu^2) at K = 1: the line of "layernorm"
-        norm, mu = "layernorm", 0.0
+    if norm == "post":  # chi_J = (sw2 B + mu^2)/(sw2 A + sb2 + mu^2) at K = 1: the line of "pre"
+        norm, mu = "pre", 0.0
     A, B = MeanField(activation, 1.0, norm=norm).branch(K, K, K)
     sb2 = K - A / B
     return (1 - mu**2) / B, (1 - mu**2) * np.where(abs(sb2) < 1e-12 * K, 0.0, sb2)
