@@ -31,19 +31,18 @@ def _normal(name: str, **shapes) -> dict[str, np.ndarray]:
     return {k: rng.standard_normal(s).round(1) for k, s in shapes.items()}  # one decimal: easy to follow by hand
 
 
-def _linear(name: str, lead: tuple[int, ...], bias: bool) -> Case:
-    inputs = _normal(name, x=(*lead, 2, 3), w=(*lead, 3, 2), **({"b": (*lead, 2)} if bias else {}))
+def _plain(name: str, module, which: str, shapes: dict, *settings, analytic=True) -> Case:
+    """WHICH_forward(dev, x, *parameters, *settings) and WHICH_backward(dev, dy, cache, *gradients of the parameters) -> dx"""
+    forward, back = (getattr(module, f"{which}_{direction}") for direction in ("forward", "backward"))
 
-    def forward(t):
-        return {"y": linear.linear_forward(_dev(t), t["x"], t["w"], t.get("b"))[0]}
+    def run(t):
+        return forward(_dev(t), *t.values(), *settings)
 
     def backward(t, v):
-        _, cache = linear.linear_forward(DEV, t["x"], t["w"], t.get("b"))
-        g = {k: np.full_like(t[k], np.nan) for k in t}
-        linear.linear_backward(DEV, v["y"], cache, g["w"], g.get("b"), g["x"])
-        return g
+        g = {k: np.full_like(x, np.nan) for k, x in t.items() if k != "x"}
+        return {"x": back(DEV, v["y"], run(t)[1], *g.values()), **g}
 
-    return Case(name, inputs, forward, backward, (linear.linear_forward, linear.linear_backward), analytic=True)
+    return Case(name, _normal(name, **shapes), lambda t: {"y": run(t)[0]}, backward, (forward, back), analytic)
 
 
 def _gemm(name: str, ta: bool, tb: bool) -> Case:
@@ -144,31 +143,6 @@ def _batchnorm(name: str, lead: tuple[int, ...], train: bool, weighted: bool = F
     return Case(name, inputs, lambda t: {"y": run(t)[0]}, backward, source, analytic=True)
 
 
-def _layernorm(name: str, lead: tuple[int, ...], beta: bool) -> Case:
-    inputs = _normal(name, x=(*lead, 3, 5), gamma=(*lead, 5), **({"beta": (*lead, 5)} if beta else {}))
-
-    def forward(t):
-        return {"y": norm.layernorm_forward(_dev(t), t["x"], t["gamma"], t.get("beta"))[0]}
-
-    def backward(t, v):
-        _, cache = norm.layernorm_forward(DEV, t["x"], t["gamma"], t.get("beta"))
-        g = {k: np.full_like(t[k], np.nan) for k in t}
-        g["x"] = norm.layernorm_backward(DEV, v["y"], cache, g["gamma"], g.get("beta"))
-        return g
-
-    return Case(name, inputs, forward, backward, (norm.layernorm_forward, norm.layernorm_backward), analytic=True)
-
-
-def _softmax(name: str) -> Case:
-    def backward(t, v):
-        return {"x": loss.softmax_backward(DEV, v["y"], loss.softmax_forward(DEV, t["x"])[1])}
-
-    source = (loss.softmax_forward, loss.softmax_backward)
-    return Case(
-        name, _normal(name, x=(2, 3)), lambda t: {"y": loss.softmax_forward(_dev(t), t["x"])[0]}, backward, source, analytic=True
-    )
-
-
 def _loss(name: str, kind: str, lead: tuple[int, ...], weighted: bool) -> Case:
     B, C = 4, 3
     target = _rng(name).integers(0, C, (*lead, B))
@@ -256,20 +230,6 @@ def _gpt(name: str, lead: tuple[int, ...], net: GPT, positions=None) -> Case:
     return Case(name, inputs, forward, backward, (GPT.forward, GPT.backward), analytic=net.activation in ANALYTIC)
 
 
-def _plain(name: str, forward: Callable, backward: Callable, shapes: dict, *settings, analytic=True) -> Case:
-    """An operation forward(dev, x, *parameters, *settings), backward(dev, dy, cache, *gradients of the parameters) -> dx."""
-
-    def run(t):
-        return forward(_dev(t), *t.values(), *settings)
-
-    def backward_(t, v):
-        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
-        g["x"] = backward(DEV, v["y"], run(t)[1], *list(g.values())[1:])
-        return g
-
-    return Case(name, _normal(name, **shapes), lambda t: {"y": run(t)[0]}, backward_, (forward, backward), analytic)
-
-
 CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every kind of operation
     "mlp": ((3,), [("a", (("linear", "a", 3, 4),)), ("b", (("act", "tanh"), ("linear", "b", 4, 2)))]),
     "norms": ((3,), [
@@ -325,9 +285,9 @@ def _kinds() -> list[str]:
 
 
 BUILDERS: dict[str, Callable[[str], Case]] = {
-    "linear": lambda n: _linear(n, (), bias=True),
-    "linear no bias": lambda n: _linear(n, (), bias=False),
-    "linear ensemble": lambda n: _linear(n, (2,), bias=True),
+    "linear": lambda n: _plain(n, linear, "linear", dict(x=(2, 3), w=(3, 2), b=(2,))),
+    "linear no bias": lambda n: _plain(n, linear, "linear", dict(x=(2, 3), w=(3, 2))),
+    "linear ensemble": lambda n: _plain(n, linear, "linear", dict(x=(2, 2, 3), w=(2, 3, 2), b=(2, 2))),
     **{
         f"matmul {'T' if ta else 'N'}{'T' if tb else 'N'}": lambda n, ta=ta, tb=tb: _gemm(n, ta, tb)
         for ta in (False, True)
@@ -343,9 +303,10 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "batchnorm train": lambda n: _batchnorm(n, (), train=True),
     "batchnorm weighted": lambda n: _batchnorm(n, (2,), train=True, weighted=True),
     "batchnorm eval": lambda n: _batchnorm(n, (), train=False),
-    "layernorm": lambda n: _layernorm(n, (), beta=True),
-    "layernorm no shift": lambda n: _layernorm(n, (2,), beta=False),
-    "softmax": _softmax,
+    "layernorm": lambda n: _plain(n, norm, "layernorm", dict(x=(3, 5), gamma=(5,), beta=(5,))),
+    "layernorm no shift": lambda n: _plain(n, norm, "layernorm", dict(x=(2, 3, 5), gamma=(2, 5))),
+    "scale": lambda n: _plain(n, norm, "scale", dict(x=(2, 3, 4), gain=(2, 4), shift=(2, 4))),
+    "softmax": lambda n: _plain(n, loss, "softmax", dict(x=(2, 3))),
     **{
         f"{kind.replace('_', ' ')}{' weighted' if w else ''}{' ensemble' if lead else ''}": (
             lambda n, kind=kind, w=w, lead=lead: _loss(n, kind, lead, w)
@@ -371,11 +332,10 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "gpt learned": lambda n: _gpt(n, (), GPT.numbers(3, 4, 1, 1, 6, activation="gelu_tanh")),
     "gpt digits": lambda n: _gpt(n, (), GPT.base_b(3, 4, 1, 2, 3, 2), (0, 3)),
     "gpt untied, recompute": lambda n: _gpt(n, (), GPT(3, 4, 2, 1, 5, activation="tanh", tied=False, recompute=True)),
-    "conv": lambda n: _plain(n, conv.conv_forward, conv.conv_backward, dict(x=(2, 4, 5, 2), w=(3, 3, 2, 3), b=(3,)), 1, 1),
-    "conv stride": lambda n: _plain(n, conv.conv_forward, conv.conv_backward, dict(x=(1, 4, 5, 1), w=(2, 2, 1, 2), b=(2,)), 2),
-    "maxpool": lambda n: _plain(n, conv.maxpool_forward, conv.maxpool_backward, dict(x=(2, 5, 4, 2)), 2, analytic=False),
-    "avgpool": lambda n: _plain(n, conv.avgpool_forward, conv.avgpool_backward, dict(x=(1, 4, 3, 2)), 2, 3),
-    "scale": lambda n: _plain(n, norm.scale_forward, norm.scale_backward, dict(x=(2, 3, 4), gain=(2, 4), shift=(2, 4))),
+    "conv": lambda n: _plain(n, conv, "conv", dict(x=(2, 4, 5, 2), w=(3, 3, 2, 3), b=(3,)), 1, 1),
+    "conv stride": lambda n: _plain(n, conv, "conv", dict(x=(1, 4, 5, 1), w=(2, 2, 1, 2), b=(2,)), 2),
+    "maxpool": lambda n: _plain(n, conv, "maxpool", dict(x=(2, 5, 4, 2)), 2, analytic=False),
+    "avgpool": lambda n: _plain(n, conv, "avgpool", dict(x=(1, 4, 3, 2)), 2, 3),
     **{f"chain {k}": lambda n, k=k: _chain(n, k) for k in CHAINS},
     **{f"{loss} loss {k}": lambda n, k=k, loss=loss: _chain(n, k, loss) for k in CHAINS for loss in ("log", "square")},
     "gpt ensemble": lambda n: _gpt(n, (2,), GPT(3, 4, 1, 2, 5, activation="tanh", bias=True), slice(1, 3)),

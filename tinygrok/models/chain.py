@@ -26,7 +26,7 @@ from ..ops import activation, conv, linear, norm
 
 
 class Op(NamedTuple):
-    """An operation: kind, name, settings of its functions, names of its parameters, operations inside."""
+    """An operation: kind, name, settings of its functions, names of its parameters, operations inside (residual)."""
 
     kind: str
     name: str
@@ -49,83 +49,38 @@ class Pass:
 
     def of(self, o: Op, source: dict | None) -> list:
         """[weight, bias] or [gain, shift] of an operation in w or g, None for what there is not."""
-        found = [(source or {}).get(f"{o.name}.{which}") for which in o.params]
-        return found if self.affine else [*found[:1], *(None for _ in found[1:])]
+        return [(source or {}).get(f"{o.name}.{x}") if self.affine or x == o.params[0] else None for x in o.params[:2]]
 
 
-# -- rules: forward (x -> y, cache), backward (dy -> dx), tangent (xdot -> ydot, its cache), pair (xbar, lam of y -> of x) ------
+# -- rules ----------------------------------------------------------------------------------------------------------------
 
 
 class Rule(NamedTuple):
-    """The four functions of a kind of operation, as functions of (pass, operation, arrays)."""
+    """The four functions of a kind of operation: forward (x -> y, cache), backward (dy -> dx), tangent (xdot -> ydot, its
+    cache), pair (xbar, lam of y and ydot -> of x and xdot).
+
+    An affine map needs no more than two: it is its own tangent, without the shift; and as it is linear in x and in its weight
+    a, abar = <xbar, dy/da> + <lam, dydot/da>, both adjoints go back as dy does.
+    """
 
     forward: Callable
     backward: Callable
-    tangent: Callable
-    pair: Callable
-
-
-def rule(forward: Callable, backward: Callable, tangent: Callable | None = None, pair: Callable | None = None) -> Rule:
-    """The rule made of the functions of an operation. An affine map is its own tangent, without the shift; and as it is
-    linear in x and in its weight a, abar = <xbar, dy/da> + <lam, dydot/da> and both adjoints go back as dy does."""
-
-    def run(p: Pass, o: Op, x: Array):
-        return forward(p.dev, x, *p.of(o, p.w), *o.settings)
-
-    def back(p: Pass, o: Op, dy: Array, cache):
-        return backward(p.dev, dy, cache, *p.of(o, p.g), **({"accumulate": p.accumulate} if o.params else {}))
-
-    def push(p: Pass, o: Op, xdot: Array, cache):
-        return tangent(p.dev, xdot, cache) if tangent else run(replace(p, affine=False), o, xdot)
-
-    def both(p: Pass, o: Op, xbar: Array, lam: Array, cache, dot):
-        if pair:
-            return pair(p.dev, xbar, lam, cache, dot, *p.of(o, p.g))
-        return back(p, o, xbar, cache), back(replace(p, affine=False), o, lam, dot)
-
-    return Rule(run, back, push, both)
-
-
-def _batchnorm(p: Pass, o: Op, x: Array):
-    return norm.batchnorm_forward(p.dev, x, *p.of(o, p.w), *(p.w[f"{o.name}.{moment}"] for moment in ("mean", "var")), p.train)
-
-
-def _residual(p: Pass, o: Op, x: Array):
-    y, caches = up("forward", p, o.inner, x)
-    return y + p.w[o.name + ".mu"] * x, (x, caches)
-
-
-def _residual_backward(p: Pass, o: Op, dy: Array, cache):
-    return down("backward", p, o.inner, [dy], cache[1])[0] + p.w[o.name + ".mu"] * dy
-
-
-def _residual_tangent(p: Pass, o: Op, xdot: Array, cache):
-    ydot, tangents = up("tangent", p, o.inner, xdot, cache[1])
-    return ydot + p.w[o.name + ".mu"] * xdot, (xdot, tangents)
-
-
-def _residual_pair(p: Pass, o: Op, xbar: Array, lam: Array, cache, dot):
-    """mubar = <xbar, x> + <lam, xdot>"""
-    mu, into = p.w[o.name + ".mu"], (p.g or {}).get(o.name + ".mu")
-    if into is not None:
-        into += (xbar * cache[0]).sum() + (lam * dot[0]).sum()
-    inner = down("pair", p, o.inner, [xbar, lam], cache[1], dot[1])
-    return inner[0] + mu * xbar, inner[1] + mu * lam
+    tangent: Callable | None = None
+    pair: Callable | None = None
 
 
 _norms = [[partial(f, axis=axis) for f in (norm.norm_tangent, norm.norm_pair)] for axis in (-1, -2)]
 RULES: dict[str, Rule] = {
-    "linear": rule(linear.linear_forward, linear.linear_backward),
-    "conv": rule(conv.conv_forward, conv.conv_backward),
-    "scale": rule(norm.scale_forward, norm.scale_backward),
-    "act": rule(*(getattr(activation, f"activation_{f}") for f in Rule._fields)),
-    "layernorm": rule(norm.layernorm_forward, norm.layernorm_backward, *_norms[0]),
-    "batchnorm": rule(norm.batchnorm_forward, norm.batchnorm_backward, *_norms[1])._replace(forward=_batchnorm),
-    "maxpool": rule(conv.maxpool_forward, conv.maxpool_backward, conv.maxpool_tangent),
-    "avgpool": rule(conv.avgpool_forward, conv.avgpool_backward),
-    "reshape": rule(lambda dev, x, *shape: (x.reshape(len(x), *shape), x.shape), lambda dev, dy, shape: dy.reshape(shape)),
-    "swap": rule(lambda dev, x: (x.swapaxes(-1, -2), None), lambda dev, dy, _: dy.swapaxes(-1, -2)),
-    "residual": Rule(_residual, _residual_backward, _residual_tangent, _residual_pair),
+    "linear": Rule(linear.linear_forward, linear.linear_backward),
+    "conv": Rule(conv.conv_forward, conv.conv_backward),
+    "scale": Rule(norm.scale_forward, norm.scale_backward),
+    "act": Rule(*(getattr(activation, f"activation_{f}") for f in Rule._fields)),
+    "layernorm": Rule(norm.layernorm_forward, norm.layernorm_backward, *_norms[0]),
+    "batchnorm": Rule(norm.batchnorm_forward, norm.batchnorm_backward, *_norms[1]),
+    "maxpool": Rule(conv.maxpool_forward, conv.maxpool_backward, conv.maxpool_tangent),
+    "avgpool": Rule(conv.avgpool_forward, conv.avgpool_backward),
+    "reshape": Rule(lambda dev, x, *shape: (x.reshape(len(x), *shape), x.shape), lambda dev, dy, shape: dy.reshape(shape)),
+    "swap": Rule(lambda dev, x: (x.swapaxes(-1, -2), None), lambda dev, dy, _: dy.swapaxes(-1, -2)),
 }
 ROWS = ("linear", "scale", "layernorm", "batchnorm")  # act on arrays (rows, channels)
 PARAMETERS: dict[str, Callable] = {  # settings -> name: (shape, first value; None: drawn)
@@ -138,25 +93,50 @@ PARAMETERS: dict[str, Callable] = {  # settings -> name: (shape, first value; No
 }
 
 
+def _apply(which: str, p: Pass, o: Op, *arrays):
+    """One function of an operation's rule."""
+    rule, tangents = RULES[o.kind], replace(p, affine=False)
+    if which == "forward":
+        state = [p.w[f"{o.name}.{x}"] for x in o.params[2:]] + [p.train] if o.kind == "batchnorm" else o.settings
+        return rule.forward(p.dev, *arrays, *p.of(o, p.w), *state)
+    if which == "backward":
+        return rule.backward(p.dev, *arrays, *p.of(o, p.g), **({"accumulate": p.accumulate} if o.params else {}))
+    if which == "tangent":
+        return rule.tangent(p.dev, *arrays) if rule.tangent else _apply("forward", tangents, o, arrays[0])
+    if rule.pair:
+        return rule.pair(p.dev, *arrays, *p.of(o, p.g))
+    xbar, lam, cache, dot = arrays
+    return _apply("backward", p, o, xbar, cache), _apply("backward", tangents, o, lam, dot)
+
+
 def up(which: str, p: Pass, ops: tuple, x: Array, *caches: list):
     """forward: x -> y and caches; tangent: xdot and the caches of forward -> ydot and its caches."""
     out = []
     for o, *cache in zip(ops, *caches, strict=True):
-        lead, x = x.shape[:-1], x.reshape(-1, x.shape[-1]) if o.kind in ROWS else x
-        x, new = getattr(RULES[o.kind], which)(p, o, x, *cache)
-        x = x.reshape(*lead, -1) if o.kind in ROWS else x
+        if o.inner:
+            y, inner = up(which, p, o.inner, x, *(c for _, c in cache))
+            x, new = y + p.w[o.name + ".mu"] * x, (x, inner)
+        else:
+            y, new = _apply(which, p, o, x.reshape(-1, x.shape[-1]) if o.kind in ROWS else x, *cache)
+            x = y.reshape(*x.shape[:-1], -1) if o.kind in ROWS else y
         out.append(new)
     return x, out
 
 
 def down(which: str, p: Pass, ops: tuple, adjoints: list, *caches: list) -> list:
-    """backward: [dy] and caches -> [dx]; pair: [xbar, lam], caches and those of the tangent -> [xbar, lam] of the input."""
+    """backward: [dy] and caches -> [dx]; pair: [xbar, lam], caches and those of the tangent -> [xbar, lam] of the input.
+    The strength mu of a residual connection gets mubar = <xbar, x> + <lam, xdot>."""
     for o, *cache in reversed(list(zip(ops, *caches, strict=True))):
-        lead = adjoints[0].shape[:-1]
-        adjoints = [a.reshape(-1, a.shape[-1]) for a in adjoints] if o.kind in ROWS else adjoints
-        new = getattr(RULES[o.kind], which)(p, o, *adjoints, *cache)
-        adjoints = list(new) if which == "pair" else [new]
-        adjoints = [a.reshape(*lead, -1) for a in adjoints] if o.kind in ROWS else adjoints
+        if o.inner:
+            if p.g is not None and f"{o.name}.mu" in p.g:
+                p.g[o.name + ".mu"] += sum((a * x).sum() for a, (x, _) in zip(adjoints, cache, strict=True))
+            inner = down(which, p, o.inner, adjoints, *(c for _, c in cache))
+            adjoints = [a + p.w[o.name + ".mu"] * b for a, b in zip(inner, adjoints, strict=True)]
+        else:
+            rows = [a.reshape(-1, a.shape[-1]) if o.kind in ROWS else a for a in adjoints]
+            new = _apply(which, p, o, *rows, *cache)
+            new = [new] if which == "backward" else new
+            adjoints = [a.reshape(*adjoints[0].shape[:-1], -1) if o.kind in ROWS else a for a in new]
     return adjoints
 
 
@@ -164,13 +144,11 @@ def down(which: str, p: Pass, ops: tuple, adjoints: list, *caches: list) -> list
 
 
 class Stage(NamedTuple):
-    """A block as a map: forward (x -> y, cache) and backward (dy, cache -> dx); second (cache, xdot, lam, xbar -> xbar of x)
-    adds the gradients of a function of y, whose adjoint is xbar, and of the tangent ydot, whose adjoint is lam."""
+    """A block as a map: forward (x -> y, cache) and backward (dy, cache -> dx)."""
 
     name: str
     forward: Callable
     backward: Callable
-    second: Callable
 
 
 class Chain:
@@ -180,35 +158,27 @@ class Chain:
     def __init__(self, blocks: list[tuple[str, tuple]]):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.buffers: dict[str, tuple[int, ...]] = {}
-        self.values: dict[str, float] = {}  # first values of what is not drawn
+        self.values: dict[str, float | None] = {}  # first values; None: drawn
         self.blocks = [(name, self._compile(ops)) for name, ops in blocks]
         self.batchnorm = any(name.endswith(".var") for name in self.buffers)
+        self.size = sum(math.prod(shape) for shape in self.shapes.values())
+        self.no_decay = tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
 
     def _compile(self, ops: tuple) -> tuple[Op, ...]:
         compiled = []
-        for kind, *rest in ops:
-            if kind not in RULES:
-                raise InputError(f"unknown operation {kind!r}: choose {', '.join(RULES)}")
-            name, *args = rest if kind in PARAMETERS else ["", *rest]
-            params = PARAMETERS[kind](*args) if kind in PARAMETERS else {}
+        for kind, *args in ops:
+            if kind not in {*RULES, *PARAMETERS}:
+                raise InputError(f"unknown operation {kind!r}: choose residual, {', '.join(RULES)}")
+            if kind == "act":
+                activation.resolve(*args)
+            name = args.pop(0) if kind in PARAMETERS else ""
+            params = PARAMETERS[kind](*args) if name else {}
             for which, (shape, value) in params.items():
                 (self.buffers if which in ("mean", "var", "mu") else self.shapes)[f"{name}.{which}"] = shape
-                if value is not None:
-                    self.values[f"{name}.{which}"] = value
-            settings = tuple(args[3:] if kind == "conv" else () if params else args)
-            inner = self._compile(args[1]) if kind == "residual" else ()
-            compiled.append(Op(kind, name, settings, tuple(params)[:2], inner))
+                self.values[f"{name}.{which}"] = value
+            settings = args[3:] if kind == "conv" else () if name else args
+            compiled.append(Op(kind, name, settings, tuple(params), self._compile(args[1]) if kind == "residual" else ()))
         return tuple(compiled)
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
-
-    @property
-    def no_decay(self) -> tuple[str, ...]:
-        """Parameters with one axis."""
-        return tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
 
     def __repr__(self) -> str:
         return f"Chain({len(self.blocks)} blocks, {self.size:,} parameters)"
@@ -219,46 +189,35 @@ class Chain:
         He: sigma_w = sqrt 2, fan "in" or "out"; Xavier: sigma_w = 1, fan "mean"."""
         weights: dict = {}
         for name, shape in self.shapes.items():
-            fans = {"in": math.prod(shape[:-1]), "out": math.prod(shape) // shape[-2 % len(shape)]}
-            fans["mean"] = (fans["in"] + fans["out"]) / 2
-            sigma = sigma_w if weights or first is None else first
-            std = sigma / math.sqrt(fans[fan]) if len(shape) > 1 else sigma_b
-            weights[name] = np.full(shape, self.values[name]) if name in self.values else std * rng.standard_normal(shape)
+            K, N = math.prod(shape[:-1]), math.prod(shape) // shape[-2 % len(shape)]
+            sigma = (sigma_w if weights or first is None else first) / math.sqrt({"in": K, "out": N, "mean": (K + N) / 2}[fan])
+            draw = (sigma if len(shape) > 1 else sigma_b) * rng.standard_normal(shape)
+            weights[name] = draw if self.values[name] is None else np.full(shape, self.values[name])
         return weights
 
     def init_buffers(self) -> dict[str, np.ndarray]:
         return {name: np.full(shape, self.values[name]) for name, shape in self.buffers.items()}
 
-    def forward(
-        self, dev: Device, w: dict, inputs: Array, train=False, dropout=None, weight=None, offset=0, buffer=None, record=False
-    ) -> tuple[Array, dict]:
+    def forward(self, dev: Device, w: dict, inputs: Array, train: bool = False, *_, **__) -> tuple[Array, dict]:
         """Outputs of the last block, and the tape: the output of every block by name. With train BatchNorm takes and records
-        the statistics of the batch. The other settings, which other models take, are not used."""
-        p, x = Pass(dev, w, train=train), inputs
-        tape: dict = {"pass": p, "caches": []}
+        the statistics of the batch. Other settings, which other models take, are not used."""
+        p, x, tape = Pass(dev, w, train=train), inputs, {}
         for name, ops in self.blocks:
             x, caches = up("forward", p, ops, x)
-            tape["caches"].append(caches)
-            tape[name] = x
-        return x, tape
+            tape |= {name: x, (name, "caches"): caches}
+        return x, tape | {"pass": p}
 
     def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate: bool = False) -> None:
         """Write the gradient of every parameter into g, or add to g: rule by rule from the last block to the first."""
         p, dy = replace(tape["pass"], g=g, accumulate=accumulate), [dlogits]
-        for (_, ops), caches in zip(reversed(self.blocks), reversed(tape["caches"]), strict=True):
-            dy = down("backward", p, ops, dy, caches)
+        for name, ops in reversed(self.blocks):
+            dy = down("backward", p, ops, dy, tape[name, "caches"])
 
-    def stages(self, dev: Device, w: dict, g: dict | None = None) -> list[Stage]:
-        """The blocks as maps, with the statistics of the batch where there is BatchNorm (its running ones stay as they are);
-        second adds to g, where backward leaves gradients alone."""
-        p = Pass(dev, {**w, **{n: w[n].copy() for n in self.buffers}}, accumulate=True)
+    def still(self, dev: Device, w: dict) -> Pass:
+        """A pass in which BatchNorm uses the statistics of the batch and leaves its running ones alone."""
+        return Pass(dev, {**w, **{n: w[n].copy() for n in self.buffers}}, accumulate=True)
 
-        def stage(name: str, ops: tuple) -> Stage:
-            def second(cache: list, xdot: Array, lam: Array, xbar: Array) -> Array:
-                tangents = up("tangent", p, ops, xdot, cache)[1]
-                return down("pair", replace(p, g=g), ops, [xbar, lam], cache, tangents)[0]
-
-            back = lambda dy, cache: down("backward", p, ops, [dy], cache)[0]  # noqa: E731
-            return Stage(name, lambda x: up("forward", p, ops, x), back, second)
-
-        return [stage(*block) for block in self.blocks]
+    def stages(self, dev: Device, w: dict) -> list[Stage]:
+        """The blocks as maps, with the statistics of the batch where there is BatchNorm; no gradients of parameters."""
+        p, back = self.still(dev, w), lambda p, ops, dy, caches: down("backward", p, ops, [dy], caches)[0]
+        return [Stage(name, partial(up, "forward", p, ops), partial(back, p, ops)) for name, ops in self.blocks]

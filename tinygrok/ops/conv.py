@@ -6,30 +6,22 @@ from .linear import linear_backward, linear_forward
 COLUMN_BYTES = {"cpu": 4_000_000, "cuda": 500_000_000}  # of the patches of a few images, which are multiplied at once
 
 
-def conv_shape(x: Array, kernel: tuple, stride: int, pad: int) -> tuple[int, ...]:
-    """(B, Ho, Wo, N) of the convolution of x (B, H, W, C), Ho = (H + 2 pad - k) // stride + 1."""
-    return len(x), *((n + 2 * pad - kernel[0]) // stride + 1 for n in x.shape[1:3]), kernel[-1]
-
-
-def _patches(dev: Device, x: Array, y: Array, kernel: tuple, stride: int, pad: int):
+def _patches(dev: Device, x: Array, y: Array, kernel: tuple, stride: int, pad: int, gather: bool):
     """For a few images at a time: (slice of images, their patches as rows (b i j, k l c), the inside of their padded copy,
     [(pixels of that copy, columns)]): column (k, l, :) of the rows holds the pixels at (s i + k, s j + l)."""
     (k, _, C, _), (B, H, W, _), (_, Ho, Wo, _) = kernel, x.shape, y.shape
     step = max(1, COLUMN_BYTES[dev.kind] // (Ho * Wo * k * k * C * dev.dtype.itemsize))
-    for a in range(0, B, step):
-        n = min(step, B - a)
-        cols = dev.workspace.get("conv.columns", (n, Ho, Wo, k, k, C))
-        padded = dev.workspace.get("conv.padded", (n, H + 2 * pad, W + 2 * pad, C))
-        padded.fill(0)
+    for part in (slice(a, min(a + step, B)) for a in range(0, B, step)):
+        cols = dev.workspace.get("conv.columns", (part.stop - part.start, Ho, Wo, k, k, C))
+        padded = dev.workspace.get("conv.padded", (len(cols), H + 2 * pad, W + 2 * pad, C))
         at = [(i, j) for i in range(k) for j in range(k)]
         pairs = [(padded[:, i : i + stride * Ho : stride, j : j + stride * Wo : stride], cols[:, :, :, i, j]) for i, j in at]
-        yield slice(a, a + n), cols.reshape(-1, k * k * C), padded[:, pad : pad + H, pad : pad + W], pairs
-
-
-def _gather(x: Array, inside: Array, pairs: list) -> None:
-    inside[...] = x
-    for pixels, column in pairs:
-        column[...] = pixels
+        padded.fill(0)
+        if gather:
+            padded[:, pad : pad + H, pad : pad + W] = x[part]
+            for pixels, column in pairs:
+                column[...] = pixels
+        yield part, cols.reshape(-1, k * k * C), padded[:, pad : pad + H, pad : pad + W], pairs
 
 
 def conv_forward(dev: Device, x: Array, w: Array, b: Array | None, stride: int = 1, pad: int = 0, out: Array | None = None):
@@ -37,9 +29,10 @@ def conv_forward(dev: Device, x: Array, w: Array, b: Array | None, stride: int =
 
     shapes: x (B, H, W, C)   w (k, k, C, N)   b (N,)   y (B, Ho, Wo, N), Ho = (H + 2p - k) // s + 1, stride s, padding p
     """
-    y, N = dev.empty(conv_shape(x, w.shape, stride, pad)) if out is None else out, w.shape[-1]
-    for part, rows, inside, pairs in _patches(dev, x, y, w.shape, stride, pad):
-        _gather(x[part], inside, pairs)
+    (B, H, W, _), (k, *_, N) = x.shape, w.shape
+    shape = B, (H + 2 * pad - k) // stride + 1, (W + 2 * pad - k) // stride + 1, N
+    y = dev.empty(shape) if out is None else out
+    for part, rows, _, _ in _patches(dev, x, y, w.shape, stride, pad, True):
         linear_forward(dev, rows, w.reshape(-1, N), b, y[part].reshape(-1, N))
     return y, (x, w, stride, pad)
 
@@ -50,14 +43,10 @@ def conv_backward(dev: Device, dy: Array, cache: tuple, dw=None, db=None, dx: Ar
     dx = sum of dy[b,i,j,:] w[k,l,:,:]^T over the patches in which a pixel lies. Writes dw and db where given, or adds.
     """
     x, w, stride, pad = cache
-    N, dx = w.shape[-1], dev.empty(x.shape) if dx is None else dx
-    for part, rows, inside, pairs in _patches(dev, x, dy, w.shape, stride, pad):
-        if dw is not None:
-            _gather(x[part], inside, pairs)
-        into = dw if dw is None else dw.reshape(-1, N)
-        more = accumulate or part.start > 0
-        # rows are not read again once dw is done: their gradient takes their place
-        linear_backward(dev, dy[part].reshape(-1, N), (rows, w.reshape(-1, N)), into, db, rows, accumulate=more)
+    N, dx, into = w.shape[-1], dev.empty(x.shape) if dx is None else dx, dw if dw is None else dw.reshape(-1, w.shape[-1])
+    for part, rows, inside, pairs in _patches(dev, x, dy, w.shape, stride, pad, dw is not None):
+        cache, more = (rows, w.reshape(-1, N)), accumulate or part.start > 0
+        linear_backward(dev, dy[part].reshape(-1, N), cache, into, db, rows, accumulate=more)  # rows are read, then written
         inside.fill(0)
         for pixels, column in pairs:
             pixels += column

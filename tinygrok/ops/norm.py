@@ -96,10 +96,8 @@ def layernorm_backward(
     xp, column = dev.xp, gamma[..., None] * (1 / gamma.shape[-1])  # the means below are products with this column
     product = xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
     for terms, total in ((product, dgamma), (dy, dbeta)):
-        if total is not None and accumulate:
-            total += xp.sum(terms, axis=-2)
-        elif total is not None:
-            xp.sum(terms, axis=-2, out=total)
+        if total is not None:
+            _write(terms.sum(axis=-2), total, accumulate)
     along, mean = matmul(dev, product, column), matmul(dev, dy, column)  # (..., B, 1)
     xp.multiply(xhat, along, out=product)
     dx = xp.multiply(dy, gamma[..., None, :], out=dx)
