@@ -2,7 +2,7 @@
 
     python examples/critical_init.py                                               # ReLU
     python examples/critical_init.py --activation erf                              # J decays as 1/l at criticality
-    python examples/critical_init.py --activation gelu --norm layernorm --residual 1      # critical for every sigma
+    python examples/critical_init.py --activation gelu --norm pre --residual 1      # critical for every sigma
     python examples/critical_init.py --survey                                      # 20 kinds of networks, theory beside measured
     python examples/critical_init.py --sigma-w 1.2 --sigma-b 0.3                   # away from criticality: a correlation length
 
@@ -22,10 +22,10 @@ from dataclasses import replace
 import numpy as np
 
 from tinygrok.criticality.jacobian import Propagation, mean_and_error
-from tinygrok.criticality.meanfield import NORMS, MeanField, critical_line, critical_point
+from tinygrok.criticality.meanfield import MeanField, critical_line, critical_point
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
-from tinygrok.models.chain import Chain
+from tinygrok.models.vision import NORMS, deep_mlp
 
 KINDS = ("identity", "relu", "leaky_relu", "erf", "tanh", "gelu")
 QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 7}
@@ -45,13 +45,15 @@ SURVEY = [
 def arguments(argv=None):
     p = cli.parser("critical_init", __doc__.splitlines()[0])
     p.add_argument("--activation", default="relu", choices=KINDS, help="phi")
-    p.add_argument("--norm", default="none", choices=NORMS, help="where a block normalises; layernorm: before phi")
+    p.add_argument(
+        "--norm", default="none", choices=NORMS, help="LayerNorm before or after phi, or after the block; or BatchNorm"
+    )
     p.add_argument("--residual", type=cli.real(0, 1), default=0.0, help="strength mu of the residual connections")
     p.add_argument("--width", type=cli.integer(2, 10_000), default=1000, help="width N of the measured networks")
     p.add_argument("--depth", type=cli.integer(4, 1000), default=30, help="blocks")
     p.add_argument("--networks", type=cli.integer(2), default=16, help="networks to average over")
     p.add_argument("--probes", type=cli.integer(), default=4, help="random cotangents a network")
-    p.add_argument("--batch", type=cli.integer(), default=None, help="inputs at a time (default: 8, with batchnorm 512)")
+    p.add_argument("--batch", type=cli.integer(), default=None, help="inputs at a time (default: 8, with BatchNorm 512)")
     p.add_argument("--sigma-w", type=cli.real(0, None, True), default=None, help="where to measure (default: critical)")
     p.add_argument("--sigma-b", type=cli.real(), default=None, help="where to measure (default: critical)")
     p.add_argument("--grid", type=cli.integer(2, 100), default=9, help="points along each axis of the phase diagram")
@@ -86,23 +88,10 @@ def start(case):
     return K if 1e-6 < K < 1e6 else 1.0 + case.sb2 * (case.norm != "batch")
 
 
-def network(case, width, depth):
-    """The blocks of a case as operations, after a linear layer from the inputs."""
-    blocks = [("input", (("linear", "input", INPUTS, width),))]
-    for i in range(depth):
-        phi, linear, which = ("act", case.activation), ("linear", f"{i}.linear", width, width), case.norm
-        norm = ("batch" if which == "batch" else "pre", f"{i}.norm", width)
-        ops = (norm, phi, linear) if which in ("pre", "batch") else (phi, linear)
-        ops = (phi, norm, linear) if which == "act" else ops
-        ops = (("residual", f"{i}.residual", float(case.mu), ops),) if case.mu else ops
-        blocks.append((f"blocks.{i}", (*ops, norm) if which == "post" else ops))
-    return Chain(blocks)
-
-
 def measure(dev, case, width, depth, batch, probes, rngs, last=None):
     """K^l (networks, depth + 1), chi_J (networks, depth) and J^{l,L} (networks, depth + 1), averaged over inputs and probes;
     with last only chi_J of so many blocks at the end."""
-    chain = network(case, width, depth)
+    chain = deep_mlp(INPUTS, width, depth, 1, case.activation, case.norm, case.mu)
 
     def one(rng):
         x = rng.standard_normal((batch, INPUTS))
@@ -111,7 +100,7 @@ def measure(dev, case, width, depth, batch, probes, rngs, last=None):
         weights = chain.init(rng, math.sqrt(case.sw2), math.sqrt(case.sb2), first=1.0) | chain.init_buffers()
         weights = {name: dev.to_device(w) for name, w in weights.items()}
         stages = chain.stages(dev, weights)
-        run = Propagation(dev, stages[1:], stages[0].forward(dev.to_device(x))[0])
+        run = Propagation(dev, stages[1:-1], stages[0].forward(dev.to_device(x))[0])
         if last:
             return np.mean([run.apjn(rng, probes, k + 1, k)[:, 0].mean() for k in range(depth - last, depth)])
         return run.kernels, run.chi(rng, probes).mean(axis=0), run.apjn(rng, probes).mean(axis=0)
@@ -212,7 +201,7 @@ def main(argv=None):
         print(f"{kind:<14}" + "".join(f"{x:>11.6f}" if x != ANY else f"{'any':>11}" for x in row.values()))
     found = measure(dev, case, args.width, args.depth, args.batch, args.probes, generator(args.seed, "init").spawn(args.networks))
     table = compare(case, found, args.depth)
-    title = f"{args.activation}, norm: {args.norm.replace('_', ' ')}, $\\mu$ = {args.residual:g}, "
+    title = f"{args.activation}, norm: {args.norm}, $\\mu$ = {args.residual:g}, "
     title += f"$\\sigma_w^2$ = {sw2:.4g}, $\\sigma_b^2$ = {sb2:.4g}"
     show(f"{args.activation} {args.norm} sw2 {sw2:.4g} sb2 {sb2:.4g} mu {args.residual:g}", table)
     maps, axes = phase_diagram(args, dev, case)

@@ -120,9 +120,7 @@ def closed_form(case, h, W, mu):
     return total / len(h)
 
 
-@pytest.mark.parametrize(
-    "norm, mu", [("none", 0), ("none", 0.7), ("pre", 0), ("act", 0), ("batch", 0)]
-)
+@pytest.mark.parametrize("norm, mu", [("none", 0), ("none", 0.7), ("pre", 0), ("act", 0), ("batch", 0)])
 def test_one_block_against_closed_formulas(host_dev, norm, mu):
     rng = np.random.default_rng(1)
     sizes = (7, 7) if mu else (7, 5)

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from tinygrok.criticality.meanfield import CLOSED, NORMS, MeanField, critical_line, critical_point, dual
+from tinygrok.criticality.meanfield import CLOSED, MeanField, critical_line, critical_point, dual
 from tinygrok.engine.errors import InputError
+from tinygrok.models.vision import NORMS
 
 PI = math.pi
 

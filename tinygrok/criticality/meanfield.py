@@ -19,9 +19,9 @@ import numpy as np
 from ..engine.device import Device
 from ..engine.errors import InputError
 from ..engine.kernels import LEAK
+from ..models.vision import NORMS
 from ..ops.activation import activation_backward, activation_forward, resolve
 
-NORMS = ("none", "pre", "act", "post", "batch")
 STEP = 1e-30  # of the complex step: df/dK = Im f(K + i STEP)/STEP, exact to rounding
 HOST = Device("cpu", np, "float64")
 
@@ -93,11 +93,12 @@ def dual(activation: str) -> Callable:
 class MeanField:
     """One kind of block at infinite width; sw2, sb2 and mu are numbers, or arrays that broadcast (phase diagrams).
 
-    norm   none                    W phi(h) + b + mu h
-           layernorm               W phi(LN(h)) + b + mu h          LayerNorm on pre-activations
-           layernorm_activations   W LN(phi(h)) + b + mu h
-           post_layernorm          LN(W phi(h) + b + mu h)
-           batchnorm               W phi(BN(h)) + b + mu h          large batch; K is the variance over it, b drops out
+    norm   none    W phi(h) + b + mu h
+           pre     W phi(LN(h)) + b + mu h       LayerNorm on pre-activations
+           act     W LN(phi(h)) + b + mu h       LayerNorm on activations
+           post    LN(W phi(h) + b + mu h)
+           batch   W phi(BN(h)) + b + mu h       BatchNorm on a large batch; K is the variance over it, b drops out
+    (models.vision.deep_mlp)
     """
 
     activation: str
@@ -204,7 +205,7 @@ def critical_line(activation: str, K, norm: str = "none", mu: float = 0.0):
     chi_J* = mu^2 + (1 - mu^2) B/A > 1, has no line: InputError.
     """
     if norm == "batch":
-        raise InputError("with batchnorm there is no critical line: chaotic at mu < 1, critical everywhere at mu = 1")
+        raise InputError("with BatchNorm there is no critical line: chaotic at mu < 1, critical everywhere at mu = 1")
     if norm == "post":  # chi_J = (sw2 B + mu^2)/(sw2 A + sb2 + mu^2) at K = 1: the line of "pre"
         norm, mu = "pre", 0.0
     A, B = MeanField(activation, 1.0, norm=norm).branch(K, K, K)

@@ -328,7 +328,7 @@ class GPT:
                 dh = dy.reshape(-1, self.width).copy()
                 return self._block_backward(dev, dh, tape, i, dy.shape[:2], None, waste, dev.fresh, False).reshape(dy.shape)
 
-            return Stage(f"blocks.{i}", forward, backward, None)
+            return Stage(f"blocks.{i}", forward, backward)
 
         return [stage(i) for i in range(self.depth)]
 
