@@ -16,7 +16,8 @@ import time
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
-import math  # isort: skip
+import functools  # isort: skip
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
 from tinygrok.models.vision import NORMS, deep_mlp
 
+critical_point = functools.cache(critical_point)
 KINDS = ("identity", "relu", "leaky_relu", "erf", "tanh", "gelu")
 QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 7}
 ANY = 1000  # K* where any will do (critical_point)
@@ -82,10 +84,15 @@ def critical_curve(args, axes):
     return (sw2[:2], axes[1][[0, -1]]) if np.ptp(sw2) < 1e-9 else (sw2, sb2)  # ReLU: chi_J does not depend on K
 
 
+@functools.cache
 def start(case):
-    """K^1: the fixed point where there is one, so that depth shows no transient; else inputs have variance 1."""
+    """K^1: K* at a critical point (GELU's is half-stable: kernels from below stop at another fixed point), elsewhere the fixed
+    point, so that depth shows no transient; inputs of variance 1 where that is 0, infinite or any number."""
     K = case.fixed_point()
-    return K if 1e-6 < K < 1e6 else 1.0 + case.sb2 * (case.norm != "batch")
+    if case.norm == "none" and case.mu < 1:
+        point = critical_point(case.activation, case.mu)
+        K = point[2] if np.allclose(point[:2], (case.sw2, case.sb2), rtol=1e-5, atol=0) else K
+    return K if 1e-6 < K < ANY else 1.0 + case.sb2 * (case.norm != "batch")
 
 
 def measure(dev, case, width, depth, batch, probes, rngs, last=None):
@@ -239,7 +246,7 @@ def main(argv=None):
 
         power = math.isfinite(zeta)
         at_depth, measured, error, _ = table["-d ln J/d ln l" if power else "-d ln J/dl"]
-        fit = f"{'exponent' if power else '1/length'} {measured:.3f} $\\pm$ {error:.3f} (theory {at_depth:.3f}"
+        fit = f"{'exponent' if power else 'decay a layer'} {measured:.3f} $\\pm$ {error:.3f} (theory {at_depth:.3f}"
         fit += f", {zeta:.3f} at infinite depth)" if power else ")"
         names = {"K": "kernel $K^l$", "chi_J": "$\\chi_J^l = J^{l,l+1}$", "J": f"$J^{{l,{args.depth + 1}}}$\n{fit}"}
         if args.norm == "batch":  # the theory's K is the variance over the batch

@@ -23,7 +23,7 @@ def critical_init(maps: dict, axes, line, point, profiles: dict, title: str, pat
         if line is not None:
             ax.plot(*line, "k--", lw=1.3, label="$\\chi_J^* = 1$")
         ax.plot(*point, "*", color="gold", mec="k", ms=13, label="the networks below", clip_on=False)
-    upper[0].legend(fontsize=8, loc="upper right")
+    upper[0].legend(fontsize=8, loc="upper left")
     top.colorbar(image, ax=upper, label="$\\ln\\chi_J$   blue: ordered, red: chaotic", extend="both")
     for ax, (name, (layers, theory, mean, error)) in zip(lower, profiles.items(), strict=True):
         ax.errorbar(layers, mean, error, fmt=".", ms=5, color=TEST, lw=1, label="networks, standard error")
