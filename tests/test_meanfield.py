@@ -233,7 +233,8 @@ def test_layernorm_with_full_residual_is_critical_everywhere():
     for norm in ("none", "act"):
         assert MeanField("erf", 1, 0, 1.0, norm).exponent() == -math.inf  # stretched exponential
     assert math.isnan(MeanField("relu", 1, 0.1, 1.0, "post").exponent())
-    assert math.isnan(MeanField("relu", 1.5, 0.1).exponent())
+    for sw2 in (1.5, 1.9995, 2.0005):
+        assert math.isnan(MeanField("relu", sw2, 0.1).exponent()) and math.isnan(MeanField("relu", sw2, 0.0).exponent())
 
 
 def test_stretched_exponential():

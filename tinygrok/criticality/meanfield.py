@@ -176,7 +176,7 @@ class MeanField:
         -inf: chi_J tends to 1 more slowly than 1/l, and J grows as a stretched exponential."""
         K = min(max(self.fixed_point(K), 1e-8), 1e8)
         k, chi = self.step(K)
-        if abs(chi - 1) > 1e-3:
+        if abs(chi - 1) > 1e-3 or abs(k - K) > 1e-5 * K:  # J, or K, changes by a factor a layer
             return math.nan
         if abs(k - K) < 1e-13 * K:
             return 0.0 if abs(chi - 1) < 1e-9 else math.nan
