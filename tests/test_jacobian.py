@@ -6,11 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from tinygrok.audit import cpu_device
 from tinygrok.criticality.jacobian import Propagation, mean_and_error
-from tinygrok.criticality.meanfield import MeanField
+from tinygrok.criticality.meanfield import MeanField, dual
 from tinygrok.models.chain import Chain
 from tinygrok.models.gpt import GPT, Tokens
 from tinygrok.models.mlp import TwoLayerNet
+from tinygrok.models.vision import mixer
 from tinygrok.ops.activation import activation_backward, activation_forward
 from tinygrok.ops.embedding import RowIndex
 from tinygrok.ops.linear import linear_backward, linear_forward
@@ -159,9 +161,7 @@ def test_variance_of_a_probe(host_dev):
 
 
 def test_exploding_jacobians_stay_finite():
-    from tinygrok.engine.device import Device
-
-    dev, rng = Device("cpu", np, "float32"), np.random.default_rng(4)
+    dev, rng = cpu_device("float32"), np.random.default_rng(4)
     stages = network(dev, rng, (20,) * 121, "identity", 4.0, 0.0)
     run = Propagation(dev, stages, dev.to_device(1e-19 * rng.standard_normal((1, 20))))
     J = run.apjn(rng)[0, 0]
@@ -284,3 +284,22 @@ def test_models_on_devices(dev):
         run = Propagation(dev, stages, dev.to_device(rng.standard_normal(shape)))
         mean, error = mean_and_error(run.apjn(rng, 100)[:, 0])
         assert abs(mean - run.exact(0, 1)) <= 4 * error
+
+
+def test_mixer_follows_its_recursion():
+    """Mixer at mu = 1 (LayerNorm, two linear layers a half): S the variance over channels, kap = sw2 + sb2,
+
+    chi = 1 + sw2^2 D(kap)/S in both halves; S grows by sw2 (V(kap) - C(kap, kap, sb2)) in the token half, whose part common
+    to all channels LayerNorm takes out, and by sw2 V(kap) + sb2 in the channel half
+    """
+    dev, rng, sw2, sb2, depth = cpu_device("float32"), np.random.default_rng(10), 2.0, 0.2, 8
+    model = mixer((32, 32, 3), 10, 4, 128, depth, (256, 256), "gelu", 1.0)
+    w = model.init(rng, sw2**0.5, sb2**0.5, first=1.0) | model.init_buffers()
+    stages = model.stages(dev, {name: dev.to_device(a) for name, a in w.items()})[: 2 * depth + 1]
+    measured = Propagation(dev, stages, dev.to_device(rng.standard_normal((2, 32, 32, 3)))).chi(rng, 4).mean(axis=0)[1:]
+    kap, average, S, theory = sw2 + sb2, dual("gelu"), 1.0, []
+    V, D = average(kap, kap, kap)
+    for half in range(2 * depth):
+        theory.append(1 + sw2**2 * D / S)
+        S += sw2 * V + sb2 if half % 2 else sw2 * (V - average(kap, kap, sb2)[0])
+    np.testing.assert_allclose(measured[2:], theory[2:], rtol=0.04)
