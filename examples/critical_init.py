@@ -53,16 +53,20 @@ def arguments(argv=None):
     p.add_argument("--residual", type=cli.real(0, 1), default=0.0, help="strength mu of the residual connections")
     p.add_argument("--width", type=cli.integer(2, 10_000), default=1000, help="width N of the measured networks")
     p.add_argument("--depth", type=cli.integer(4, 1000), default=30, help="blocks")
-    p.add_argument("--networks", type=cli.integer(2), default=16, help="networks to average over")
-    p.add_argument("--probes", type=cli.integer(), default=4, help="random cotangents a network")
+    p.add_argument("--networks", type=cli.integer(2), default=24, help="networks to average over")
+    p.add_argument("--probes", type=cli.integer(), default=None, help="cotangents an input (default: 4, with BatchNorm 1)")
     p.add_argument("--batch", type=cli.integer(), default=None, help="inputs at a time (default: 8, with BatchNorm 512)")
     p.add_argument("--sigma-w", type=cli.real(0, None, True), default=None, help="where to measure (default: critical)")
     p.add_argument("--sigma-b", type=cli.real(), default=None, help="where to measure (default: critical)")
-    p.add_argument("--grid", type=cli.integer(2, 100), default=9, help="points along each axis of the phase diagram")
+    p.add_argument("--grid", type=cli.integer(2, 100), default=11, help="points along each axis of the phase diagram")
     p.add_argument("--survey", action="store_true", help="also measure every kind of network in the paper's tables")
-    args = cli.parse(p, argv, QUICK)
-    args.batch = args.batch or (512 if args.norm == "batch" else 8)
-    return args
+    return cli.parse(p, argv, QUICK)
+
+
+def effort(args, case):
+    """(inputs at a time, probes): BatchNorm's theory is for large batches, and many inputs need few probes"""
+    batch, probes = (512, 1) if case.norm == "batch" else (8, 4)
+    return args.batch or batch, args.probes or probes
 
 
 def critical(args):
@@ -173,7 +177,7 @@ def phase_diagram(args, dev, base):
     expected, rngs = np.zeros_like(measured), generator(args.seed, "probes").spawn(args.grid**2)
     for n, (i, j) in enumerate(np.ndindex(measured.shape)):
         case = replace(base, sw2=float(sw2[j]), sb2=float(sb2[i]))
-        measured[i, j] = measure(dev, case, width, depth, args.batch, 2, rngs[n].spawn(2), last).mean()
+        measured[i, j] = measure(dev, case, width, depth, *effort(args, case), rngs[n].spawn(2), last).mean()
         expected[i, j] = theory(case, depth)[1][-last:].mean()
         progress(n + 1, f"sw2 {case.sw2:.3g}, sb2 {case.sb2:.3g}: chi {measured[i, j]:.3f}, theory {expected[i, j]:.3f}")
     progress.close()
@@ -185,8 +189,7 @@ def survey(args, dev):
     tables, rngs = {}, generator(args.seed, "batches").spawn(len(SURVEY))
     for values, rng in zip(SURVEY, rngs, strict=True):
         case = MeanField(*values)
-        batch = 512 if case.norm == "batch" else args.batch
-        found = measure(dev, case, args.width, args.depth, batch, args.probes, rng.spawn(args.networks))
+        found = measure(dev, case, args.width, args.depth, *effort(args, case), rng.spawn(args.networks))
         name = f"{case.activation} {case.norm} sw2 {case.sw2:.4g} sb2 {case.sb2:.4g} mu {case.mu:g}"
         tables[name] = compare(case, found, args.depth)
         show(name, tables[name])
@@ -206,7 +209,8 @@ def main(argv=None):
     print(f"\n{'':<14}" + "".join(f"{name:>11}" for name in points["relu"]))
     for kind, row in points.items():
         print(f"{kind:<14}" + "".join(f"{x:>11.6f}" if x != ANY else f"{'any':>11}" for x in row.values()))
-    found = measure(dev, case, args.width, args.depth, args.batch, args.probes, generator(args.seed, "init").spawn(args.networks))
+    rngs = generator(args.seed, "init").spawn(args.networks)
+    found = measure(dev, case, args.width, args.depth, *effort(args, case), rngs)
     table = compare(case, found, args.depth)
     title = f"{args.activation}, norm: {args.norm}, $\\mu$ = {args.residual:g}, "
     title += f"$\\sigma_w^2$ = {sw2:.4g}, $\\sigma_b^2$ = {sb2:.4g}"
