@@ -8,7 +8,7 @@
 
 Blocks are h' = W phi(h) + b + mu h with W_ij ~ Normal(0, sigma_w^2/N), b_i ~ Normal(0, sigma_b^2), and a norm if asked for.
 J^{l0,l} is the squared norm of dh^l/dh^l0 by output, chi_J = J^{l,l+1}. At chi_J = 1 signals and gradients neither vanish
-nor explode. Every network is measured at --width and --depth; J of networks of width N strays from the theory by depth/N.
+nor explode. Networks stray from the theory by depth/width, and with BatchNorm by 1/batch, which many networks can tell from it.
 Paper: Doshi, He, Gromov, Critical Initialization of Wide and Deep Neural Networks using Partial Jacobians, arXiv 2111.12143.
 """
 
@@ -250,9 +250,9 @@ def main(argv=None):
 
         power = math.isfinite(zeta)
         at_depth, measured, error, _ = table["-d ln J/d ln l" if power else "-d ln J/dl"]
-        fit = f"{'exponent' if power else 'decay a layer'} {measured:.3f} $\\pm$ {error:.3f} (theory {at_depth:.3f}"
-        fit += f", {zeta:.3f} at infinite depth)" if power else ")"
-        names = {"K": "kernel $K^l$", "chi_J": "$\\chi_J^l = J^{l,l+1}$", "J": f"$J^{{l,{args.depth + 1}}}$\n{fit}"}
+        fit = f"{'exponent' if power else 'decay a layer'} {measured:.3f} $\\pm$ {error:.3f}\n(theory {at_depth:.3f}"
+        fit += f"; at infinite depth {zeta:.3g})" if power else ")"
+        names = {"K": "kernel $K^l$", "chi_J": "$\\chi_J^l = J^{l,l+1}$", "J": f"$J^{{l,{args.depth + 1}}}$, {fit}"}
         if args.norm == "batch":  # the theory's K is the variance over the batch
             del names["K"]
         shown = {names[name]: profiles[name] for name in names}
