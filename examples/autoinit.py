@@ -152,6 +152,7 @@ def train(args, dev, net, data, starts, out):
                 done = fit(run, args.steps, args.measure_every, show, save, args.save_seconds, interrupt)
             except NonFiniteLoss as error:
                 print(f"{init}, lr {lr:g}: {error}")
+                save(run)
                 done, run = True, None
             if not done:
                 print(f"interrupted; the checkpoints are in {out}. To go on:\n  {cli.resume_hint()}")
