@@ -31,18 +31,25 @@ def _normal(name: str, **shapes) -> dict[str, np.ndarray]:
     return {k: rng.standard_normal(s).round(1) for k, s in shapes.items()}  # one decimal: easy to follow by hand
 
 
-def _plain(name: str, module, which: str, shapes: dict, *settings, analytic=True) -> Case:
+def _case(name: str, inputs: dict, run: Callable, back: Callable, source: tuple, analytic=True) -> Case:
+    """run(tensors) -> (output, cache);  back(cotangent, cache, g) writes the gradients, into g or its arrays."""
+
+    def backward(t, v):
+        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
+        back(v["y"], run(t)[1], g)
+        return g
+
+    return Case(name, inputs, lambda t: {"y": run(t)[0]}, backward, source, analytic)
+
+
+def _plain(name: str, module, which: str, inputs: dict, *settings, analytic=True) -> Case:
     """WHICH_forward(dev, x, *parameters, *settings) and WHICH_backward(dev, dy, cache, *gradients of the parameters) -> dx"""
     forward, back = (getattr(module, f"{which}_{direction}") for direction in ("forward", "backward"))
 
-    def run(t):
-        return forward(_dev(t), *t.values(), *settings)
+    def write(dy, cache, g):
+        g["x"] = back(DEV, dy, cache, *[g[k] for k in g if k != "x"])
 
-    def backward(t, v):
-        g = {k: np.full_like(x, np.nan) for k, x in t.items() if k != "x"}
-        return {"x": back(DEV, v["y"], run(t)[1], *g.values()), **g}
-
-    return Case(name, _normal(name, **shapes), lambda t: {"y": run(t)[0]}, backward, (forward, back), analytic)
+    return _case(name, inputs, lambda t: forward(_dev(t), *t.values(), *settings), write, (forward, back), analytic)
 
 
 def _gemm(name: str, ta: bool, tb: bool) -> Case:
@@ -66,17 +73,14 @@ def _embedding(name: str, lead: tuple[int, ...], terms: int, own_inputs: bool = 
     index[..., 0, :].sort(axis=-1)  # the first table takes the path of sorted inputs
     rows = embedding.RowIndex(DEV, index, P)
 
-    def forward(t):
-        out = _dev(t).empty((*lead, B, N))
-        return {"h": embedding.embedding_forward(_dev(t), t["u"], rows, out)[0]}
+    def run(t):
+        return embedding.embedding_forward(_dev(t), t["u"], rows, _dev(t).empty((*lead, B, N)))
 
-    def backward(t, v):
-        du = np.full_like(t["u"], np.nan)
-        embedding.embedding_backward(DEV, v["h"], (rows,), du)
-        return {"u": du}
+    def back(dh, cache, g):
+        embedding.embedding_backward(DEV, dh, cache, g["u"])
 
     source = (embedding.embedding_forward, embedding.embedding_backward)
-    return Case(name, _normal(name, u=(*lead, terms, P, N)), forward, backward, source, analytic=True)
+    return _case(name, _normal(name, u=(*lead, terms, P, N)), run, back, source)
 
 
 ANALYTIC = ("identity", "square", "power3", "power4", "tanh", "gelu_tanh")
@@ -84,43 +88,32 @@ ANALYTIC = ("identity", "square", "power3", "power4", "tanh", "gelu_tanh")
 
 def _activation(name: str, kind: str) -> Case:
     x = _rng(name).uniform(0.1, 2.0, (2, 3)).round(1) * _rng(name).choice([-1, 1], (2, 3))  # away from the kink of ReLU
-
-    def forward(t):
-        return {"y": activation.activation_forward(_dev(t), t["x"], kind)[0]}
-
-    def backward(t, v):
-        return {"x": activation.activation_backward(DEV, v["y"], (t["x"], kind))}
-
-    source = (activation.activation_forward, activation.activation_backward)
-    return Case(name, {"x": x}, forward, backward, source, analytic=kind in ANALYTIC)
+    return _plain(name, activation, "activation", {"x": x}, kind, analytic=kind in ANALYTIC)
 
 
 def _second(name: str, kind: str) -> Case:
     """The second derivative is the derivative of the first: forward is f'(x), backward uses f''(x)."""
     case = _activation(name, kind)
 
-    def forward(t):
-        return {"y": activation.activation_backward(_dev(t), np.ones_like(t["x"]), (t["x"], kind))}
+    def run(t):
+        return activation.activation_backward(_dev(t), np.ones_like(t["x"]), (t["x"], kind)), t["x"]
 
-    def backward(t, v):
-        return {"x": v["y"] * activation.activation_second(DEV, t["x"], kind)}
+    def back(dy, x, g):
+        g["x"] = dy * activation.activation_second(DEV, x, kind)
 
-    return Case(name, case.inputs, forward, backward, (activation.activation_second,), case.analytic)
+    return _case(name, case.inputs, run, back, (activation.activation_second,), case.analytic)
 
 
 def _dropout(name: str) -> Case:
     keys = mask_keys([1, 2], step=3)
 
-    def forward(t):
-        d = _dev(t)
-        return {"y": dropout.dropout_forward(d, t["x"], 0.4, keys, mask=DEV.empty(t["x"].shape))[0]}
+    def run(t):
+        return dropout.dropout_forward(_dev(t), t["x"], 0.4, keys, mask=DEV.empty(t["x"].shape))
 
-    def backward(t, v):
-        _, cache = dropout.dropout_forward(DEV, t["x"], 0.4, keys)
-        return {"x": dropout.dropout_backward(DEV, v["y"], cache)}
+    def back(dy, cache, g):
+        g["x"] = dropout.dropout_backward(DEV, dy, cache)
 
-    source = (dropout.dropout_forward, dropout.dropout_backward)
-    return Case(name, _normal(name, x=(2, 4, 3)), forward, backward, source, analytic=True)
+    return _case(name, _normal(name, x=(2, 4, 3)), run, back, (dropout.dropout_forward, dropout.dropout_backward))
 
 
 def _batchnorm(name: str, lead: tuple[int, ...], train: bool, weighted: bool = False) -> Case:
@@ -135,31 +128,23 @@ def _batchnorm(name: str, lead: tuple[int, ...], train: bool, weighted: bool = F
         running = mean.astype(dtype), var.astype(dtype)  # copies: training moves them
         return norm.batchnorm_forward(d, t["x"], t["gamma"], t["beta"], *running, train, weight)
 
-    def backward(t, v):
-        dgamma, dbeta = np.full_like(t["gamma"], np.nan), np.full_like(t["beta"], np.nan)
-        return {"x": norm.batchnorm_backward(DEV, v["y"], run(t)[1], dgamma, dbeta), "gamma": dgamma, "beta": dbeta}
+    def back(dy, cache, g):
+        g["x"] = norm.batchnorm_backward(DEV, dy, cache, g["gamma"], g["beta"])
 
-    source = (norm.batchnorm_forward, norm.batchnorm_backward)
-    return Case(name, inputs, lambda t: {"y": run(t)[0]}, backward, source, analytic=True)
+    return _case(name, inputs, run, back, (norm.batchnorm_forward, norm.batchnorm_backward))
 
 
 def _loss(name: str, kind: str, lead: tuple[int, ...], weighted: bool) -> Case:
     B, C = 4, 3
     target = _rng(name).integers(0, C, (*lead, B))
     weight = _rng(name).choice([0.0, 0.5, 1.0, 2.0], (*lead, B)) + np.eye(B)[0] if weighted else None
-    fwd, bwd = loss.LOSSES[kind]
+    forward, backward = loss.LOSSES[kind]
 
-    def backward(t, v):
-        return {"logits": bwd(DEV, v["loss"], fwd(DEV, t["logits"], target, weight)[1])}
+    def back(dy, cache, g):
+        g["logits"] = backward(DEV, dy, cache)
 
-    return Case(
-        name,
-        _normal(name, logits=(*lead, B, C)),
-        lambda t: {"loss": fwd(_dev(t), t["logits"], target, weight)[0]},
-        backward,
-        (fwd, bwd),
-        analytic=True,
-    )
+    inputs = _normal(name, logits=(*lead, B, C))
+    return _case(name, inputs, lambda t: forward(_dev(t), t["logits"], target, weight), back, (forward, backward))
 
 
 def _two_layer(name: str, lead: tuple[int, ...], kind: str, terms: int = 2, rate=0.0, size=(4, 3, 6), batchnorm=False) -> Case:
@@ -174,27 +159,21 @@ def _two_layer(name: str, lead: tuple[int, ...], kind: str, terms: int = 2, rate
         buffers = {k: x.astype(d.dtype) for k, x in state.items()}  # copies: training moves them
         return net.forward(d, {**t, **buffers}, rows, True, dropout)
 
-    def forward(t):
-        return {"logits": run(t)[0]}
-
-    def backward(t, v):
-        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
-        net.backward(DEV, v["logits"], run(t)[1], g)
-        return g
+    def back(dy, tape, g):
+        net.backward(DEV, dy, tape, g)
 
     inputs = _normal(name, **{k: (*lead, *s) for k, s in net.shapes.items()})
-    return Case(name, inputs, forward, backward, (TwoLayerNet.forward, TwoLayerNet.backward), analytic=kind in ANALYTIC)
+    return _case(name, inputs, run, back, (TwoLayerNet.forward, TwoLayerNet.backward), kind in ANALYTIC)
 
 
 def _rotary(name: str, lead: tuple[int, ...]) -> Case:
     def run(t):
         return attention.rotary_forward(_dev(t), t["x"], attention.rotary_table_host(_dev(t), 3, 4, 2, base=10.0))
 
-    def backward(t, v):
-        return {"x": attention.rotary_backward(DEV, v["y"], run(t)[1])}
+    def back(dy, cache, g):
+        g["x"] = attention.rotary_backward(DEV, dy, cache)
 
-    source = (attention.rotary_forward, attention.rotary_backward)
-    return Case(name, _normal(name, x=(*lead, 2, 3, 8)), lambda t: {"y": run(t)[0]}, backward, source, analytic=True)
+    return _case(name, _normal(name, x=(*lead, 2, 3, 8)), run, back, (attention.rotary_forward, attention.rotary_backward))
 
 
 def _attention(name: str, lead: tuple[int, ...], queries=range(4), causal: bool = True, fused: bool = False) -> Case:
@@ -208,30 +187,24 @@ def _attention(name: str, lead: tuple[int, ...], queries=range(4), causal: bool 
         mask = attention.causal_mask_host(_dev(t), queries, T) if causal else None
         return attention.attention_forward(_dev(t), *parts({k: x.copy() for k, x in t.items()}), heads, mask)
 
-    def backward(t, v):
-        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
-        attention.attention_backward(DEV, v["y"], run(t)[1], *parts(g))
-        return g
+    def back(dy, cache, g):
+        attention.attention_backward(DEV, dy, cache, *parts(g))
 
-    source = (attention.attention_forward, attention.attention_backward)
-    return Case(name, _normal(name, **inputs), lambda t: {"y": run(t)[0]}, backward, source, analytic=True)
+    return _case(name, _normal(name, **inputs), run, back, (attention.attention_forward, attention.attention_backward))
 
 
 def _gpt(name: str, lead: tuple[int, ...], net: GPT, positions=None) -> Case:
     tokens = Tokens(DEV, _rng(name).integers(0, net.vocab, (*lead, 2, 5)), net.vocab, positions)
 
-    def backward(t, v):
-        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
-        net.backward(DEV, v["logits"], net.forward(DEV, t, tokens)[1], g)
-        return g
+    def back(dy, tape, g):
+        net.backward(DEV, dy, tape, g)
 
     inputs = _normal(name, **{k: (*lead, *s) for k, s in net.shapes.items()})
-    forward = lambda t: {"logits": net.forward(_dev(t), t, tokens)[0]}  # noqa: E731
-    return Case(name, inputs, forward, backward, (GPT.forward, GPT.backward), analytic=net.activation in ANALYTIC)
+    run = lambda t: net.forward(_dev(t), t, tokens)  # noqa: E731
+    return _case(name, inputs, run, back, (GPT.forward, GPT.backward), net.activation in ANALYTIC)
 
 
 CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every kind of operation
-    "mlp": ((3,), [("a", (("linear", "a", 3, 4),)), ("b", (("act", "tanh"), ("linear", "b", 4, 2)))]),
     "norms": ((3,), [
         ("a", (("linear", "a", 3, 4),)),
         ("b", (("residual", "b", 0.7, (("layernorm", "n", 4), ("act", "gelu_tanh"), ("linear", "w", 4, 4))),)),
@@ -251,33 +224,26 @@ CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every ki
 }  # fmt: skip
 
 
-def _chain(name: str, which: str, loss: str | None = None) -> Case:
+def _chain(name: str, which: str, loss: str | None) -> Case:
     """The outputs of a chain, or the Jacobian loss of its blocks, which the audit differentiates by all its tensors."""
-    shape, blocks = CHAINS[which]
+    (shape, blocks), probes = CHAINS[which], lambda k, y: [sphere(_rng(f"{name} {k} {i}"), y) for i in range(2)]
     net, x = Chain(blocks), _rng(name).standard_normal((3, *shape))
-    state = net.init_buffers()
 
-    def tensors(t):
-        return {k: a.astype(_dev(t).dtype) for k, a in (state | t).items()}  # copies: training moves statistics
+    def run(t, g=None):
+        d = _dev(t)
+        w = {k: a.astype(d.dtype) for k, a in (net.init_buffers() | t).items()}
+        return jacobian_loss(d, net, w, x.astype(d.dtype), probes, g, loss)[0] if loss else net.forward(d, w, x, True), t
 
-    def probes(block, y):
-        return [sphere(_rng(f"{name} {block} {i}"), y) for i in range(2)]
-
-    def forward(t):
+    def back(dy, cache, g):
         if loss:
-            return {"loss": jacobian_loss(_dev(t), net, tensors(t), x.astype(_dev(t).dtype), probes, None, loss)[0]}
-        return {"logits": net.forward(_dev(t), tensors(t), x, True)[0]}
+            run(cache, g)
+            g.update({k: a * dy for k, a in g.items()})
+        else:
+            net.backward(DEV, dy, cache, g)
 
-    def backward(t, v):
-        g = {k: np.full_like(a, np.nan) for k, a in t.items()}
-        if not loss:
-            net.backward(DEV, v["logits"], net.forward(DEV, tensors(t), x, True)[1], g)
-            return g
-        jacobian_loss(DEV, net, tensors(t), x, probes, g, loss)
-        return {k: a * v["loss"] for k, a in g.items()}
-
-    inputs = _normal(name, **net.shapes, **({k: s for k, s in net.buffers.items() if k.endswith(".mu")} if loss else {}))
-    return Case(name, inputs, forward, backward, (Chain.forward, Chain.backward), which != "vgg")
+    strengths = {k: s for k, s in net.buffers.items() if loss and k.endswith(".mu")}
+    inputs = _normal(name, **net.shapes, **strengths)
+    return _case(name, inputs, run if loss else lambda t: run(t)[0], back, (Chain.forward, Chain.backward), which != "vgg")
 
 
 def _kinds() -> list[str]:
@@ -285,9 +251,9 @@ def _kinds() -> list[str]:
 
 
 BUILDERS: dict[str, Callable[[str], Case]] = {
-    "linear": lambda n: _plain(n, linear, "linear", dict(x=(2, 3), w=(3, 2), b=(2,))),
-    "linear no bias": lambda n: _plain(n, linear, "linear", dict(x=(2, 3), w=(3, 2))),
-    "linear ensemble": lambda n: _plain(n, linear, "linear", dict(x=(2, 2, 3), w=(2, 3, 2), b=(2, 2))),
+    "linear": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 3), w=(3, 2), b=(2,))),
+    "linear no bias": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 3), w=(3, 2))),
+    "linear ensemble": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 2, 3), w=(2, 3, 2), b=(2, 2))),
     **{
         f"matmul {'T' if ta else 'N'}{'T' if tb else 'N'}": lambda n, ta=ta, tb=tb: _gemm(n, ta, tb)
         for ta in (False, True)
@@ -303,10 +269,10 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "batchnorm train": lambda n: _batchnorm(n, (), train=True),
     "batchnorm weighted": lambda n: _batchnorm(n, (2,), train=True, weighted=True),
     "batchnorm eval": lambda n: _batchnorm(n, (), train=False),
-    "layernorm": lambda n: _plain(n, norm, "layernorm", dict(x=(3, 5), gamma=(5,), beta=(5,))),
-    "layernorm no shift": lambda n: _plain(n, norm, "layernorm", dict(x=(2, 3, 5), gamma=(2, 5))),
-    "scale": lambda n: _plain(n, norm, "scale", dict(x=(2, 3, 4), gain=(2, 4), shift=(2, 4))),
-    "softmax": lambda n: _plain(n, loss, "softmax", dict(x=(2, 3))),
+    "layernorm": lambda n: _plain(n, norm, "layernorm", _normal(n, x=(3, 5), gamma=(5,), beta=(5,))),
+    "layernorm no shift": lambda n: _plain(n, norm, "layernorm", _normal(n, x=(2, 3, 5), gamma=(2, 5))),
+    "scale": lambda n: _plain(n, norm, "scale", _normal(n, x=(2, 3, 4), gain=(2, 4), shift=(2, 4))),
+    "softmax": lambda n: _plain(n, loss, "softmax", _normal(n, x=(2, 3))),
     **{
         f"{kind.replace('_', ' ')}{' weighted' if w else ''}{' ensemble' if lead else ''}": (
             lambda n, kind=kind, w=w, lead=lead: _loss(n, kind, lead, w)
@@ -332,11 +298,11 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "gpt learned": lambda n: _gpt(n, (), GPT.numbers(3, 4, 1, 1, 6, activation="gelu_tanh")),
     "gpt digits": lambda n: _gpt(n, (), GPT.base_b(3, 4, 1, 2, 3, 2), (0, 3)),
     "gpt untied, recompute": lambda n: _gpt(n, (), GPT(3, 4, 2, 1, 5, activation="tanh", tied=False, recompute=True)),
-    "conv": lambda n: _plain(n, conv, "conv", dict(x=(2, 4, 5, 2), w=(3, 3, 2, 3), b=(3,)), 1, 1),
-    "conv stride": lambda n: _plain(n, conv, "conv", dict(x=(1, 4, 5, 1), w=(2, 2, 1, 2), b=(2,)), 2),
-    "maxpool": lambda n: _plain(n, conv, "maxpool", dict(x=(2, 5, 4, 2)), 2, analytic=False),
-    "avgpool": lambda n: _plain(n, conv, "avgpool", dict(x=(1, 4, 3, 2)), 2, 3),
-    **{f"chain {k}": lambda n, k=k: _chain(n, k) for k in CHAINS},
+    "conv": lambda n: _plain(n, conv, "conv", _normal(n, x=(2, 4, 5, 2), w=(3, 3, 2, 3), b=(3,)), 1, 1),
+    "conv stride": lambda n: _plain(n, conv, "conv", _normal(n, x=(1, 4, 5, 1), w=(2, 2, 1, 2), b=(2,)), 2),
+    "maxpool": lambda n: _plain(n, conv, "maxpool", _normal(n, x=(2, 5, 4, 2)), 2, analytic=False),
+    "avgpool": lambda n: _plain(n, conv, "avgpool", _normal(n, x=(1, 4, 3, 2)), 2, 3),
+    **{f"chain {k}": lambda n, k=k: _chain(n, k, None) for k in CHAINS},
     **{f"{loss} loss {k}": lambda n, k=k, loss=loss: _chain(n, k, loss) for k in CHAINS for loss in ("log", "square")},
     "gpt ensemble": lambda n: _gpt(n, (2,), GPT(3, 4, 1, 2, 5, activation="tanh", bias=True), slice(1, 3)),
 }
