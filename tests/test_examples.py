@@ -355,10 +355,8 @@ TINY = ["--width", "60", "--depth", "8", "--networks", "3", "--grid", "2", "--ba
     [
         (["--activation", "erf", "--residual", "0.6"], True),
         (["--activation", "gelu", "--norm", "pre", "--residual", "1"], True),
-        (["--activation", "tanh", "--norm", "post"], True),
-        (["--norm", "act"], True),
+        (["--activation", "erf", "--norm", "post"], True),
         (["--norm", "batch"], False),
-        (["--norm", "batch", "--residual", "1"], True),
         (["--activation", "erf", "--residual", "1"], False),
         (["--activation", "leaky_relu", "--sigma-w", "1.2", "--sigma-b", "0.3", "--dtype", "float64"], None),
     ],
