@@ -87,6 +87,24 @@ QUICK = {
         "transformer: exponent_wrong": lambda x: 0.2 < x < 0.8,
         "look-back order 3: wrong": lambda x: max(x) < 8,
     },
+    "critical_init": {
+        "sigma_w_critical": lambda x: abs(x - 2**0.5) < 1e-12,
+        "sigma_b_critical": lambda x: x == 0,
+        "chi_theory": lambda x: x == 1,
+        "chi_measured": lambda x: abs(x - 1) < 0.02,
+        "exponent_theory": lambda x: x == 0,
+        "exponent_measured": lambda x: abs(x) < 0.25,
+        "phase_diagram_rms": lambda x: x < 0.08,
+        "within_three_errors": lambda x: x > 0.85,
+        "critical_points": lambda x: abs(x["gelu"]["sw2"] - 1.983058) < 1e-6 and abs(x["erf"]["zeta"] - 1) < 1e-6,
+    },
+    "autoinit": {
+        "apjn_before": lambda x: len(x) == 22 and 3 < sum(x[1:-1]) / 20 < 5,
+        "apjn_after": lambda x: len(x) == 22 and max(abs(J - 1) for J in x) < 0.05,
+        "jll_before": lambda x: x > 15,
+        "jll_after": lambda x: x < 0.005,
+        "accuracy": lambda x: x["autoinit"] > 0.75 and x["off"] < 0.2 and set(x) == {"off", "kaiming", "xavier", "autoinit"},
+    },
     "benchmark": {"mlp": lambda x: 0 < x["ratio_to_floor"] < 20},
     "audit_gradients": {"failed": lambda x: x == 0, "checked": lambda x: x > 100, "max_relative_error": lambda x: x < 1e-7},
 }
@@ -107,6 +125,8 @@ FIGURES = {
     "lcg_probe": ["digits.png", "embedding.png", "attention.png", "interventions.png", "edits.png"],
     "predict_lcg": ["predict_lcg.png"],
     "lcg_scaling": ["lcg_scaling.png"],
+    "critical_init": ["critical_init.png"],
+    "autoinit": ["autoinit.png"],
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
     "grok_polynomials": ["grok_polynomials.png"],
@@ -218,6 +238,54 @@ def test_analytic_weights_beside_the_paper(tmp_path):
     assert 0.0085 < results(tmp_path / "runs/analytic_weights")["results"]["mse_at_paper_scale"] < 0.0115
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--data", "nowhere"],
+        ["--model", "resnet"],
+        ["--activation", "swish"],
+        ["--norm", "group"],
+        ["--model", "mixer", "--patch", "3"],
+        ["--model", "vgg", "--width", "0"],
+        ["--inits", "lsuv"],
+        ["--off", "0"],
+        ["--resume"],
+    ],
+    ids=" ".join,
+)
+def test_autoinit_refuses(flags, tmp_path):
+    refused(run("autoinit", *flags, cwd=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("model", ["resmlp", "mixer", "vgg", "vgg_bn"])
+def test_autoinit_tunes_and_trains_every_model(model, tmp_path):
+    tiny = "--width", 8, "--depth", 1, "--tune-steps", 3, "--tune-batch", 32, "--steps", 2, "--batch", 8, "--inits", "autoinit"
+    done = run("autoinit", "--model", model, *tiny, "--augment", 1, "--no-plot", cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    written = results(tmp_path / "runs/autoinit")["results"]
+    assert written["jll_after"] < written["jll_before"] and 0 < written["accuracy"]["autoinit"] < 0.5
+
+
+def test_autoinit_goes_on_where_it_stopped(tmp_path):
+    """Ctrl-C in the second of three networks; the resumed run ends with the bits of the undisturbed one."""
+    flags = "--width 16 --depth 6 --tune-steps 3 --batch 32 --no-plot --inits kaiming autoinit xavier --steps 300".split()
+    flags += ["--threads", "1", "--save-seconds", "0.05"]
+    assert run("autoinit", *flags, "--out", "whole", cwd=tmp_path).returncode == 0
+    command = [sys.executable, str(EXAMPLES / "autoinit.py"), *flags, "--out", "parts"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "parts/autoinit-0.01-0.npz").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "--resume" in printed and not (tmp_path / "parts/xavier-0.01-0.npz").exists(), printed
+    refused(run("autoinit", *flags, "--off", "3", "--out", "parts", "--resume", cwd=tmp_path))
+    assert run("autoinit", *flags, "--out", "parts", "--resume", cwd=tmp_path).returncode == 0
+    for path in (tmp_path / "whole").glob("*.npz"):
+        whole, parts = load_arrays(path)[1], load_arrays(tmp_path / "parts" / path.name)[1]
+        assert set(whole) == set(parts) and all(np.array_equal(whole[k], parts[k]) for k in whole), path.name
+
+
 def test_grok_polynomials_needs_a_prime(tmp_path):
     refused(run("grok_polynomials", "--p", "60", cwd=tmp_path))
     assert not list(tmp_path.iterdir())
@@ -312,6 +380,13 @@ def test_a_finished_run_can_be_resumed(example, tmp_path):
         ("phase_diagram", ["--strengths", "5", "5"]),
         ("phase_diagram", ["--scheduler", "tcp://127.0.0.1:1"]),
         ("phase_diagram", ["--resume"]),
+        ("critical_init", ["--activation", "square"]),
+        ("critical_init", ["--norm", "groupnorm"]),
+        ("critical_init", ["--residual", "1.5"]),
+        ("critical_init", ["--depth", "3"]),
+        ("critical_init", ["--networks", "1"]),
+        ("critical_init", ["--sigma-w", "0"]),
+        ("critical_init", ["--sigma-w", "3", "--depth", "200"]),
         ("in_context", ["--p", "9"]),
         ("in_context", ["--batch", "71"]),
         ("in_context", ["--tasks", "30", "--batch", "60"]),
@@ -368,6 +443,30 @@ def test_predict_lcg_in_every_mode(flags, tmp_path):
     assert ("unseen" in flags) == any(key.startswith("m = ") for key in written)
     again = run("predict_lcg", *tiny, "--steps", 6, "--resume", "--no-plot", cwd=tmp_path)
     assert again.returncode == 0 and "resumed at step 4" in again.stdout, again.stderr
+
+
+TINY = ["--width", "60", "--depth", "8", "--networks", "3", "--grid", "2", "--batch", "16"]
+
+
+@pytest.mark.parametrize(
+    "flags, critical",
+    [
+        (["--activation", "erf", "--residual", "0.6"], True),
+        (["--activation", "gelu", "--norm", "pre", "--residual", "1"], True),
+        (["--activation", "erf", "--norm", "post"], True),
+        (["--norm", "batch"], False),
+        (["--activation", "erf", "--residual", "1"], False),
+        (["--activation", "leaky_relu", "--sigma-w", "1.2", "--sigma-b", "0.3", "--dtype", "float64"], None),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_critical_init_of_every_kind(flags, critical, tmp_path):
+    done = run("critical_init", *TINY, *flags, cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    written = results(tmp_path / "runs" / "critical_init")["results"]
+    assert abs(written["chi_measured"] / written["chi_theory"] - 1) < 0.15
+    if critical is not None:
+        assert (written["sigma_w_critical"] is not None) == (written["exponent_theory"] is not None) == critical
 
 
 def test_unwritable_folder_is_noticed_before_training(tmp_path):

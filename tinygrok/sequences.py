@@ -1,4 +1,4 @@
-"""Training on token sequences: batches cut by rows over the worker threads, accuracies by position.
+"""Training on drawn batches, of token sequences (accuracies by position) or images, cut by rows over the worker threads.
 
 Works with fit() and the checkpoints of checkpoint.py. A batch is a pure function of (seed, step), so that a checkpoint
 needs weights, optimiser state, history and the step.
@@ -16,6 +16,7 @@ from .train import NonFiniteLoss, Objective
 
 # Of the widest activation (rows, tokens, 4 C) of a shard: CPU, and what a GPU evaluates at once (it trains on whole batches).
 SHARD_BYTES = {"cpu": 2_000_000, "cuda": 500_000_000}
+SHARD_IMAGES = 64
 
 
 class TokenBatch:
@@ -60,19 +61,23 @@ class SequenceTraining:
     """
 
     def __init__(
-        self, dev: Device, model: GPT, optimizer, draw: Callable, positions, sets: dict[str, np.ndarray], seed: int,
+        self, dev: Device, model, optimizer, draw: Callable, positions, sets: dict, seed: int,
         extra: Callable[["SequenceTraining", dict], dict] = lambda run, predicted: {},
     ):  # fmt: skip
         self.dev, self.model, self.optimizer, self.draw, self.positions = dev, model, optimizer, draw, positions
         self.params, self.grads, self.seed, self.extra = optimizer.params, optimizer.grads, seed, extra
         self.objective = Objective(dev, model, self.params, "cross_entropy")
-        self.sets = {name: TokenBatch(dev, model, tokens, positions) for name, tokens in sets.items()}
+        self.sets = {name: self.make_batch(data) for name, data in sets.items()}
         self.t, self.history = 0, {"step": []}
 
     def batch(self, t: int) -> TokenBatch:
         """The batch of step t = 1, 2, ..."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(STREAMS.index("batches"), t)))
-        return TokenBatch(self.dev, self.model, self.draw(rng), self.positions)
+        return self.make_batch(self.draw(rng), training=True)
+
+    def make_batch(self, data, training: bool = False) -> TokenBatch:
+        """What is drawn, or a set to measure, on the device."""
+        return TokenBatch(self.dev, self.model, data, self.positions)
 
     def step(self) -> Array:
         """One optimiser step; returns the loss before it."""
@@ -85,7 +90,7 @@ class SequenceTraining:
 
     def predict(self, batch: TokenBatch) -> tuple[np.ndarray, np.ndarray]:
         """Predicted tokens and losses (B, Tq) of a batch."""
-        w, dev = self.params.views, self.dev
+        w, dev = self.params.views | self.objective.buffers.views, self.dev
 
         def run(shard):
             tokens, target, _ = shard
@@ -110,3 +115,21 @@ class SequenceTraining:
         for key, value in row.items():
             self.history.setdefault(key, []).append(value)
         return row
+
+
+class ImageBatch(TokenBatch):
+    """Images (n, H, W, C) and labels (n,), cut into shards unless `whole` (BatchNorm takes all; a GPU trains on all)."""
+
+    def __init__(self, dev: Device, images: np.ndarray, labels: np.ndarray, whole: bool):
+        count = 1 if whole else -(-len(labels) // SHARD_IMAGES)
+        edges = [len(labels) * i // count for i in range(count + 1)]
+        self._shards = [(dev.to_device(images[a:b]), dev.to_device(labels[a:b]), a) for a, b in pairwise(edges)]
+        self.targets, self.count, self.weight = labels, len(labels), None
+        self.rows, self.target, _ = self._shards[0]
+
+
+class ImageTraining(SequenceTraining):
+    """A network in training on images; draw and sets give (images, labels), positions are None."""
+
+    def make_batch(self, data, training: bool = False) -> ImageBatch:
+        return ImageBatch(self.dev, *data, whole=training and (self.model.batchnorm or self.dev.kind == "cuda"))
