@@ -219,7 +219,7 @@ CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every ki
     "vgg": ((4, 4, 1), [
         ("a", (("conv", "a", 1, 2, 3, 1, 1), ("act", "gelu"), ("batchnorm", "n", 2))),
         ("b", (("act", "gelu"), ("maxpool", 2), ("conv", "b", 2, 2, 3, 1, 1))),
-        ("c", (("act", "relu"), ("reshape", -1), ("linear", "c", 8, 2))),
+        ("c", (("act", "tanh"), ("reshape", -1), ("linear", "c", 8, 2))),
     ]),
 }  # fmt: skip
 

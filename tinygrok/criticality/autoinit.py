@@ -15,11 +15,6 @@ from ..engine.device import Array, Device
 from ..engine.optim import constant
 from ..models.chain import down, up
 
-LOSSES = {  # J -> (terms of the loss, d loss/d J)
-    "log": lambda xp, J: (0.5 * xp.log(J) ** 2, xp.log(J) / J),
-    "square": lambda xp, J: (0.5 * (J - 1) ** 2, J - 1),
-}
-
 
 def sphere(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """One vector of the unit sphere for every example: (B, ...) on the host."""
@@ -43,18 +38,17 @@ def jacobian_loss(dev: Device, model, w: dict, x: Array, probes, g: dict | None 
         steps.append((ops, cache, u, v))
         x = y
     J, p = dev.xp.stack(J), replace(p, g=g)
-    terms, slope = LOSSES[loss](dev.xp, J)
+    terms, slope = (0.5 * dev.xp.log(J) ** 2, dev.xp.log(J) / J) if loss == "log" else (0.5 * (J - 1) ** 2, J - 1)
     if g is not None:
         for into in g.values():
             into.fill(0)
-        above = dev.xp.zeros_like(x)  # adjoint of the block's output
+        xbar = dev.xp.zeros_like(x)
         for k, (ops, cache, u, v) in reversed(list(enumerate(steps))):
-            below = 0.0
+            sweeps = []
             for udot, probe in zip(u, v, strict=True):
-                lam = slope[k] * (2 / (len(x) * len(v))) * probe
-                below = below + down("pair", p, ops, [above, lam], cache, up("tangent", p, ops, udot, cache)[1])[0]
-                above = dev.xp.zeros_like(above)  # counted once
-            above = below
+                adjoints = [0 * xbar if sweeps else xbar, slope[k] * (2 / (len(x) * len(v))) * probe]  # xbar counts once
+                sweeps.append(down("pair", p, ops, adjoints, cache, up("tangent", p, ops, udot, cache)[1])[0])
+            xbar = sum(sweeps)
     return terms.sum(), J
 
 
