@@ -30,10 +30,9 @@ from tinygrok.train import NonFiniteLoss, fit
 PRESETS = {  # what the flags may change
     "mlp": {"width": 100, "depth": 50, "activation": "relu", "optimizer": "sgd", "lr": [0.01], "steps": 1500, "batch": 128},
     "resmlp": {"width": 64, "depth": 6, "activation": "gelu", "optimizer": "adamw", "lr": [2e-3], "steps": 400, "batch": 64},
-    "mixer": {"width": 64, "depth": 6, "activation": "gelu", "optimizer": "adamw", "lr": [2e-3], "steps": 400, "batch": 64},
     "vgg": {"width": 8, "depth": 0, "activation": "relu", "optimizer": "sgd", "lr": [0.02], "steps": 1000, "batch": 64},
 }
-PRESETS["vgg_bn"] = PRESETS["vgg"] | {"lr": [0.05]}
+PRESETS["mixer"], PRESETS["vgg_bn"] = PRESETS["resmlp"], PRESETS["vgg"] | {"lr": [0.05]}
 QUICK = {"width": 50, "depth": 20, "steps": 300, "batch": 64, "tune_steps": 60}
 TUNABLE = ("weight", "bias", "gain", "shift", "mu")
 INITS = ("off", "kaiming", "xavier", "autoinit")
@@ -58,7 +57,7 @@ def arguments(argv=None):
     p.add_argument("--tune-lr", type=cli.real(0, None, True), default=0.1, help="its learning rate (of log-multipliers)")
     p.add_argument("--tune", nargs="+", default=["weight", "bias"], choices=TUNABLE, help="what gets multipliers")
     p.add_argument("--probes", type=cli.integer(), default=2, help="unit vectors a block, image and step")
-    p.add_argument("--tune-batch", type=cli.integer(2), default=64, help="images of the tuning")
+    p.add_argument("--tune-batch", type=cli.integer(2), default=32, help="images of the tuning")
     p.add_argument("--optimizer", choices=["sgd", "adamw"], help="sgd: momentum 0.9")
     p.add_argument("--lr", type=cli.real(0, None, True), nargs="+", help="learning rates; of several the best in training counts")
     p.add_argument("--weight-decay", type=cli.real(), default=1e-4, help="weight decay of kernels")
