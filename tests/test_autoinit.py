@@ -8,6 +8,7 @@ from test_chain import on
 
 from tinygrok.criticality.autoinit import autoinit, jacobian_loss, relu_converges, relu_dynamics, relu_monotone, sphere
 from tinygrok.engine.device import Device
+from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import cosine
 from tinygrok.models import vision
 from tinygrok.models.chain import Chain
@@ -209,3 +210,10 @@ def test_nothing_is_tuned_but_what_was_asked(dev):
     assert len(history["loss"]) == 51 or history["loss"][-1] < 0.5
     again, _ = autoinit(dev, net, w, np.ones((4, 64)), np.random.default_rng(0), 0)
     assert all((again[n] == w[n].astype(dev.dtype)).all() for n in w)
+
+
+def test_a_loss_that_is_not_finite_ends_the_tuning_with_a_line():
+    dev, rng = Device("cpu", np, "float32"), np.random.default_rng(0)
+    net = vision.deep_mlp(64, 10, 60, 4, "tanh", "none", mu=1.0)
+    with pytest.raises(InputError, match="not|nan|inf"):
+        autoinit(dev, net, {n: a * 1e30 for n, a in net.init(rng, 1.0).items()}, rng.standard_normal((4, 64)), rng, 3)

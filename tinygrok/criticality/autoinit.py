@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..engine.device import Array, Device
+from ..engine.errors import InputError
 from ..engine.optim import constant
 from ..models.chain import down, up
 
@@ -46,7 +47,8 @@ def jacobian_loss(dev: Device, model, w: dict, x: Array, probes, g: dict | None 
         for k, (ops, cache, u, v) in reversed(list(enumerate(steps))):
             sweeps = []
             for udot, probe in zip(u, v, strict=True):
-                adjoints = [0 * xbar if sweeps else xbar, slope[k] * (2 / (len(x) * len(v))) * probe]  # xbar counts once
+                lam = slope[k] * (2 / (len(x) * len(v))) * probe
+                adjoints = [dev.xp.zeros_like(xbar) if sweeps else xbar, lam]  # xbar counts once
                 sweeps.append(down("pair", p, ops, adjoints, cache, up("tangent", p, ops, udot, cache)[1])[0])
             xbar = sum(sweeps)
     return terms.sum(), J
@@ -56,8 +58,9 @@ def autoinit(
     dev: Device, model, weights: dict, x, rng: np.random.Generator, steps=100, lr=0.1, loss="log", plain=False, probes=2,
     tune=("weight", "bias"), schedule=constant, tolerance=0.0,
 ) -> tuple[dict, dict]:  # fmt: skip
-    """One-shot initialisation: (tuned weights, {"loss": [...], "apjn": [J of every block, ...]}), before every step and at the
-    end; weights on the host. Every step draws fresh probes, one unit vector or more for every example of x and block.
+    """One-shot initialisation: (tuned weights on the host, {"loss": [...], "apjn": [J of every block, ...]} before every step
+    and at the end). Every step draws fresh probes, unit vectors for every example of x and block. InputError for a loss that
+    is not finite.
 
     plain     a <- a - lr dL/da, else ln a <- ln a - lr a dL/da: with n multipliers in series ln J <- (1 - 4 n lr) ln J where
               blocks do not act on each other, so lr < 1/(2 n) for every scale of the weights; |change of ln a| <= 0.3
@@ -67,8 +70,12 @@ def autoinit(
     w, x = {n: dev.to_device(a) for n, a in (model.init_buffers() | weights).items()}, dev.to_device(x)
     a = {n: 1.0 for n in w if n.endswith(tuple(f".{t}" for t in tune))}
     g, history = {n: dev.empty(w[n].shape) for n in a}, {"loss": [], "apjn": []}
+    draw = lambda _, y: [dev.to_device(sphere(rng, y)) for _ in range(probes)]  # noqa: E731
     for t in range(steps + 1):
-        value, J = jacobian_loss(dev, model, w, x, lambda _, y: [dev.to_device(sphere(rng, y)) for _ in range(probes)], g, loss)
+        with np.errstate(all="ignore"):
+            value, J = jacobian_loss(dev, model, w, x, draw, g, loss)
+        if not math.isfinite(value):
+            raise InputError(f"the Jacobian loss is {float(value)} in step {t}: start from other weights, or in float64")
         history["loss"].append(float(value))
         history["apjn"].append(dev.to_host(J))
         if t == steps or history["loss"][-1] < tolerance:
