@@ -70,6 +70,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     p = _Parser(prog=f"{name}.py", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
     p.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="floating point type")
+    p.add_argument("--tf32", action="store_true", help="on a GPU: float32 products on tensor cores, three digits")
     p.add_argument("--threads", type=integer(), default=None, help="CPU worker threads (default: one per core)")
     p.add_argument("--seed", type=integer(0), default=0, help="drives every random draw")
     p.add_argument("--out", type=Path, default=Path("runs") / name, metavar="DIR", help="folder for results")
@@ -88,8 +89,8 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None
 
 
 def device(args: argparse.Namespace) -> Device:
-    dev = get_device(args.device, args.dtype, args.threads)
-    print(f"device: {dev.reason}; {dev.dtype}")
+    dev = get_device(args.device, args.dtype, args.threads, args.tf32)
+    print(f"device: {dev.reason}; {dev.dtype}{', products in TF32' * (dev.tf32 and dev.dtype == np.float32)}")
     return dev
 
 
