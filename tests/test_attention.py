@@ -208,13 +208,13 @@ def _backward_scales_keys_too(right, dev, dy, cache, dq, dk, dv):
 
 def _backward_diagonal_softmax(right, dev, dy, cache, dq, dk, dv):
     """forgets the term - <dA, A>"""
-    q, k, v, att, y = cache
-    right(dev, dy, (q, k, v, att, np.zeros_like(y)), dq, dk, dv)
+    q, k, v, att, y, blocks = cache
+    right(dev, dy, (q, k, v, att, np.zeros_like(y), blocks), dq, dk, dv)
 
 
 def _backward_other_pattern(right, dev, dy, cache, dq, dk, dv):
-    q, k, v, att, y = cache
-    right(dev, dy, (q, k, v, att.swapaxes(-1, -2).copy(), y), dq, dk, dv)
+    q, k, v, att, y, blocks = cache
+    right(dev, dy, (q, k, v, att.swapaxes(-1, -2).copy(), y, blocks), dq, dk, dv)
 
 
 def _backward_heads_swapped(right, dev, dy, cache, dq, dk, dv):

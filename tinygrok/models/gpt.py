@@ -229,7 +229,9 @@ class GPT:
             k, v = (old[..., : start + T, :] for old in past)
         pattern = buffer(key + "pattern", (self.heads, *lead, B, q.shape[-2], k.shape[-2]))
         mask = None if start else self._mask(dev, T, select)  # later than the start: one query, which sees all keys
-        y, attend = attention.attention_forward(dev, q, k, v, self.heads, mask, buffer(key + "out", q.shape), pattern)
+        causal = dev.kind == "cpu" and select is None and not start  # one launch is better on a GPU
+        blocks = attention.causal_blocks(T) if causal else attention.WHOLE
+        y, attend = attention.attention_forward(dev, q, k, v, self.heads, mask, buffer(key + "out", q.shape), pattern, blocks)
         tape = {"q": q, "k": k, "v": v, "pattern": dev.xp.moveaxis(pattern, 0, -3), "out": y}
         tape["cache"] = query, keys, turns, attend
         return y.reshape(*lead, -1, C), {b + name: a for name, a in tape.items()}
