@@ -54,6 +54,22 @@ QUICK = {
         "one_wrong_other": lambda x: x > 0.8,
         "ood_line_failures": lambda x: x > 0.3,
     },
+    "predict_lcg": {
+        "accuracy_last": lambda x: x > 0.97,
+        "numbers_to_60": lambda x: 7 <= x <= 10,
+        "numbers_to_90": lambda x: 14 <= x <= 20,
+        "known modulus: numbers_to_90": lambda x: x == 3,
+        "unknown modulus: numbers_to_90": lambda x: x <= 6,
+        "look-back order 2: numbers_to_90": lambda x: x == 8,
+        "digit_accuracy": lambda x: x["2^0"][4] > 0.9 and x["2^5"][4] < 0.6 and len(x) == 6,
+        "accuracy_by_s": lambda x: {"2", "3"} <= set(x),
+        "accuracy_by_context": lambda x: len(x) == 32,
+    },
+    "lcg_scaling": {
+        "accuracy_last": lambda x: min(x) > 0.9,
+        "transformer: exponent_wrong": lambda x: 0.2 < x < 0.8,
+        "look-back order 3: wrong": lambda x: max(x) < 8,
+    },
     "benchmark": {"mlp": lambda x: 0 < x["ratio_to_floor"] < 20},
     "audit_gradients": {"failed": lambda x: x == 0, "checked": lambda x: x > 100, "max_relative_error": lambda x: x < 1e-7},
 }
@@ -71,6 +87,8 @@ FIGURES = {
         "shots.png",
         "noise.png",
     ],
+    "predict_lcg": ["predict_lcg.png"],
+    "lcg_scaling": ["lcg_scaling.png"],
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
     "grok_polynomials": ["grok_polynomials.png"],
@@ -256,6 +274,20 @@ def test_a_finished_run_can_be_resumed(example, tmp_path):
         ("in_context", ["--vocab", "3"]),
         ("in_context", ["--heads", "3"]),
         ("in_context", ["--alpha", "0.9"]),
+        ("predict_lcg", ["--modulus", "97"]),
+        ("predict_lcg", ["--modulus", "60"]),
+        ("predict_lcg", ["--modulus", "1"]),
+        ("predict_lcg", ["--heads", "3"]),
+        ("predict_lcg", ["--mode", "unseen", "--modulus", "64", "--context", "32"]),
+        ("predict_lcg", ["--modulus", "4294967297", "--base", "256"]),
+        ("predict_lcg", ["--modulus", "256", "--base", "16"]),
+        ("predict_lcg", ["--quick", "--preset", "paper-2048"]),
+        ("predict_lcg", ["--test-moduli", "100"]),
+        ("predict_lcg", ["--resume"]),
+        ("lcg_scaling", ["--moduli", "64"]),
+        ("lcg_scaling", ["--moduli", "64", "64"]),
+        ("lcg_scaling", ["--moduli", "64", "97"]),
+        ("lcg_scaling", ["--resume"]),
     ],
     ids=lambda x: x if isinstance(x, str) else " ".join(x),
 )
@@ -270,6 +302,28 @@ def test_phase_diagram_with_every_regularizer(regularizer, tmp_path):
     done = run("phase_diagram", *flags, cwd=tmp_path)
     assert done.returncode == 0 and not done.stderr, done.stderr
     refused(run("phase_diagram", *flags, "--resume", "--dtype", "float64", cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--mode", "unseen", "--modulus", 48, "--context", 24, "--train-moduli", 10, "--pool", 20, "--test-draws", 2],
+        ["--modulus", 4096, "--base", 16, "--context", 12, "--pool", 50, "--test-draws", 5, "--heads", 2],
+        ["--mode", "unseen", "--modulus", 4096, "--base", 64, "--context", 12, "--train-moduli", 50, "--pool", 4],
+        ["--preset", "paper-2^32", "--context", 8, "--width", 16, "--batch", 2, "--pool", 10],
+    ],
+    ids=["unseen", "digits", "unseen digits", "2^32"],
+)
+def test_predict_lcg_in_every_mode(flags, tmp_path):
+    """A few steps, interrupted by the end and taken up again; every test modulus is reported, with its split by s."""
+    tiny = [*flags, "--width", 16, "--steps", 4, "--measure-every", 2, "--test-rows", 8]
+    first = run("predict_lcg", *tiny, cwd=tmp_path)
+    assert first.returncode == 0 and not first.stderr, first.stderr
+    written = results(tmp_path / "runs/predict_lcg")["results"]
+    assert written["loss_last"] < written["loss_first"] and written["accuracy_by_s"] and written["tokens_per_second"] > 0
+    assert ("unseen" in flags) == any(key.startswith("m = ") for key in written)
+    again = run("predict_lcg", *tiny, "--steps", 6, "--resume", "--no-plot", cwd=tmp_path)
+    assert again.returncode == 0 and "resumed at step 4" in again.stdout, again.stderr
 
 
 def test_unwritable_folder_is_noticed_before_training(tmp_path):

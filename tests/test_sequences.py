@@ -23,7 +23,7 @@ def tiny(dev, positions=None, recompute=False):
     net = GPT.in_context(5, 8, 2, 2, 12, activation="gelu", recompute=recompute)  # gelu: no kink that float32 could flip
     params, grads = Arena(dev, net.shapes), Arena(dev, net.shapes)
     params.load(net.init(generator(0, "init"), 0.2))
-    optimizer = AdamW(dev, params, grads, lr=0.01, weight_decay=0.1, no_decay=net.no_decay)
+    optimizer = AdamW(dev, params, grads, lr=0.01, weight_decay=0.1, no_decay=net.no_decay, clip=0.1)
     sets = {"held out": data.sequences(data.ood_tasks, data.draw_pairs(data.test_pool, 2, generator(0, "probes")))}
     positions = np.arange(1, 12, 3) if positions is None else positions
     return SequenceTraining(dev, net, optimizer, lambda rng: data.batch(2, rng), positions, sets, 0)

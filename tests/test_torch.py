@@ -91,21 +91,24 @@ def test_norms():
         close(a, b)
 
 
+@pytest.mark.parametrize("clip", [None, 1.0, 100.0])
 @pytest.mark.parametrize("which", ["adamw", "sgd"])
-def test_optimisers(which):
+def test_optimisers(which, clip):
     rng = np.random.default_rng(3)
     params, grads = Arena(DEV, {"w": (4, 3)}), Arena(DEV, {"w": (4, 3)})
     params.load({"w": rng.standard_normal((4, 3))})
     twin = torch.nn.Parameter(torch.tensor(params.to_host()["w"]))
     if which == "adamw":
-        ours = AdamW(DEV, params, grads, lr=0.03, betas=(0.9, 0.98), weight_decay=2.0, schedule=constant)
+        ours = AdamW(DEV, params, grads, lr=0.03, betas=(0.9, 0.98), weight_decay=2.0, schedule=constant, clip=clip)
         theirs = torch.optim.AdamW([twin], lr=0.03, betas=(0.9, 0.98), eps=1e-8, weight_decay=2.0)
     else:
-        ours = SGD(DEV, params, grads, lr=0.03, momentum=0.9, weight_decay=0.1)
+        ours = SGD(DEV, params, grads, lr=0.03, momentum=0.9, weight_decay=0.1, clip=clip)
         theirs = torch.optim.SGD([twin], lr=0.03, momentum=0.9, weight_decay=0.1)
     for t in range(1, 11):
         grads.load({"w": rng.standard_normal((4, 3))})
         twin.grad = torch.tensor(grads.to_host()["w"])
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_([twin], clip)
         ours.step(t)
         theirs.step()
         close(params["w"], twin)

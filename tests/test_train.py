@@ -8,7 +8,7 @@ from tinygrok import train
 from tinygrok.checkpoint import CheckpointError, load_training, save_training
 from tinygrok.engine.device import get_device
 from tinygrok.engine.errors import InputError
-from tinygrok.engine.optim import SGD, AdamW, cosine, linear_warmup
+from tinygrok.engine.optim import SGD, AdamW, clip_by_global_norm, cosine, linear_warmup
 from tinygrok.engine.params import Arena
 from tinygrok.train import NonFiniteLoss, fit
 
@@ -232,6 +232,27 @@ def test_schedules():
     assert [linear_warmup(4)(t) for t in (1, 2, 4, 9)] == [0.25, 0.5, 1, 1]
     f = cosine(10, 110, 0.1)
     assert f(5) == 0.5 and f(10) == 1 and abs(f(60) - 0.55) < 1e-12 and abs(f(110) - 0.1) < 1e-12 and f(500) == f(110)
+
+
+def test_clipping(dev):
+    """Every member by its own norm over all its tensors; one whose norm is below the limit keeps its bits."""
+    tensors = {"w": (3, 2), "b": (2,)}
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.standard_normal((2, *s)) * np.array([10.0, 0.01]).reshape(2, *[1] * len(s)) for k, s in tensors.items()}
+    grads = Arena(dev, tensors, 2)
+    grads.load(arrays)
+    before = grads.to_host()
+    clip_by_global_norm(dev, grads, 1.0)
+    after = grads.to_host()
+    norm = np.sqrt(sum((before[k][0].astype(float) ** 2).sum() for k in tensors))
+    for k in tensors:
+        np.testing.assert_allclose(after[k][0], before[k][0] / norm, rtol=1e-5)
+        np.testing.assert_array_equal(after[k][1], before[k][1])
+    alone = Arena(dev, tensors)
+    alone.load({k: x[0] for k, x in arrays.items()})
+    clip_by_global_norm(dev, alone, 1.0)
+    for k in tensors:
+        np.testing.assert_array_equal(alone.to_host()[k], after[k][0])
 
 
 @pytest.mark.parametrize("kind", [AdamW, SGD])

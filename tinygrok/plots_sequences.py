@@ -159,3 +159,53 @@ def noise(tables: dict[str, np.ndarray], single: dict[str, tuple[np.ndarray, np.
         _frame(ax, title=f"one wrong label: {name.replace('_', ', ')} inputs", xlabel="examples before the query")
         ax.set_ylabel("wrong example (top row: none)")
     save(fig, path)
+
+
+def prediction(step: np.ndarray, training: dict[str, np.ndarray], curves: dict[str, np.ndarray], bits: dict, path: Path) -> None:
+    """Number accuracy against steps, against numbers in context beside the classical predictors, and digit by digit.
+
+    training {name: (n,)}; curves {name: (T,)}, the network first; bits {digit: (T,)}
+    """
+    fig = figure(15, 4)
+    left, middle, right = fig.subplots(1, 3)
+    for name, values in training.items():
+        left.plot(step, values, marker=".", lw=1, label=name)
+    left.set(xlabel="step", ylabel="accuracy, last 8 numbers", ylim=(-0.02, 1.02))
+    for (name, values), style in zip(curves.items(), ("-", "--", "-.", ":", (0, (1, 4)), (0, (5, 5))), strict=True):
+        color, width = (TRAIN, 2) if style == "-" else ("0.3", 1)
+        middle.plot(np.arange(1, len(values) + 1), values, ls=style, color=color, lw=width, label=name)
+    middle.set(ylabel="accuracy of the next number")
+    for i, (name, values) in enumerate(bits.items()):
+        color = (0.85 - 0.65 * i / len(bits), 0.2, 0.15 + 0.7 * i / len(bits))  # from red, low digits, to blue
+        right.plot(np.arange(1, len(values) + 1), values, color=color, lw=1.2, label=name)
+    right.set(ylabel="accuracy of a digit")
+    for ax in (middle, right):
+        ax.set_xscale("log", base=2)
+        ax.set(xlabel="numbers in context", ylim=(-0.02, 1.02))
+    for ax, title in ((left, None), (middle, None), (right, "digit")):
+        ax.legend(frameon=False, fontsize=7, title=title, title_fontsize=7)
+    save(fig, path)
+
+
+def scaling(curves: dict[int, list], moduli: list[int], fits: dict[str, tuple], path: Path) -> None:
+    """Accuracy by numbers in context for every modulus; numbers answered wrongly against the modulus with the fitted laws.
+
+    curves {m: (T,)}; fits {predictor: (values, a number for every entry of moduli, exponent or None)}
+    """
+    fig = figure(10, 4)
+    left, right = fig.subplots(1, 2)
+    for i, (m, values) in enumerate(curves.items()):
+        color = (0.85 - 0.65 * i / len(curves), 0.2, 0.15 + 0.7 * i / len(curves))
+        left.plot(np.arange(1, len(values) + 1), values, color=color, lw=1.2, label=f"m = {m}")
+    left.set_xscale("log", base=2)
+    left.set(xlabel="numbers in context", ylabel="accuracy of the next number", ylim=(-0.02, 1.02))
+    left.legend(frameon=False, fontsize=7)
+    for (name, (values, gamma)), color in zip(fits.items(), (TRAIN, TEST, "0.5"), strict=True):
+        law = "" if gamma is None else f", exponent {gamma:.2f}"
+        right.loglog(moduli, values, "o", color=color, label=name + law, base=2)
+        if gamma is not None:
+            centre = np.exp(np.nanmean(np.log(values)) - gamma * np.mean(np.log(np.array(moduli)[np.isfinite(values)])))
+            right.plot(moduli, centre * np.asarray(moduli, float) ** gamma, color=color, lw=1)
+    right.set(xlabel="modulus", ylabel="numbers answered wrongly")
+    right.legend(frameon=False, fontsize=8)
+    save(fig, path)

@@ -97,7 +97,7 @@ class SequenceTraining:
         return tuple(np.concatenate(x).reshape(batch.targets.shape) for x in zip(*parts, strict=True))
 
     def measure(self) -> dict[str, np.ndarray]:
-        """Append step, and accuracy and loss by position of every set, to the history; returns the new row."""
+        """Append step, accuracy and loss by position of every set, and the extra numbers to the history; returns the new row."""
         row, everything = {"step": self.t}, {}
         for name, batch in self.sets.items():
             predicted, losses = self.predict(batch)
@@ -106,6 +106,7 @@ class SequenceTraining:
             everything[name] = predicted
             row[f"{name}_accuracy"] = (predicted == batch.targets).mean(axis=0)
             row[f"{name}_loss"] = losses.mean(axis=0)
-        for key, value in (row | self.extra(self, everything)).items():
+        row |= self.extra(self, everything)
+        for key, value in row.items():
             self.history.setdefault(key, []).append(value)
         return row

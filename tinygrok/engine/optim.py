@@ -11,6 +11,7 @@ import numpy as np
 
 from . import kernels
 from .device import Device
+from .gemm import matmul
 from .params import Arena
 
 BLOCK = 32_768  # elements: four blocks of float32 (w, g, m, v) are half a MiB
@@ -38,13 +39,26 @@ def cosine(warmup: int, total: int, final: float = 0.0) -> Callable[[int], float
     return factor
 
 
+def clip_by_global_norm(dev: Device, grads: Arena, limit: float) -> None:
+    """g <- g min(1, limit / (|g| + 1e-6)), |g| over all tensors of a member (as torch.nn.utils.clip_grad_norm_)."""
+    rows = [view.reshape(grads.members or 1, 1, -1) for view in grads.views.values()]
+    squares = sum(matmul(dev, g, g, tb=True) for g in rows)  # (E, 1, 1)
+    factor = dev.xp.minimum(limit / (dev.xp.sqrt(squares) + 1e-6), 1.0)
+    if dev.kind == "cuda" or (factor < 1).any():  # reading it would wait for a GPU
+        for g in rows:
+            g *= factor
+
+
 class _Optimizer:
-    """What both optimisers share: hyperparameters per member, state arenas, and the walk over blocks."""
+    """What both optimisers share: hyperparameters per member, state arenas, and the walk over blocks.
+
+    clip   largest norm of a member's gradient; None: any
+    """
 
     state_names: tuple[str, ...]
 
-    def __init__(self, dev: Device, params: Arena, grads: Arena, lr, weight_decay, schedule, no_decay):
-        self.dev, self.params, self.grads, self.schedule = dev, params, grads, schedule
+    def __init__(self, dev: Device, params: Arena, grads: Arena, lr, weight_decay, schedule, no_decay, clip):
+        self.dev, self.params, self.grads, self.schedule, self.clip = dev, params, grads, schedule, clip
         E = params.members
         self.lr, self.weight_decay = (np.broadcast_to(np.asarray(h, dtype=float), (E or 1,)) for h in (lr, weight_decay))
         self.state = {name: Arena(dev, params.bare, E) for name in self.state_names}
@@ -67,6 +81,8 @@ class _Optimizer:
 
     def step(self, t: int) -> None:
         """Update the parameters from the gradients; t = 1, 2, ... is the number of this step."""
+        if self.clip is not None:
+            clip_by_global_norm(self.dev, self.grads, self.clip)
         lr, decay = self.lr * self.schedule(t), self.weight_decay
         if self.dev.kind == "cuda":
             for views, _, decayed in self._blocks:
@@ -97,9 +113,10 @@ class AdamW(_Optimizer):
     state_names = ("m", "v")
 
     def __init__(
-        self, dev, params, grads, lr=1e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, schedule=constant, no_decay=()
-    ):
-        super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay)
+        self, dev, params, grads, lr=1e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, schedule=constant, no_decay=(),
+        clip=None,
+    ):  # fmt: skip
+        super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay, clip)
         self.betas, self.eps = betas, eps
 
     def _scalars(self, t, lr, decay):
@@ -117,8 +134,8 @@ class SGD(_Optimizer):
 
     state_names = ("m",)
 
-    def __init__(self, dev, params, grads, lr=1e-2, momentum=0.0, weight_decay=0.0, schedule=constant, no_decay=()):
-        super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay)
+    def __init__(self, dev, params, grads, lr=1e-2, momentum=0.0, weight_decay=0.0, schedule=constant, no_decay=(), clip=None):
+        super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay, clip)
         self.momentum = momentum
 
     def _scalars(self, t, lr, decay):
