@@ -28,6 +28,7 @@ from . import __version__  # noqa: E402
 from .checkpoint import atomic_write, load_training, save_training  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
+from .parallel import abort, launched, world  # noqa: E402
 from .train import NonFiniteLoss, fit  # noqa: E402
 
 # -- flags --------------------------------------------------------------------------------------------------------------
@@ -96,12 +97,27 @@ def device(args: argparse.Namespace) -> Device:
 
 def config(args: argparse.Namespace) -> dict:
     """The settings that determine the numbers of a run: every flag but those that only say where and how to show."""
-    hidden = {"device", "threads", "out", "quick", "no_plot", "resume", "save_seconds", "workers", "scheduler"}
+    hidden = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds", "workers", "scheduler"}
     return {k: v for k, v in sorted(vars(args).items()) if k not in hidden}
 
 
 def main(run: Callable[[], int | None]) -> None:
-    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130."""
+    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130. A rank that fails ends
+    all; only rank 0 prints."""
+    rank, size = launched()
+    if rank:
+        sys.stdout = open(os.devnull, "w")
+    try:
+        _run(run)
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        if size > 1 and code:
+            print(f"rank {rank} of {size} ends the run: {error!r}", file=sys.stderr, flush=True)
+            abort(code)
+        raise
+
+
+def _run(run: Callable[[], int | None]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
     try:
         sys.exit(run())
@@ -132,6 +148,8 @@ def output_folder(args: argparse.Namespace, resume: bool = False, state: str = C
 
     state: the file or folder in it that --resume goes on from."""
     out: Path = args.out
+    if launched()[0]:
+        return out
     try:
         if resume and not (out / state).exists():
             raise InputError(f"--resume: there is no {state} in {out}")
@@ -180,6 +198,8 @@ def write_run(out: Path, args: argparse.Namespace, dev: Device, seconds: float, 
             "versions": {"tinygrok": __version__, "python": platform.python_version(), "numpy": np.__version__},
             "device": dev.reason,
             "dtype": dev.dtype.name,
+            "tf32": dev.tf32,
+            "ranks": launched()[1],
             "machine": platform.machine(),
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "wall_seconds": round(seconds, 3),
@@ -286,22 +306,25 @@ def train(
 
     with Interrupt() as interrupt:
         try:
-            done = fit(run, args.steps, log_every, show, save, args.save_seconds, interrupt)
+            done = fit(run, args.steps, log_every, show, save, args.save_seconds, lambda: world().any(interrupt()))
         except NonFiniteLoss as error:
             save_training(out / "nonfinite.npz", run, config(args))
             print(f"stopped: {error}\nthe state is in {out / 'nonfinite.npz'}; a lower --lr may help")
+            world().any(True)  # rank 0 has written
             return 1
         finally:
             progress.close()
+    world().any(True)
     if not done:
         print(f"interrupted at step {run.t}; everything is in {path}. To go on:\n  {resume_hint()}")
         return 130
-    return None
+    return 0 if launched()[0] else None
 
 
 def start(args: argparse.Namespace, run) -> Path:
     """The output folder; with --resume the run takes up the checkpoint in it."""
     out = output_folder(args, args.resume)
+    world().any(True)  # rank 0 has made the folder
     if args.resume:
         load_training(out / CHECKPOINT, run, config(args))
         print(f"resumed at step {run.t}")

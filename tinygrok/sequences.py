@@ -12,6 +12,7 @@ import numpy as np
 from .engine.device import Array, Device
 from .engine.rng import STREAMS
 from .models.gpt import GPT, Tokens
+from .parallel import world
 from .train import NonFiniteLoss, Objective
 
 # Of the widest activation (rows, tokens, 4 C) of a shard: CPU, and what a GPU evaluates at once (it trains on whole batches).
@@ -20,10 +21,11 @@ SHARD_BYTES = {"cpu": 2_000_000, "cuda": 500_000_000}
 
 class TokenBatch:
     """Sequences (B, T + 1) whose tokens 0..T-1 are read and whose tokens at positions + 1 are the targets; cut into shards
-    of whole rows on the CPU. positions: increasing input positions that carry loss."""
+    of whole rows on the CPU. positions: increasing input positions that carry loss. part: the rows that this rank takes."""
 
-    def __init__(self, dev: Device, model: GPT, tokens: np.ndarray, positions):
+    def __init__(self, dev: Device, model: GPT, tokens: np.ndarray, positions, part=slice(None)):
         positions = np.asarray(positions)
+        self.norm, tokens = len(tokens) * len(positions), tokens[part]
         targets = tokens[:, positions + 1]
         inputs = tokens[:, : positions[-1] + 1]  # nothing behind the last prediction is read
         widest = inputs.size * 4 * model.width * dev.dtype.itemsize
@@ -37,7 +39,7 @@ class TokenBatch:
             return Tokens(dev, inputs[a:b], model.vocab, select), dev.to_device(targets[a:b].reshape(-1)), a
 
         self._shards = [part(a, b) for a, b in pairwise(edges)]
-        self.targets, self.count, self.weight = targets, targets.size, None
+        self.targets, self.weight = targets, None
         if dev.kind == "cuda":
             self.rows, self.target, _ = self._shards[0] if count == 1 else part(0, len(tokens))
 
@@ -46,8 +48,8 @@ class TokenBatch:
         return self._shards
 
     def size(self, e: None = None) -> int:
-        """Number of predictions in the batch."""
-        return self.count
+        """Number of predictions in the batch of all ranks."""
+        return self.norm
 
 
 class SequenceTraining:
@@ -67,16 +69,19 @@ class SequenceTraining:
         self.params, self.grads, self.seed, self.extra = optimizer.params, optimizer.grads, seed, extra
         self.objective = Objective(dev, model, self.params, "cross_entropy")
         self.sets = {name: TokenBatch(dev, model, tokens, positions) for name, tokens in sets.items()}
-        self.t, self.history = 0, {"step": []}
+        self.t, self.history, self.world = 0, {"step": []}, world()
+        self.world.join(dev)
 
     def batch(self, t: int) -> TokenBatch:
-        """The batch of step t = 1, 2, ..."""
+        """This rank's part of the batch of step t = 1, 2, ..."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(STREAMS.index("batches"), t)))
-        return TokenBatch(self.dev, self.model, self.draw(rng), self.positions)
+        tokens = self.draw(rng)
+        return TokenBatch(self.dev, self.model, tokens, self.positions, self.world.rows(len(tokens)))
 
     def step(self) -> Array:
         """One optimiser step; returns the loss before it."""
         loss = self.objective.gradient(self.grads, self.batch(self.t + 1))
+        self.world.sum(self.grads.flat, loss)
         if self.dev.kind == "cpu" and not np.isfinite(loss):  # on a GPU reading the loss would wait for it
             raise NonFiniteLoss(f"step {self.t + 1}: the loss is {float(loss)}")
         self.optimizer.step(self.t + 1)

@@ -38,6 +38,8 @@ class Batch:
     whole   one shard only (BatchNorm needs the statistics of all rows)
     """
 
+    norm = None  # the loss is divided by the sum of the weights
+
     def __init__(self, dev: Device, data: Sequence[tuple[np.ndarray, np.ndarray]], rows: int, width: int, whole: bool = False):
         orders = [np.argsort(inputs[0], kind="stable") for inputs, _ in data]
         self.data = [(n[:, order], t[order]) for (n, t), order in zip(data, orders, strict=True)]
@@ -98,7 +100,7 @@ class Objective:
         """
         if self.dev.kind == "cuda":
             shard = batch.rows, batch.target, 0
-            return self._pass(self._tensors(None), grads.views, shard, None, dropout, batch.weight)
+            return self._pass(self._tensors(None), grads.views, shard, batch.norm, dropout, batch.weight)
 
         def member(e):
             mine = dropout
