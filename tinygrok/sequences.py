@@ -13,7 +13,7 @@ from .engine.device import Array, Device
 from .engine.rng import STREAMS
 from .models.gpt import GPT, Tokens
 from .parallel import world
-from .train import NonFiniteLoss, Objective
+from .train import NonFiniteLoss, Objective, shard_edges
 
 # Of the widest activation (rows, tokens, 4 C) of a shard: CPU, and what a GPU evaluates at once (it trains on whole batches).
 SHARD_BYTES = {"cpu": 2_000_000, "cuda": 500_000_000}
@@ -29,8 +29,7 @@ class TokenBatch:
         targets = tokens[:, positions + 1]
         inputs = tokens[:, : positions[-1] + 1]  # nothing behind the last prediction is read
         widest = inputs.size * 4 * model.width * dev.dtype.itemsize
-        count = min(len(tokens), -(-widest // SHARD_BYTES[dev.kind]))
-        edges = [len(tokens) * i // count for i in range(count + 1)]
+        edges = shard_edges(len(tokens), widest / SHARD_BYTES[dev.kind])
         step = positions[1] - positions[0] if len(positions) > 1 else 1
         even = (np.diff(positions) == step).all()
         select = slice(int(positions[0]), int(positions[-1]) + 1, int(step)) if even else positions
@@ -41,7 +40,7 @@ class TokenBatch:
         self._shards = [part(a, b) for a, b in pairwise(edges)]
         self.targets, self.weight = targets, None
         if dev.kind == "cuda":
-            self.rows, self.target, _ = self._shards[0] if count == 1 else part(0, len(tokens))
+            self.rows, self.target, _ = self._shards[0] if len(edges) == 2 else part(0, len(tokens))
 
     def shards(self, e: None = None) -> list[tuple]:
         """(tokens, targets, first row) of every shard."""

@@ -31,6 +31,12 @@ class NonFiniteLoss(ArithmeticError):
         self.member = member
 
 
+def shard_edges(rows: int, wanted: float) -> list[int]:
+    """Cut rows into about the wanted number of shards: a multiple of GROUPS, so that all groups have the same work, or 1."""
+    count = min(rows, max(round(wanted / GROUPS) * GROUPS, 1 + (wanted > 1)))
+    return [rows * i // count for i in range(count + 1)]
+
+
 class Batch:
     """Labelled inputs of every member, sorted by n_1 (the order of a batch is free) and cut into shards on the CPU.
 
@@ -48,8 +54,7 @@ class Batch:
             self._stack(dev, rows)
         self._shards = []
         for n, t in self.data:
-            count = 1 if whole else min(len(t), -(-len(t) * width * dev.dtype.itemsize // SHARD_BYTES[dev.kind]))
-            edges = [len(t) * i // count for i in range(count + 1)]
+            edges = [0, len(t)] if whole else shard_edges(len(t), len(t) * width * dev.dtype.itemsize / SHARD_BYTES[dev.kind])
             self._shards.append([(RowIndex(dev, n[:, a:b], rows), t[a:b], a) for a, b in pairwise(edges)])
 
     def _stack(self, dev: Device, rows: int) -> None:
@@ -143,11 +148,9 @@ class Objective:
 
         losses = self.dev.map(run_group, range(len(groups)))
         if slots is not None:
-            start = 0
-            for view in g.values():
-                parts = slots[:, start : start + view.size].reshape(-1, *view.shape)
-                np.add.reduce(parts, axis=0, out=view)
-                start += view.size
+            ends = np.cumsum([view.size for view in g.values()])
+            parts = [slots[:, end - view.size : end].reshape(-1, *view.shape) for end, view in zip(ends, g.values(), strict=True)]
+            self.dev.map(lambda x: np.add.reduce(x[0], axis=0, out=x[1]), zip(parts, g.values(), strict=True))
         return sum(losses)
 
     def predict(self, batch: Batch, labels: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -135,24 +135,23 @@ class Activation:
 
 
 def _in_blocks(body: Callable) -> Callable:
-    """The same elementwise function, BLOCK elements at a time where memory allows."""
+    """The same elementwise function of arrays, BLOCK elements at a time where memory allows."""
 
-    def run(*args):
-        flat = [a.reshape(-1) if isinstance(a, np.ndarray) and a.flags.c_contiguous else a for a in args]
-        size = flat[-1].size if all(np.ndim(a) < 2 for a in flat) else 0
-        for i in range(0, size, BLOCK):
-            body(*(a[i : i + BLOCK] if np.ndim(a) else a for a in flat))
-        if not size:
-            body(*args)
+    def run(*arrays):
+        if not all(a.flags.c_contiguous for a in arrays):
+            return body(*arrays)
+        flat = [a.reshape(-1) for a in arrays]
+        for i in range(0, flat[0].size, BLOCK):
+            body(*(a[i : i + BLOCK] for a in flat))
 
     return run
 
 
 def _activation(name, f, df, d2f, extra=""):
     return Activation(
-        Fused(name, extra + "T x", "T y", f[0], _in_blocks(f[1])),
-        Fused(name + "_df", extra + "T x, T dy", "T dx", df[0], _in_blocks(df[1])),
-        Fused(name + "_d2f", extra + "T x", "T y", d2f[0], _in_blocks(d2f[1])),
+        Fused(name, extra + "T x", "T y", *f),
+        Fused(name + "_df", extra + "T x, T dy", "T dx", *df),
+        Fused(name + "_d2f", extra + "T x", "T y", *d2f),
     )
 
 
@@ -194,14 +193,20 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "gelu": _activation(
         "gelu",
-        (f"y = x * {_CUDA_CDF};", lambda x, y: np.multiply(x, _cdf(x), out=y)),
-        (f"dx = ({_CUDA_CDF} + x * {_CUDA_PDF}) * dy;", lambda x, dy, dx: np.multiply(_cdf(x) + x * _pdf(x), dy, out=dx)),
+        (f"y = x * {_CUDA_CDF};", _in_blocks(lambda x, y: np.multiply(x, _cdf(x), out=y))),
+        (
+            f"dx = ({_CUDA_CDF} + x * {_CUDA_PDF}) * dy;",
+            _in_blocks(lambda x, dy, dx: np.multiply(_cdf(x) + x * _pdf(x), dy, out=dx)),
+        ),
         (f"y = (T(2) - x * x) * {_CUDA_PDF};", lambda x, y: np.multiply(2 - x * x, _pdf(x), out=y)),
     ),
     "gelu_tanh": _activation(
         "gelu_tanh",
-        (_CUDA_GELU_TANH + "y = T(0.5) * x * (T(1) + t);", lambda x, y: np.multiply(0.5 * x, 1 + _gelu_tanh_u(x)[0], out=y)),
-        (_CUDA_GELU_TANH + "dx = T(0.5) * (T(1) + t + x * (T(1) - t * t) * du) * dy;", _gelu_tanh_df),
+        (
+            _CUDA_GELU_TANH + "y = T(0.5) * x * (T(1) + t);",
+            _in_blocks(lambda x, y: np.multiply(0.5 * x, 1 + _gelu_tanh_u(x)[0], out=y)),
+        ),
+        (_CUDA_GELU_TANH + "dx = T(0.5) * (T(1) + t + x * (T(1) - t * t) * du) * dy;", _in_blocks(_gelu_tanh_df)),
         (
             _CUDA_GELU_TANH + f"T ddu = T({6 * _GELU_C * _GELU_A!r}) * x; "
             "y = (T(1) - t * t) * (du + T(0.5) * x * (ddu - T(2) * t * du * du));",
@@ -219,7 +224,7 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "erf": _activation(
         "erf",
-        ("y = erf(x);", lambda x, y: np.copyto(y, erf(x))),
+        ("y = erf(x);", _in_blocks(lambda x, y: np.copyto(y, erf(x)))),
         (
             f"dx = T({_ERF1!r}) * exp(-x * x) * dy;",
             lambda x, dy, dx: np.multiply(_ERF1 * np.exp(-x * x), dy, out=dx),
