@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -104,34 +105,29 @@ def config(args: argparse.Namespace) -> dict:
 def main(run: Callable[[], int | None]) -> None:
     """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130. A rank that fails ends
     all; only rank 0 prints."""
-    rank, size = launched()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
+    (rank, size), code = launched(), 1
     if rank:
         sys.stdout = open(os.devnull, "w")
     try:
-        _run(run)
-    except BaseException as error:
-        code = error.code if isinstance(error, SystemExit) else 1
-        if size > 1 and code:
-            print(f"rank {rank} of {size} ends the run: {error!r}", file=sys.stderr, flush=True)
-            abort(code)
-        raise
-
-
-def _run(run: Callable[[], int | None]) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
-    try:
-        sys.exit(run())
-    except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except MemoryError as error:
-        print(f"{Path(sys.argv[0]).name}: error: not enough memory: {error}", file=sys.stderr)
-        sys.exit(2)
+        code = run()
+    except (InputError, MemoryError) as error:
+        text = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
+        print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:
-        sys.exit(1)
+        pass
+    except Exception:
+        if size == 1:
+            raise
+        traceback.print_exc()
+    if size > 1 and code:
+        print(f"rank {rank} of {size} ends the run", file=sys.stderr, flush=True)
+        abort(code)
+    sys.exit(code)
 
 
 # -- output -------------------------------------------------------------------------------------------------------------

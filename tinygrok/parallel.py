@@ -15,10 +15,8 @@ from .engine.device import Array, Device
 from .engine.errors import InputError
 
 # rank, ranks, and rank on its own machine: Open MPI; MPICH and Intel MPI
-LAUNCHERS = (
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
-)
+LAUNCHERS = [("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")]
+LAUNCHERS += [("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")]
 
 
 def launched() -> tuple[int, int]:
@@ -34,9 +32,7 @@ class World:
     """The ranks that train together; of one rank, which sends nothing, where there is no communicator."""
 
     def __init__(self, comm=None):
-        self.comm, self.rank, self.size = comm, 0, 1
-        if comm is not None:
-            self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.comm, self.rank, self.size = comm, comm.Get_rank() if comm else 0, comm.Get_size() if comm else 1
 
     def join(self, dev: Device) -> None:
         """Prepare sums of this device's arrays; every rank calls it."""
@@ -73,16 +69,16 @@ class World:
 @functools.cache
 def world() -> World:
     """The ranks of this launch."""
-    _, size = launched()
-    if size == 1:
-        return World()
-    try:
-        from mpi4py import MPI
-    except ImportError as error:
-        raise InputError(f"{size} ranks need mpi4py (pip install 'tinygrok[cluster]'): {error}") from error
-    if MPI.COMM_WORLD.Get_size() != size:
+    size, found = launched()[1], World()
+    if size > 1:
+        try:
+            from mpi4py import MPI
+        except ImportError as error:
+            raise InputError(f"{size} ranks need mpi4py (pip install 'tinygrok[cluster]'): {error}") from error
+        found = World(MPI.COMM_WORLD)
+    if found.size != size:
         raise InputError(f"the launcher started {size} ranks, but the MPI that mpi4py uses is another and sees none of them")
-    return World(MPI.COMM_WORLD)
+    return found
 
 
 def abort(code: int) -> None:

@@ -134,6 +134,8 @@ class Objective:
         return loss
 
     def _member_gradient(self, grads: Arena, batch: Batch, dropout, e: int | None) -> float:
+        if self.buffers.shapes and dropout is None and hasattr(self.model, "neurons"):
+            return self._gradient_by_neurons(grads, batch, e)
         w, g, shards, size = self._tensors(e), grads.member(e), batch.shards(e), batch.size(e)
         groups = [shards[len(shards) * i // GROUPS : len(shards) * (i + 1) // GROUPS] for i in range(GROUPS)]
         groups = [group for group in groups if group]
@@ -152,6 +154,31 @@ class Objective:
             parts = [slots[:, end - view.size : end].reshape(-1, *view.shape) for end, view in zip(ends, g.values(), strict=True)]
             self.dev.map(lambda x: np.add.reduce(x[0], axis=0, out=x[1]), zip(parts, g.values(), strict=True))
         return sum(losses)
+
+    def _gradient_by_neurons(self, grads: Arena, batch: Batch, e: int | None) -> float:
+        """With BatchNorm, whose neurons each need all rows: the threads share the neurons, which meet in the logits."""
+        (rows, target, _), quiet = batch.shards(e)[0], np.errstate(over="ignore", invalid="ignore")
+        count = min(GROUPS, self.model.width)
+        parts = [slice(self.model.width * i // count, self.model.width * (i + 1) // count) for i in range(count)]
+
+        @quiet
+        def forward(i: int) -> tuple:
+            buffer = lambda name, *shape: self.dev.workspace.get(f"{name}.{i}", *shape)  # noqa: E731  # all alive at once
+            return self.model.forward(self.dev, self.model.neurons(self._tensors(e), parts[i]), rows, True, buffer=buffer)
+
+        @quiet
+        def backward(i: int) -> None:
+            self.model.backward(self.dev, dz, passes[i][1], self.model.neurons(grads.member(e), parts[i]))
+
+        passes = self.dev.map(forward, range(count))
+        z = passes[0][0]
+        with quiet:
+            for other, _ in passes[1:]:
+                z += other
+            loss, cache = self.loss_forward(self.dev, z, target, None, batch.size(e), out=z)
+            dz = self.loss_backward(self.dev, 1.0, cache, dlogits=z)
+        self.dev.map(backward, range(count))
+        return float(loss)
 
     def predict(self, batch: Batch, labels: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Evaluation mode on inputs that all members share: predictions (E, B) and, for each labels (B,) or (E, B), the

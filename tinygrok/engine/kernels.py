@@ -24,7 +24,7 @@ class Fused:
     inputs: str
     outputs: str
     cuda: str
-    numpy: Callable
+    numpy: Callable | None = None  # None: for GPUs only, the host has its own way (ops/embedding.py; a twin in the tests)
 
     def __post_init__(self):
         KERNELS[self.name] = self
@@ -202,11 +202,8 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "gelu_tanh": _activation(
         "gelu_tanh",
-        (
-            _CUDA_GELU_TANH + "y = T(0.5) * x * (T(1) + t);",
-            _in_blocks(lambda x, y: np.multiply(0.5 * x, 1 + _gelu_tanh_u(x)[0], out=y)),
-        ),
-        (_CUDA_GELU_TANH + "dx = T(0.5) * (T(1) + t + x * (T(1) - t * t) * du) * dy;", _in_blocks(_gelu_tanh_df)),
+        (_CUDA_GELU_TANH + "y = T(0.5) * x * (T(1) + t);", lambda x, y: np.multiply(0.5 * x, 1 + _gelu_tanh_u(x)[0], out=y)),
+        (_CUDA_GELU_TANH + "dx = T(0.5) * (T(1) + t + x * (T(1) - t * t) * du) * dy;", _gelu_tanh_df),
         (
             _CUDA_GELU_TANH + f"T ddu = T({6 * _GELU_C * _GELU_A!r}) * x; "
             "y = (T(1) - t * t) * (du + T(0.5) * x * (ddu - T(2) * t * du * du));",
@@ -305,14 +302,6 @@ dropout_mask = Fused(
 # -- gathers and structured sums: embeddings without one-hot products, atomics or add.at ------------------------------------
 
 
-def _gather_sum(u, rows, S, P, N, B, stride, h):
-    """h[e, b] = sum_s u[e, s, rows[e, s, b]]; the NumPy twin is used by tests, ops/embedding.py has the fast host path"""
-    table, rows, out = u.reshape(-1, S, P, N), rows.reshape(-1, S, B), h.reshape(-1, B, N)
-    for e in range(len(out)):
-        index = rows[e if stride else 0]
-        out[e] = sum(table[e, s, index[s]] for s in range(S))
-
-
 gather_sum = Fused(
     "gather_sum",
     "raw T u, raw int32 rows, int64 S, int64 P, int64 N, int64 B, int64 stride",
@@ -320,20 +309,7 @@ gather_sum = Fused(
     "long long n = i % N, b = (i / N) % B, e = i / (N * B); T total = T(0);"
     " for (long long s = 0; s < S; ++s) total += u[((e * S + s) * P + rows[e * stride + s * B + b]) * N + n];"
     " h = total;",
-    _gather_sum,
 )
-
-
-def _segment_sum(dh, order, starts, S, P, N, B, order_stride, starts_stride, accumulate, du):
-    """du[e, s, v] = (or +=) sum of the rows b of dh[e] with rows[s, b] = v, listed in order[starts[v]:starts[v + 1]]"""
-    rows, out = dh.reshape(-1, B, N), du.reshape(-1, S, P, N)
-    order, starts = order.reshape(-1, S, B), starts.reshape(-1, S, P + 1)
-    for e in range(len(out)):
-        o, t = order[e if order_stride else 0], starts[e if starts_stride else 0]
-        for s in range(S):
-            for v in range(P):
-                total = rows[e, o[s, t[s, v] : t[s, v + 1]]].sum(axis=0)
-                out[e, s, v] = out[e, s, v] + total if accumulate else total
 
 
 segment_sum = Fused(
@@ -345,7 +321,6 @@ segment_sum = Fused(
     " long long t = e * starts_stride + s * (P + 1) + v, o = e * order_stride + s * B;"
     " for (long long j = starts[t]; j < starts[t + 1]; ++j) total += dh[(e * B + order[o + j]) * N + n];"
     " du = accumulate ? du + total : total;",
-    _segment_sum,
 )
 
 
