@@ -21,12 +21,15 @@ from tinygrok.engine.optim import AdamW, cosine
 from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
+from tinygrok.probes import digits
 from tinygrok.sequences import SequenceTraining
 from tinygrok.tasks import lcg
 
 PAPER = {"steps": 100_000, "batch": 256, "warmup": 2048, "weight_decay": 1.0, "measure_every": 1000}
+QUICK = {"modulus": 64, "context": 32, "width": 64, "lr": 3e-3, "test_draws": 8, "steps": 1500, "measure_every": 100}
 PRESETS = {
     "small": {},  # the defaults
+    "quick": QUICK,
     "paper-2048": {"modulus": 2048, "context": 256, "width": 768, "lr": 3e-4, **PAPER},
     "paper-2048-unseen": {
         "mode": "unseen", "modulus": 2048, "context": 256, "width": 768, "depth": 4, "heads": 6, "lr": 1e-4, "train_moduli": 128,
@@ -41,7 +44,6 @@ PRESETS = {
         "pool": 1024, **PAPER, "steps": 200_000, "batch": 512, "warmup": 5000,
     },
 }  # fmt: skip
-QUICK = {"modulus": 64, "context": 32, "width": 64, "lr": 3e-3, "test_draws": 8, "steps": 1500, "measure_every": 100}
 
 
 def arguments(argv=None):
@@ -89,11 +91,11 @@ def make_data(args):
     if args.base is None:
         held_out = args.test_moduli
         return lcg.unseen_modulus(args.modulus, length, rng, args.train_moduli, args.pool, args.test_draws, held_out)
-    digits = next(n for n in range(1, 65) if args.base**n >= args.modulus)
+    count = next(n for n in range(1, 65) if args.base**n >= args.modulus)
     if args.mode == "fixed":
-        return lcg.fixed_modulus_digits(args.modulus, length, args.base, digits, rng, args.pool, args.test_draws)
+        return lcg.fixed_modulus_digits(args.modulus, length, args.base, count, rng, args.pool, args.test_draws)
     moduli = args.train_moduli, args.pool, args.test_draws
-    return lcg.unseen_modulus_digits(args.modulus, length, args.base, digits, rng, *moduli)
+    return lcg.unseen_modulus_digits(args.modulus, length, args.base, count, rng, *moduli)
 
 
 def make_model(args, data):
@@ -139,21 +141,6 @@ def summary(curve):
     }
 
 
-def by_s(right, a):
-    """Accuracy over the last 8 numbers by s = v_2(a - 1), 6 standing for 6 and more: {s: accuracy}."""
-    s = np.minimum([int(x - 1 & 1 - x).bit_length() - 1 for x in a], 6)
-    return {str(k): float(right[s == k, -8:].mean()) for k in np.unique(s)}
-
-
-def digit_accuracy(m, predicted, target):
-    """Digits of x mod p^e for every p^e in m (for m = 2^w: bits): {"p^i": (T,)}."""
-    return {
-        f"{p}^{i}": (predicted // p**i % p == target // p**i % p).mean(axis=0)
-        for p, e in lcg.prime_factors(m).items()
-        for i in range(e)
-    }
-
-
 def main(argv=None):
     args = arguments(argv)
     dev = cli.device(args)
@@ -181,12 +168,13 @@ def main(argv=None):
         right = run.predicted[name] == target
         rows = {"transformer": right.mean(axis=0)}
         rows |= {solver: (f(x[:, :-1], m) == target).mean(axis=0) for solver, f in lcg.SOLVERS.items()}
-        row = summary(rows["transformer"]) | {"accuracy_by_s": by_s(right, a)}
+        by_s = digits.by_valuation(right, a) if m % 2 == 0 else {}  # the power 2^s in a - 1 decides how hard a is
+        row = summary(rows["transformer"]) | {"accuracy_by_s": {s: float(c[-8:].mean()) for s, c in by_s.items()}}
         if name == main_set:
-            curves, digits = rows, digit_accuracy(m, run.predicted[name], target)
+            curves, by_digit = rows, digits.digit_accuracy(run.predicted[name], target, lcg.prime_factors(m))
             results |= row
             results |= {f"{k}: {key}": v for k in lcg.SOLVERS for key, v in summary(rows[k]).items()}
-            results["digit_accuracy"] = {k: np.round(v, 4).tolist() for k, v in digits.items()}
+            results["digit_accuracy"] = {q: np.round(v, 4).tolist() for q, v in by_digit.items()}
         else:
             results[f"m = {name}"] = row
     results |= {
@@ -203,7 +191,7 @@ def main(argv=None):
     if cli.plotting(args):
         from tinygrok import plots_sequences
 
-        plots_sequences.prediction(history["step"], last, curves, digits, out / "predict_lcg.png")
+        plots_sequences.prediction(history["step"], last, curves, by_digit, out / "predict_lcg.png")
     shown = {k: v for k, v in results.items() if not k.endswith(("by_context", "digit_accuracy")) and not k.startswith("m = ")}
     shown |= {name: f"{row['accuracy_last']:.4f}" for name, row in results.items() if name.startswith("m = ")}
     cli.report(out, shown, {}, "")

@@ -54,6 +54,23 @@ QUICK = {
         "one_wrong_other": lambda x: x > 0.8,
         "ood_line_failures": lambda x: x > 0.3,
     },
+    "lcg_probe": {  # the mechanism of the small networks: residues in the embedding, look-backs r and r/2, 2 x_(r/2) - x_r
+        "accuracy mod 64": lambda x: x > 0.85,
+        "power_period_2": lambda x: x > 0.9,
+        "power_period_4": lambda x: x > 0.5,
+        "cosine at offset 32": lambda x: x > 0.4,
+        "attention_r": lambda x: 0.45 < x[0][0] < 0.7,
+        "attention_half_r": lambda x: 0.22 < x[0][0] < 0.37,
+        "moved_r": lambda x: min(x) > 0.8,
+        "moved_half_r": lambda x: min(x) > 0.8,
+        "unmoved_others": lambda x: min(x) > 0.9,
+        "unmoved_query_even": lambda x: min(x) > 0.75,
+        "top_1": lambda x: x < 0.1,
+        "top_2": lambda x: x > 0.65,
+        "top_4": lambda x: x > 0.8,
+        "digit 2 mod 64": lambda x: len(x) == 32 and min(x[7:]) > 0.95,
+        "accuracy, head to its mean": lambda x: x[0][1] < 0.1 < 0.85 < x[0][0],
+    },
     "predict_lcg": {
         "accuracy_last": lambda x: x > 0.97,
         "numbers_to_60": lambda x: 7 <= x <= 10,
@@ -61,7 +78,7 @@ QUICK = {
         "known modulus: numbers_to_90": lambda x: x == 3,
         "unknown modulus: numbers_to_90": lambda x: x <= 6,
         "look-back order 2: numbers_to_90": lambda x: x == 8,
-        "digit_accuracy": lambda x: x["2^0"][4] > 0.9 and x["2^5"][4] < 0.6 and len(x) == 6,
+        "digit_accuracy": lambda x: x["2"][4] > 0.9 and x["64"][4] < 0.6 and len(x) == 6,
         "accuracy_by_s": lambda x: {"2", "3"} <= set(x),
         "accuracy_by_context": lambda x: len(x) == 32,
     },
@@ -87,6 +104,7 @@ FIGURES = {
         "shots.png",
         "noise.png",
     ],
+    "lcg_probe": ["digits.png", "embedding.png", "attention.png", "interventions.png", "edits.png"],
     "predict_lcg": ["predict_lcg.png"],
     "lcg_scaling": ["lcg_scaling.png"],
     "grok_addition": ["grok_addition.png"],
@@ -229,6 +247,32 @@ def test_probe_opens_what_in_context_wrote_and_nothing_else(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("mode, m", [("fixed", 45), ("unseen", 32)])
+def test_lcg_probe_opens_what_predict_lcg_wrote_and_nothing_else(mode, m, tmp_path):
+    tiny = ["--steps", 5, "--measure-every", 5, "--width", 8, "--heads", 2, "--test-rows", 8, "--no-plot", "--pool", 8]
+    command = ["predict_lcg", *tiny, "--mode", mode, "--train-moduli", 8, "--test-draws", 3]
+    assert run(*command, "--modulus", m, "--context", 8, "--depth", 2, cwd=tmp_path).returncode == 0
+    saved = tmp_path / "runs" / "predict_lcg" / "checkpoint.npz"
+    done = run("lcg_probe", "--rows", 5, cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    written, folder = results(tmp_path / "runs" / "lcg_probe")["results"], tmp_path / "runs" / "lcg_probe"
+    assert np.shape(written["attention_r"]) == (2, 2) and written["top_8"] == written[f"accuracy mod {m}"]
+    assert all(np.ndim(value) <= 2 and not isinstance(value, dict) for value in written.values())
+    assert ("head_from_largest" in written) == (mode == "unseen") == (folder / "modulus.png").exists()
+    digits = run(*command, "--base", 8, "--modulus", 64, "--context", 8, "--out", "digits", cwd=tmp_path)
+    assert digits.returncode == 0, digits.stderr
+    meta, arrays = load_arrays(saved)
+    config = meta["config"]
+    save_arrays(tmp_path / "other.npz", {"config": {"modulus": 64}}, {})
+    save_arrays(tmp_path / "nan.npz", meta, arrays | {"weight/final.gain": arrays["weight/final.gain"] * np.nan})
+    save_arrays(tmp_path / "wide.npz", meta | {"config": config | {"width": 16}}, arrays)
+    save_arrays(tmp_path / "odd.npz", meta | {"config": config | {"modulus": "x"}}, arrays)
+    (tmp_path / "cut.npz").write_bytes(saved.read_bytes()[:-100])
+    for name in ("other", "nan", "wide", "odd", "cut", "missing", "digits/checkpoint"):
+        refused(run("lcg_probe", tmp_path / f"{name}.npz", "--out", tmp_path / "new", cwd=tmp_path))
+    assert not (tmp_path / "new").exists()
+
+
 def test_log_and_earlier_runs_are_kept(tmp_path):
     for steps in (10, 20):
         assert run("grok_addition", "--quick", "--steps", steps, "--no-plot", cwd=tmp_path).returncode == 0
@@ -310,7 +354,7 @@ def test_phase_diagram_with_every_regularizer(regularizer, tmp_path):
         ["--mode", "unseen", "--modulus", 48, "--context", 24, "--train-moduli", 10, "--pool", 20, "--test-draws", 2],
         ["--modulus", 4096, "--base", 16, "--context", 12, "--pool", 50, "--test-draws", 5, "--heads", 2],
         ["--mode", "unseen", "--modulus", 4096, "--base", 64, "--context", 12, "--train-moduli", 50, "--pool", 4],
-        ["--preset", "paper-2^32", "--context", 8, "--width", 16, "--batch", 2, "--pool", 10],
+        ["--preset", "paper-2^32", "--context", 8, "--batch", 2, "--pool", 10, "--warmup", 1, "--lr", 0.003],
     ],
     ids=["unseen", "digits", "unseen digits", "2^32"],
 )

@@ -164,7 +164,7 @@ def noise(tables: dict[str, np.ndarray], single: dict[str, tuple[np.ndarray, np.
 def prediction(step: np.ndarray, training: dict[str, np.ndarray], curves: dict[str, np.ndarray], bits: dict, path: Path) -> None:
     """Number accuracy against steps, against numbers in context beside the classical predictors, and digit by digit.
 
-    training {name: (n,)}; curves {name: (T,)}, the network first; bits {digit: (T,)}
+    training {name: (n,)}; curves {name: (T,)}, the network first; bits {period of the digit: (T,)}
     """
     fig = figure(15, 4)
     left, middle, right = fig.subplots(1, 3)
@@ -182,7 +182,7 @@ def prediction(step: np.ndarray, training: dict[str, np.ndarray], curves: dict[s
     for ax in (middle, right):
         ax.set_xscale("log", base=2)
         ax.set(xlabel="numbers in context", ylim=(-0.02, 1.02))
-    for ax, title in ((left, None), (middle, None), (right, "digit")):
+    for ax, title in ((left, None), (middle, None), (right, "digit of period")):
         ax.legend(frameon=False, fontsize=7, title=title, title_fontsize=7)
     save(fig, path)
 

@@ -154,11 +154,13 @@ class GPT:
     # -- forward ----------------------------------------------------------------------------------------------------------
 
     def forward(
-        self, dev: Device, w: dict, tokens: Tokens, train=False, dropout=None, weight=None, offset=0, buffer=None, record=False
-    ) -> tuple[Array, dict]:
+        self, dev: Device, w: dict, tokens: Tokens, train=False, dropout=None, weight=None, offset=0, buffer=None, record=False,
+        edit=None,
+    ) -> tuple[Array, dict]:  # fmt: skip
         """Logits (..., B Tq, V) at the positions of `tokens`, and the tape. The last block computes queries, MLP and logits
         at the positions only. buffer(name, shape) supplies arrays: dev.fresh (default) or a workspace. There is no dropout
         and no state: train, dropout, weight and offset, which other models take, are not used.
+        edit(name, array) may change "blocks.i.attn.pattern" and ".out" in place before they are read; no backward then.
 
         tape: blocks.i.ln1, .attn.q (turned, over sqrt D), .attn.k, .attn.v, .attn.pattern (..., B, H, Tq, T), .attn.out
         (heads side by side), .ln2, .mlp.pre, .mlp.hidden; final, logits; with record also blocks.i.in, .mid, .end: the
@@ -176,7 +178,7 @@ class GPT:
             b, select = f"blocks.{i}.", tokens.select if i == self.depth - 1 else None
             if recompute or record:
                 tape[b + "in"] = _copy(dev, h, buffer(b + "in", h.shape))
-            h, part = self._block(dev, w, i, h, (B, T), select, "block." if recompute else b, buffer, record)
+            h, part = self._block(dev, w, i, h, (B, T), select, "block." if recompute else b, buffer, record, edit=edit)
             tape |= {} if recompute else part
         x, tape["final.norm"] = self._norm(dev, w, "final", h, "final", buffer)
         z = matmul(dev, x, self._output(w), buffer("logits", (*x.shape[:-1], self.vocab)), tb=True)
@@ -208,7 +210,7 @@ class GPT:
             self._masks[dev, T] = attention.causal_mask_host(dev, range(T), T)
         return self._masks[dev, T] if select is None else self._masks[dev, T][select]
 
-    def _attention(self, dev: Device, w: dict, b: str, x: Array, shape, select, key: str, buffer, past, start: int):
+    def _attention(self, dev: Device, w: dict, b: str, x: Array, shape, select, key: str, buffer, past, start: int, edit):
         """Heads side by side (..., B Tq, C) and the tape of the attention of x (..., B T, C); queries at `select` only."""
         (B, T), C, lead = shape, self.width, x.shape[:-2]
         W, bias = w[b + "qkv.weight"], w.get(b + "qkv.bias")
@@ -229,22 +231,26 @@ class GPT:
             k, v = (old[..., : start + T, :] for old in past)
         pattern = buffer(key + "pattern", (self.heads, *lead, B, q.shape[-2], k.shape[-2]))
         mask = None if start else self._mask(dev, T, select)  # later than the start: one query, which sees all keys
-        causal = dev.kind == "cpu" and select is None and not start  # one launch is better on a GPU
-        blocks = attention.causal_blocks(T) if causal else attention.WHOLE
-        y, attend = attention.attention_forward(dev, q, k, v, self.heads, mask, buffer(key + "out", q.shape), pattern, blocks)
-        tape = {"q": q, "k": k, "v": v, "pattern": dev.xp.moveaxis(pattern, 0, -3), "out": y}
+        blocks = attention.causal_blocks(dev, T) if select is None and not start else attention.WHOLE
+        seen, y = dev.xp.moveaxis(pattern, 0, -3), buffer(key + "out", q.shape)
+        change = edit and (lambda _: edit(b + "pattern", seen))
+        y, attend = attention.attention_forward(dev, q, k, v, self.heads, mask, y, pattern, change, blocks)
+        if edit:
+            edit(b + "out", y)
+        tape = {"q": q, "k": k, "v": v, "pattern": seen, "out": y}
         tape["cache"] = query, keys, turns, attend
         return y.reshape(*lead, -1, C), {b + name: a for name, a in tape.items()}
 
     def _block(
-        self, dev: Device, w: dict, i: int, h: Array, shape, select, key: str, buffer, record=False, past=None, start=0, end=True
+        self, dev: Device, w: dict, i: int, h: Array, shape, select, key: str, buffer, record=False, past=None, start=0, end=True,
+        edit=None,
     ):  # fmt: skip
         """The residual stream after block i and its part of the tape. Overwrites h (..., B T, C); `select`: only these
         positions go on. past: keys and values (..., B, context, C) of the tokens before `start`, to be read and added to.
         end=False: stop before the last product, which backward does not read."""
         b = f"blocks.{i}."
         x, ln1 = self._norm(dev, w, b + "ln1", h, key + "ln1", buffer)
-        y, tape = self._attention(dev, w, b + "attn.", x, shape, select, key + "attn.", buffer, past, start)
+        y, tape = self._attention(dev, w, b + "attn.", x, shape, select, key + "attn.", buffer, past, start, edit)
         h = _pick(dev, h.reshape(*h.shape[:-2], *shape, -1), select, key + "picked", buffer)
         y, out = linear_forward(dev, y, w[b + "attn.out.weight"], w.get(b + "attn.out.bias"), buffer("update", h.shape))
         h += y

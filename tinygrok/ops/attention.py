@@ -79,20 +79,22 @@ def _split(dev: Device, x: Array, H: int) -> Array:
     return dev.xp.moveaxis(x.reshape(*x.shape[:-1], H, -1), -2, 0)
 
 
-def causal_blocks(T: int) -> list[tuple[int, int]]:
-    """[(a, b)]: runs of positions. Queries a..b-1 see no key from b on; keys a..b-1 are seen by no query before a."""
-    count = max(T // BLOCK, 1)
+def causal_blocks(dev: Device, T: int) -> list[tuple[int, int]]:
+    """[(a, b)]: runs of positions. Queries a..b-1 see no key from b on; keys a..b-1 are seen by no query before a.
+    On a GPU one run: launches cost more than what lies above the diagonal."""
+    count = max(T // BLOCK, 1) if dev.kind == "cpu" else 1
     return list(pairwise(T * i // count for i in range(count + 1)))
 
 
 def attention_forward(
-    dev: Device, q: Array, k: Array, v: Array, heads: int, mask: Array | None = None, out=None, pattern=None, blocks=WHOLE
+    dev: Device, q: Array, k: Array, v: Array, heads: int, mask=None, out=None, pattern=None, edit=None, blocks=WHOLE
 ):
     """A = softmax(q k^T / sqrt D + mask),  y = A v, head by head
 
     q (..., B, Tq, C)   k, v (..., B, T, C)   mask (Tq, T), None: every query sees every key   y (..., B, Tq, C)
     A (H, ..., B, Tq, T)        q, k, v may be slices of one array. q is overwritten by q / sqrt D.
-    blocks: causal_blocks(T) leaves out what lies above the diagonal of a causal mask, here and in backward.
+    edit(A) may change A in place before the product; backward does not know of that.
+    blocks: causal_blocks leaves out what lies above the diagonal of a causal mask, here and in backward.
     Source: Vaswani et al., arXiv 1706.03762, section 3.2.
     """
     out = dev.empty(q.shape) if out is None else out
@@ -106,7 +108,10 @@ def attention_forward(
         softmax_forward(dev, scores, out=scores)
         if b is not None:
             att[..., a:b, b:] = 0.0
-        matmul(dev, scores, vh[..., :b, :], yh[..., a:b, :])
+    if edit is not None:
+        edit(att)
+    for a, b in blocks if edit is None else WHOLE:
+        matmul(dev, att[..., a:b, :b], vh[..., :b, :], yh[..., a:b, :])
     return out, (q, k, v, att, out, blocks)
 
 
