@@ -87,6 +87,13 @@ QUICK = {
         "transformer: exponent_wrong": lambda x: 0.2 < x < 0.8,
         "look-back order 3: wrong": lambda x: max(x) < 8,
     },
+    "autoinit": {
+        "apjn_before": lambda x: len(x) == 22 and 3 < sum(x[1:-1]) / 20 < 5,
+        "apjn_after": lambda x: len(x) == 22 and max(abs(J - 1) for J in x) < 0.05,
+        "jll_before": lambda x: x > 15,
+        "jll_after": lambda x: x < 0.005,
+        "accuracy": lambda x: x["autoinit"] > 0.75 and x["off"] < 0.2 and set(x) == {"off", "kaiming", "xavier", "autoinit"},
+    },
     "benchmark": {"mlp": lambda x: 0 < x["ratio_to_floor"] < 20},
     "audit_gradients": {"failed": lambda x: x == 0, "checked": lambda x: x > 100, "max_relative_error": lambda x: x < 1e-7},
 }
@@ -107,6 +114,7 @@ FIGURES = {
     "lcg_probe": ["digits.png", "embedding.png", "attention.png", "interventions.png", "edits.png"],
     "predict_lcg": ["predict_lcg.png"],
     "lcg_scaling": ["lcg_scaling.png"],
+    "autoinit": ["autoinit.png"],
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
     "grok_polynomials": ["grok_polynomials.png"],
@@ -216,6 +224,54 @@ def test_analytic_weights_beside_the_paper(tmp_path):
     done = run("analytic_weights", *flags, "--no-plot", cwd=tmp_path)
     assert done.returncode == 0 and "0.009758" in done.stdout, done
     assert 0.0085 < results(tmp_path / "runs/analytic_weights")["results"]["mse_at_paper_scale"] < 0.0115
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--data", "nowhere"],
+        ["--model", "resnet"],
+        ["--activation", "swish"],
+        ["--norm", "group"],
+        ["--model", "mixer", "--patch", "3"],
+        ["--model", "vgg", "--width", "0"],
+        ["--inits", "lsuv"],
+        ["--off", "0"],
+        ["--resume"],
+    ],
+    ids=" ".join,
+)
+def test_autoinit_refuses(flags, tmp_path):
+    refused(run("autoinit", *flags, cwd=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("model", ["resmlp", "mixer", "vgg", "vgg_bn"])
+def test_autoinit_tunes_and_trains_every_model(model, tmp_path):
+    tiny = "--width", 8, "--depth", 1, "--tune-steps", 3, "--tune-batch", 32, "--steps", 2, "--batch", 8, "--inits", "autoinit"
+    done = run("autoinit", "--model", model, *tiny, "--augment", 1, "--no-plot", cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    written = results(tmp_path / "runs/autoinit")["results"]
+    assert written["jll_after"] < written["jll_before"] and 0 < written["accuracy"]["autoinit"] < 0.5
+
+
+def test_autoinit_goes_on_where_it_stopped(tmp_path):
+    """Ctrl-C in the second of three networks; the resumed run ends with the bits of the undisturbed one."""
+    flags = "--width 16 --depth 6 --tune-steps 3 --batch 32 --no-plot --inits kaiming autoinit xavier --steps 300".split()
+    flags += ["--threads", "1", "--save-seconds", "0.05"]
+    assert run("autoinit", *flags, "--out", "whole", cwd=tmp_path).returncode == 0
+    command = [sys.executable, str(EXAMPLES / "autoinit.py"), *flags, "--out", "parts"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "parts/autoinit-0.01-0.npz").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "--resume" in printed and not (tmp_path / "parts/xavier-0.01-0.npz").exists(), printed
+    refused(run("autoinit", *flags, "--off", "3", "--out", "parts", "--resume", cwd=tmp_path))
+    assert run("autoinit", *flags, "--out", "parts", "--resume", cwd=tmp_path).returncode == 0
+    for path in (tmp_path / "whole").glob("*.npz"):
+        whole, parts = load_arrays(path)[1], load_arrays(tmp_path / "parts" / path.name)[1]
+        assert set(whole) == set(parts) and all(np.array_equal(whole[k], parts[k]) for k in whole), path.name
 
 
 def test_grok_polynomials_needs_a_prime(tmp_path):

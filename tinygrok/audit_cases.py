@@ -5,11 +5,13 @@ from collections.abc import Callable
 import numpy as np
 
 from .audit import Case, cpu_device
+from .criticality.autoinit import jacobian_loss, sphere
 from .engine import gemm, kernels
 from .engine.rng import mask_keys
+from .models.chain import Chain
 from .models.gpt import GPT, Tokens
 from .models.mlp import TwoLayerNet
-from .ops import activation, attention, dropout, embedding, linear, loss, norm
+from .ops import activation, attention, conv, dropout, embedding, linear, loss, norm
 
 DEV = cpu_device()
 COMPLEX = cpu_device("complex128")
@@ -29,19 +31,25 @@ def _normal(name: str, **shapes) -> dict[str, np.ndarray]:
     return {k: rng.standard_normal(s).round(1) for k, s in shapes.items()}  # one decimal: easy to follow by hand
 
 
-def _linear(name: str, lead: tuple[int, ...], bias: bool) -> Case:
-    inputs = _normal(name, x=(*lead, 2, 3), w=(*lead, 3, 2), **({"b": (*lead, 2)} if bias else {}))
-
-    def forward(t):
-        return {"y": linear.linear_forward(_dev(t), t["x"], t["w"], t.get("b"))[0]}
+def _case(name: str, inputs: dict, run: Callable, back: Callable, source: tuple, analytic=True) -> Case:
+    """run(tensors) -> (output, cache);  back(cotangent, cache, g) writes the gradients, into g or its arrays."""
 
     def backward(t, v):
-        _, cache = linear.linear_forward(DEV, t["x"], t["w"], t.get("b"))
-        g = {k: np.full_like(t[k], np.nan) for k in t}
-        linear.linear_backward(DEV, v["y"], cache, g["w"], g.get("b"), g["x"])
+        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
+        back(v["y"], run(t)[1], g)
         return g
 
-    return Case(name, inputs, forward, backward, (linear.linear_forward, linear.linear_backward), analytic=True)
+    return Case(name, inputs, lambda t: {"y": run(t)[0]}, backward, source, analytic)
+
+
+def _plain(name: str, module, which: str, inputs: dict, *settings, analytic=True) -> Case:
+    """WHICH_forward(dev, x, *parameters, *settings) and WHICH_backward(dev, dy, cache, *gradients of the parameters) -> dx"""
+    forward, back = (getattr(module, f"{which}_{direction}") for direction in ("forward", "backward"))
+
+    def write(dy, cache, g):
+        g["x"] = back(DEV, dy, cache, *[g[k] for k in g if k != "x"])
+
+    return _case(name, inputs, lambda t: forward(_dev(t), *t.values(), *settings), write, (forward, back), analytic)
 
 
 def _gemm(name: str, ta: bool, tb: bool) -> Case:
@@ -65,17 +73,14 @@ def _embedding(name: str, lead: tuple[int, ...], terms: int, own_inputs: bool = 
     index[..., 0, :].sort(axis=-1)  # the first table takes the path of sorted inputs
     rows = embedding.RowIndex(DEV, index, P)
 
-    def forward(t):
-        out = _dev(t).empty((*lead, B, N))
-        return {"h": embedding.embedding_forward(_dev(t), t["u"], rows, out)[0]}
+    def run(t):
+        return embedding.embedding_forward(_dev(t), t["u"], rows, _dev(t).empty((*lead, B, N)))
 
-    def backward(t, v):
-        du = np.full_like(t["u"], np.nan)
-        embedding.embedding_backward(DEV, v["h"], (rows,), du)
-        return {"u": du}
+    def back(dh, cache, g):
+        embedding.embedding_backward(DEV, dh, cache, g["u"])
 
     source = (embedding.embedding_forward, embedding.embedding_backward)
-    return Case(name, _normal(name, u=(*lead, terms, P, N)), forward, backward, source, analytic=True)
+    return _case(name, _normal(name, u=(*lead, terms, P, N)), run, back, source)
 
 
 ANALYTIC = ("identity", "square", "power3", "power4", "tanh", "gelu_tanh")
@@ -83,43 +88,32 @@ ANALYTIC = ("identity", "square", "power3", "power4", "tanh", "gelu_tanh")
 
 def _activation(name: str, kind: str) -> Case:
     x = _rng(name).uniform(0.1, 2.0, (2, 3)).round(1) * _rng(name).choice([-1, 1], (2, 3))  # away from the kink of ReLU
-
-    def forward(t):
-        return {"y": activation.activation_forward(_dev(t), t["x"], kind)[0]}
-
-    def backward(t, v):
-        return {"x": activation.activation_backward(DEV, v["y"], (t["x"], kind))}
-
-    source = (activation.activation_forward, activation.activation_backward)
-    return Case(name, {"x": x}, forward, backward, source, analytic=kind in ANALYTIC)
+    return _plain(name, activation, "activation", {"x": x}, kind, analytic=kind in ANALYTIC)
 
 
 def _second(name: str, kind: str) -> Case:
     """The second derivative is the derivative of the first: forward is f'(x), backward uses f''(x)."""
     case = _activation(name, kind)
 
-    def forward(t):
-        return {"y": activation.activation_backward(_dev(t), np.ones_like(t["x"]), (t["x"], kind))}
+    def run(t):
+        return activation.activation_backward(_dev(t), np.ones_like(t["x"]), (t["x"], kind)), t["x"]
 
-    def backward(t, v):
-        return {"x": v["y"] * activation.activation_second(DEV, t["x"], kind)}
+    def back(dy, x, g):
+        g["x"] = dy * activation.activation_second(DEV, x, kind)
 
-    return Case(name, case.inputs, forward, backward, (activation.activation_second,), case.analytic)
+    return _case(name, case.inputs, run, back, (activation.activation_second,), case.analytic)
 
 
 def _dropout(name: str) -> Case:
     keys = mask_keys([1, 2], step=3)
 
-    def forward(t):
-        d = _dev(t)
-        return {"y": dropout.dropout_forward(d, t["x"], 0.4, keys, mask=DEV.empty(t["x"].shape))[0]}
+    def run(t):
+        return dropout.dropout_forward(_dev(t), t["x"], 0.4, keys, mask=DEV.empty(t["x"].shape))
 
-    def backward(t, v):
-        _, cache = dropout.dropout_forward(DEV, t["x"], 0.4, keys)
-        return {"x": dropout.dropout_backward(DEV, v["y"], cache)}
+    def back(dy, cache, g):
+        g["x"] = dropout.dropout_backward(DEV, dy, cache)
 
-    source = (dropout.dropout_forward, dropout.dropout_backward)
-    return Case(name, _normal(name, x=(2, 4, 3)), forward, backward, source, analytic=True)
+    return _case(name, _normal(name, x=(2, 4, 3)), run, back, (dropout.dropout_forward, dropout.dropout_backward))
 
 
 def _batchnorm(name: str, lead: tuple[int, ...], train: bool, weighted: bool = False) -> Case:
@@ -134,56 +128,23 @@ def _batchnorm(name: str, lead: tuple[int, ...], train: bool, weighted: bool = F
         running = mean.astype(dtype), var.astype(dtype)  # copies: training moves them
         return norm.batchnorm_forward(d, t["x"], t["gamma"], t["beta"], *running, train, weight)
 
-    def backward(t, v):
-        dgamma, dbeta = np.full_like(t["gamma"], np.nan), np.full_like(t["beta"], np.nan)
-        return {"x": norm.batchnorm_backward(DEV, v["y"], run(t)[1], dgamma, dbeta), "gamma": dgamma, "beta": dbeta}
+    def back(dy, cache, g):
+        g["x"] = norm.batchnorm_backward(DEV, dy, cache, g["gamma"], g["beta"])
 
-    source = (norm.batchnorm_forward, norm.batchnorm_backward)
-    return Case(name, inputs, lambda t: {"y": run(t)[0]}, backward, source, analytic=True)
-
-
-def _layernorm(name: str, lead: tuple[int, ...], beta: bool) -> Case:
-    inputs = _normal(name, x=(*lead, 3, 5), gamma=(*lead, 5), **({"beta": (*lead, 5)} if beta else {}))
-
-    def forward(t):
-        return {"y": norm.layernorm_forward(_dev(t), t["x"], t["gamma"], t.get("beta"))[0]}
-
-    def backward(t, v):
-        _, cache = norm.layernorm_forward(DEV, t["x"], t["gamma"], t.get("beta"))
-        g = {k: np.full_like(t[k], np.nan) for k in t}
-        g["x"] = norm.layernorm_backward(DEV, v["y"], cache, g["gamma"], g.get("beta"))
-        return g
-
-    return Case(name, inputs, forward, backward, (norm.layernorm_forward, norm.layernorm_backward), analytic=True)
-
-
-def _softmax(name: str) -> Case:
-    def backward(t, v):
-        return {"x": loss.softmax_backward(DEV, v["y"], loss.softmax_forward(DEV, t["x"])[1])}
-
-    source = (loss.softmax_forward, loss.softmax_backward)
-    return Case(
-        name, _normal(name, x=(2, 3)), lambda t: {"y": loss.softmax_forward(_dev(t), t["x"])[0]}, backward, source, analytic=True
-    )
+    return _case(name, inputs, run, back, (norm.batchnorm_forward, norm.batchnorm_backward))
 
 
 def _loss(name: str, kind: str, lead: tuple[int, ...], weighted: bool) -> Case:
     B, C = 4, 3
     target = _rng(name).integers(0, C, (*lead, B))
     weight = _rng(name).choice([0.0, 0.5, 1.0, 2.0], (*lead, B)) + np.eye(B)[0] if weighted else None
-    fwd, bwd = loss.LOSSES[kind]
+    forward, backward = loss.LOSSES[kind]
 
-    def backward(t, v):
-        return {"logits": bwd(DEV, v["loss"], fwd(DEV, t["logits"], target, weight)[1])}
+    def back(dy, cache, g):
+        g["logits"] = backward(DEV, dy, cache)
 
-    return Case(
-        name,
-        _normal(name, logits=(*lead, B, C)),
-        lambda t: {"loss": fwd(_dev(t), t["logits"], target, weight)[0]},
-        backward,
-        (fwd, bwd),
-        analytic=True,
-    )
+    inputs = _normal(name, logits=(*lead, B, C))
+    return _case(name, inputs, lambda t: forward(_dev(t), t["logits"], target, weight), back, (forward, backward))
 
 
 def _two_layer(name: str, lead: tuple[int, ...], kind: str, terms: int = 2, rate=0.0, size=(4, 3, 6), batchnorm=False) -> Case:
@@ -198,27 +159,21 @@ def _two_layer(name: str, lead: tuple[int, ...], kind: str, terms: int = 2, rate
         buffers = {k: x.astype(d.dtype) for k, x in state.items()}  # copies: training moves them
         return net.forward(d, {**t, **buffers}, rows, True, dropout)
 
-    def forward(t):
-        return {"logits": run(t)[0]}
-
-    def backward(t, v):
-        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
-        net.backward(DEV, v["logits"], run(t)[1], g)
-        return g
+    def back(dy, tape, g):
+        net.backward(DEV, dy, tape, g)
 
     inputs = _normal(name, **{k: (*lead, *s) for k, s in net.shapes.items()})
-    return Case(name, inputs, forward, backward, (TwoLayerNet.forward, TwoLayerNet.backward), analytic=kind in ANALYTIC)
+    return _case(name, inputs, run, back, (TwoLayerNet.forward, TwoLayerNet.backward), kind in ANALYTIC)
 
 
 def _rotary(name: str, lead: tuple[int, ...]) -> Case:
     def run(t):
         return attention.rotary_forward(_dev(t), t["x"], attention.rotary_table_host(_dev(t), 3, 4, 2, base=10.0))
 
-    def backward(t, v):
-        return {"x": attention.rotary_backward(DEV, v["y"], run(t)[1])}
+    def back(dy, cache, g):
+        g["x"] = attention.rotary_backward(DEV, dy, cache)
 
-    source = (attention.rotary_forward, attention.rotary_backward)
-    return Case(name, _normal(name, x=(*lead, 2, 3, 8)), lambda t: {"y": run(t)[0]}, backward, source, analytic=True)
+    return _case(name, _normal(name, x=(*lead, 2, 3, 8)), run, back, (attention.rotary_forward, attention.rotary_backward))
 
 
 def _attention(name: str, lead: tuple[int, ...], queries=range(4), causal: bool = True, fused: bool = False) -> Case:
@@ -232,26 +187,63 @@ def _attention(name: str, lead: tuple[int, ...], queries=range(4), causal: bool 
         mask = attention.causal_mask_host(_dev(t), queries, T) if causal else None
         return attention.attention_forward(_dev(t), *parts({k: x.copy() for k, x in t.items()}), heads, mask)
 
-    def backward(t, v):
-        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
-        attention.attention_backward(DEV, v["y"], run(t)[1], *parts(g))
-        return g
+    def back(dy, cache, g):
+        attention.attention_backward(DEV, dy, cache, *parts(g))
 
-    source = (attention.attention_forward, attention.attention_backward)
-    return Case(name, _normal(name, **inputs), lambda t: {"y": run(t)[0]}, backward, source, analytic=True)
+    return _case(name, _normal(name, **inputs), run, back, (attention.attention_forward, attention.attention_backward))
 
 
 def _gpt(name: str, lead: tuple[int, ...], net: GPT, positions=None) -> Case:
     tokens = Tokens(DEV, _rng(name).integers(0, net.vocab, (*lead, 2, 5)), net.vocab, positions)
 
-    def backward(t, v):
-        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
-        net.backward(DEV, v["logits"], net.forward(DEV, t, tokens)[1], g)
-        return g
+    def back(dy, tape, g):
+        net.backward(DEV, dy, tape, g)
 
     inputs = _normal(name, **{k: (*lead, *s) for k, s in net.shapes.items()})
-    forward = lambda t: {"logits": net.forward(_dev(t), t, tokens)[0]}  # noqa: E731
-    return Case(name, inputs, forward, backward, (GPT.forward, GPT.backward), analytic=net.activation in ANALYTIC)
+    run = lambda t: net.forward(_dev(t), t, tokens)  # noqa: E731
+    return _case(name, inputs, run, back, (GPT.forward, GPT.backward), net.activation in ANALYTIC)
+
+
+CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every kind of operation
+    "norms": ((3,), [
+        ("a", (("linear", "a", 3, 4),)),
+        ("b", (("residual", "b", 0.7, (("layernorm", "n", 4), ("act", "gelu_tanh"), ("linear", "w", 4, 4))),)),
+        ("c", (("residual", "c", 1.0, (("batchnorm", "m", 4), ("act", "tanh"), ("linear", "v", 4, 4))), ("layernorm", "o", 4))),
+        ("d", (("scale", "s", 4, 0.5, True), ("linear", "d", 4, 2))),
+    ]),
+    "tokens": ((4, 4, 2), [
+        ("a", (("conv", "a", 2, 3, 2, 2, 0), ("reshape", -1, 3))),
+        ("b", (("residual", "b", 0.9, (("swap",), ("linear", "w", 4, 4), ("swap",), ("scale", "s", 3, 0.5, False))),)),
+        ("c", (("act", "tanh"), ("reshape", 2, 2, 3), ("avgpool", 2, 1), ("reshape", -1), ("linear", "c", 6, 2))),
+    ]),
+    "vgg": ((4, 4, 1), [
+        ("a", (("conv", "a", 1, 2, 3, 1, 1), ("act", "gelu"), ("batchnorm", "n", 2))),
+        ("b", (("act", "gelu"), ("maxpool", 2), ("conv", "b", 2, 2, 3, 1, 1))),
+        ("c", (("act", "relu"), ("reshape", -1), ("linear", "c", 8, 2))),
+    ]),
+}  # fmt: skip
+
+
+def _chain(name: str, which: str, loss: str | None) -> Case:
+    """The outputs of a chain, or the Jacobian loss of its blocks, which the audit differentiates by all its tensors."""
+    (shape, blocks), probes = CHAINS[which], lambda k, y: [sphere(_rng(f"{name} {k} {i}"), y) for i in range(2)]
+    net, x = Chain(blocks), _rng(name).standard_normal((3, *shape))
+
+    def run(t, g=None):
+        d = _dev(t)
+        w = {k: a.astype(d.dtype) for k, a in (net.init_buffers() | t).items()}
+        return jacobian_loss(d, net, w, x.astype(d.dtype), probes, g, loss)[0] if loss else net.forward(d, w, x, True), t
+
+    def back(dy, cache, g):
+        if loss:
+            run(cache, g)
+            g.update({k: a * dy for k, a in g.items()})
+        else:
+            net.backward(DEV, dy, cache, g)
+
+    strengths = {k: s for k, s in net.buffers.items() if loss and k.endswith(".mu")}
+    inputs = _normal(name, **net.shapes, **strengths)
+    return _case(name, inputs, run if loss else lambda t: run(t)[0], back, (Chain.forward, Chain.backward), which != "vgg")
 
 
 def _kinds() -> list[str]:
@@ -259,9 +251,9 @@ def _kinds() -> list[str]:
 
 
 BUILDERS: dict[str, Callable[[str], Case]] = {
-    "linear": lambda n: _linear(n, (), bias=True),
-    "linear no bias": lambda n: _linear(n, (), bias=False),
-    "linear ensemble": lambda n: _linear(n, (2,), bias=True),
+    "linear": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 3), w=(3, 2), b=(2,))),
+    "linear no bias": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 3), w=(3, 2))),
+    "linear ensemble": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 2, 3), w=(2, 3, 2), b=(2, 2))),
     **{
         f"matmul {'T' if ta else 'N'}{'T' if tb else 'N'}": lambda n, ta=ta, tb=tb: _gemm(n, ta, tb)
         for ta in (False, True)
@@ -277,9 +269,10 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "batchnorm train": lambda n: _batchnorm(n, (), train=True),
     "batchnorm weighted": lambda n: _batchnorm(n, (2,), train=True, weighted=True),
     "batchnorm eval": lambda n: _batchnorm(n, (), train=False),
-    "layernorm": lambda n: _layernorm(n, (), beta=True),
-    "layernorm no shift": lambda n: _layernorm(n, (2,), beta=False),
-    "softmax": _softmax,
+    "layernorm": lambda n: _plain(n, norm, "layernorm", _normal(n, x=(3, 5), gamma=(5,), beta=(5,))),
+    "layernorm no shift": lambda n: _plain(n, norm, "layernorm", _normal(n, x=(2, 3, 5), gamma=(2, 5))),
+    "scale": lambda n: _plain(n, norm, "scale", _normal(n, x=(2, 3, 4), gain=(2, 4), shift=(2, 4))),
+    "softmax": lambda n: _plain(n, loss, "softmax", _normal(n, x=(2, 3))),
     **{
         f"{kind.replace('_', ' ')}{' weighted' if w else ''}{' ensemble' if lead else ''}": (
             lambda n, kind=kind, w=w, lead=lead: _loss(n, kind, lead, w)
@@ -305,6 +298,12 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "gpt learned": lambda n: _gpt(n, (), GPT.numbers(3, 4, 1, 1, 6, activation="gelu_tanh")),
     "gpt digits": lambda n: _gpt(n, (), GPT.base_b(3, 4, 1, 2, 3, 2), (0, 3)),
     "gpt untied, recompute": lambda n: _gpt(n, (), GPT(3, 4, 2, 1, 5, activation="tanh", tied=False, recompute=True)),
+    "conv": lambda n: _plain(n, conv, "conv", _normal(n, x=(2, 4, 5, 2), w=(3, 3, 2, 3), b=(3,)), 1, 1),
+    "conv stride": lambda n: _plain(n, conv, "conv", _normal(n, x=(1, 4, 5, 1), w=(2, 2, 1, 2), b=(2,)), 2),
+    "maxpool": lambda n: _plain(n, conv, "maxpool", _normal(n, x=(2, 5, 4, 2)), 2, analytic=False),
+    "avgpool": lambda n: _plain(n, conv, "avgpool", _normal(n, x=(1, 4, 3, 2)), 2, 3),
+    **{f"chain {k}": lambda n, k=k: _chain(n, k, None) for k in CHAINS},
+    **{f"{loss} loss {k}": lambda n, k=k, loss=loss: _chain(n, k, loss) for k in CHAINS for loss in ("log", "square")},
     "gpt ensemble": lambda n: _gpt(n, (2,), GPT(3, 4, 1, 2, 5, activation="tanh", bias=True), slice(1, 3)),
 }
 

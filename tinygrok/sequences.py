@@ -1,4 +1,4 @@
-"""Training on token sequences: batches cut by rows over the worker threads, accuracies by position.
+"""Training on drawn batches, of token sequences (accuracies by position) or images, cut by rows over the worker threads.
 
 Works with fit() and the checkpoints of checkpoint.py. A batch is a pure function of (seed, step), so that a checkpoint
 needs weights, optimiser state, history and the step.
@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from .engine.device import Array, Device
+from .engine.errors import InputError
 from .engine.rng import STREAMS
 from .models.gpt import GPT, Tokens
 from .parallel import world
@@ -17,15 +18,16 @@ from .train import NonFiniteLoss, Objective, shard_edges
 
 # Of the widest activation (rows, tokens, 4 C) of a shard: CPU, and what a GPU evaluates at once (it trains on whole batches).
 SHARD_BYTES = {"cpu": 2_000_000, "cuda": 500_000_000}
+SHARD_IMAGES = 64
 
 
 class TokenBatch:
     """Sequences (B, T + 1) whose tokens 0..T-1 are read and whose tokens at positions + 1 are the targets; cut into shards
-    of whole rows on the CPU. positions: increasing input positions that carry loss. part: the rows that this rank takes."""
+    of whole rows on the CPU. positions: increasing input positions that carry loss. rows: those of this rank."""
 
-    def __init__(self, dev: Device, model: GPT, tokens: np.ndarray, positions, part=slice(None)):
+    def __init__(self, dev: Device, model: GPT, tokens: np.ndarray, positions, rows=slice(None)):
         positions = np.asarray(positions)
-        self.norm, tokens = len(tokens) * len(positions), tokens[part]
+        self.norm, tokens = len(tokens) * len(positions), tokens[rows]
         targets = tokens[:, positions + 1]
         inputs = tokens[:, : positions[-1] + 1]  # nothing behind the last prediction is read
         widest = inputs.size * 4 * model.width * dev.dtype.itemsize
@@ -61,21 +63,25 @@ class SequenceTraining:
     """
 
     def __init__(
-        self, dev: Device, model: GPT, optimizer, draw: Callable, positions, sets: dict[str, np.ndarray], seed: int,
+        self, dev: Device, model, optimizer, draw: Callable, positions, sets: dict, seed: int,
         extra: Callable[["SequenceTraining", dict], dict] = lambda run, predicted: {},
     ):  # fmt: skip
         self.dev, self.model, self.optimizer, self.draw, self.positions = dev, model, optimizer, draw, positions
         self.params, self.grads, self.seed, self.extra = optimizer.params, optimizer.grads, seed, extra
         self.objective = Objective(dev, model, self.params, "cross_entropy")
-        self.sets = {name: TokenBatch(dev, model, tokens, positions) for name, tokens in sets.items()}
+        self.sets = {name: self.make_batch(data) for name, data in sets.items()}
         self.t, self.history, self.world = 0, {"step": []}, world()
         self.world.join(dev)
 
     def batch(self, t: int) -> TokenBatch:
-        """This rank's part of the batch of step t = 1, 2, ..."""
+        """The batch of step t = 1, 2, ..."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(STREAMS.index("batches"), t)))
-        tokens = self.draw(rng)
-        return TokenBatch(self.dev, self.model, tokens, self.positions, self.world.rows(len(tokens)))
+        return self.make_batch(self.draw(rng), training=True)
+
+    def make_batch(self, data, training: bool = False) -> TokenBatch:
+        """This rank's rows of what is drawn, or a set to measure, on the device."""
+        rows = self.world.rows(len(data)) if training else slice(None)
+        return TokenBatch(self.dev, self.model, data, self.positions, rows)
 
     def step(self) -> Array:
         """One optimiser step; returns the loss before it."""
@@ -89,7 +95,7 @@ class SequenceTraining:
 
     def predict(self, batch: TokenBatch) -> tuple[np.ndarray, np.ndarray]:
         """Predicted tokens and losses (B, Tq) of a batch."""
-        w, dev = self.params.views, self.dev
+        w, dev = self.params.views | self.objective.buffers.views, self.dev
 
         def run(shard):
             tokens, target, _ = shard
@@ -114,3 +120,25 @@ class SequenceTraining:
         for key, value in row.items():
             self.history.setdefault(key, []).append(value)
         return row
+
+
+class ImageBatch(TokenBatch):
+    """Images (n, H, W, C) and labels (n,), cut into shards unless `whole` (BatchNorm takes all; a GPU trains on all). rows:
+    those of this rank."""
+
+    def __init__(self, dev: Device, images: np.ndarray, labels: np.ndarray, whole: bool, rows=slice(None)):
+        self.norm, images, labels = len(labels), images[rows], labels[rows]
+        edges = [0, len(labels)] if whole else shard_edges(len(labels), len(labels) / SHARD_IMAGES)
+        self._shards = [(dev.to_device(images[a:b]), dev.to_device(labels[a:b]), a) for a, b in pairwise(edges)]
+        self.targets, self.weight = labels, None
+        self.rows, self.target, _ = self._shards[0]
+
+
+class ImageTraining(SequenceTraining):
+    """A network in training on images; draw and sets give (images, labels), positions are None."""
+
+    def make_batch(self, data, training: bool = False) -> ImageBatch:
+        rows = self.world.rows(len(data[1])) if training else slice(None)
+        if training and self.model.batchnorm and self.world.size > 1:
+            raise InputError("BatchNorm needs all rows of a batch: train on one rank")
+        return ImageBatch(self.dev, *data, training and (self.model.batchnorm or self.dev.kind == "cuda"), rows)

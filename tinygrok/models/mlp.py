@@ -99,7 +99,7 @@ class TwoLayerNet:
         a = tape["hidden.post"]  # not read again once dW is done
         da = linear_backward(dev, dlogits, tape["readout"], g["W"], dx=a, accumulate=accumulate)
         if self.batchnorm:
-            da = batchnorm_backward(dev, da, tape["batchnorm"], g["gamma"], g["beta"], da)
+            da = batchnorm_backward(dev, da, tape["batchnorm"], g["gamma"], g["beta"], dx=da)
         dh = activation_backward(dev, da, tape["activation"], dx=da)
         if "dropout" in tape:
             dh = dropout_backward(dev, dh, tape["dropout"], dx=dh)

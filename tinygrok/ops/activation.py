@@ -54,3 +54,18 @@ def activation_second(dev: Device, x: Array, kind: str, out: Array | None = None
     out = dev.empty(x.shape) if out is None else out
     activation.d2f(dev, *args, x, out)
     return out
+
+
+def activation_tangent(dev: Device, xdot: Array, cache: tuple):
+    """ydot = f'(x) xdot"""
+    return activation_backward(dev, xdot, cache), xdot
+
+
+def activation_pair(dev: Device, xbar: Array, lam: Array, cache: tuple, xdot: Array):
+    """Adjoints of x and xdot from those of y = f(x) and ydot = f'(x) xdot (AutoInit, arXiv 2206.13568):
+
+    xbar <- f'(x) xbar + f''(x) xdot lam        lam <- f'(x) lam
+    """
+    x, kind = cache
+    curved = activation_second(dev, x, kind) * xdot * lam
+    return curved + activation_backward(dev, xbar, cache), activation_backward(dev, lam, cache)

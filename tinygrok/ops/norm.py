@@ -1,4 +1,4 @@
-"""BatchNorm and LayerNorm."""
+"""BatchNorm, LayerNorm and scales; tangents of the norms, and the gradients of functions of those tangents."""
 
 from ..engine.device import Array, Device
 from ..engine.gemm import matmul
@@ -46,19 +46,27 @@ def batchnorm_forward(
     return y, (xhat, rstd, gamma, q)
 
 
-def batchnorm_backward(dev: Device, dy: Array, cache: tuple, dgamma: Array, dbeta: Array, dx: Array | None = None):
-    """dgamma = sum_b dy xhat        dbeta = sum_b dy        dxhat = gamma dy
+def _write(total: Array, out: Array | None, accumulate: bool) -> None:
+    if out is not None:
+        out[...] = out + total if accumulate else total
+
+
+def batchnorm_backward(
+    dev: Device, dy: Array, cache: tuple, dgamma: Array | None, dbeta: Array | None, accumulate=False, dx: Array | None = None
+):
+    """dgamma = sum_b dy xhat        dbeta = sum_b dy        dxhat = gamma dy        (written where given, or added)
 
     train: dx_b = rstd (dxhat_b - q_b (sum_c dxhat_c + xhat_b sum_c dxhat_c xhat_c))     (q_b: weight of row b in the mean)
     eval:  dx_b = rstd dxhat_b        dx may be dy
     """
     xhat, rstd, gamma, q = cache
     xp, product = dev.xp, dev.xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
-    xp.sum(product, axis=-2, out=dgamma)
-    xp.sum(dy, axis=-2, out=dbeta)
+    along, total = xp.sum(product, axis=-2), xp.sum(dy, axis=-2)
+    _write(along, dgamma, accumulate)
+    _write(total, dbeta, accumulate)
     if q is not None:
-        xp.multiply(xhat, dgamma[..., None, :], out=product)
-        product += dbeta[..., None, :]
+        xp.multiply(xhat, along[..., None, :], out=product)
+        product += total[..., None, :]
         product *= q
         dy = xp.subtract(dy, product, out=dx)
     return xp.multiply(dy, (gamma * rstd)[..., None, :], out=dx)
@@ -84,7 +92,7 @@ def layernorm_forward(
 
 
 def layernorm_backward(
-    dev: Device, dy: Array, cache: tuple, dgamma: Array, dbeta: Array | None = None, dx: Array | None = None, accumulate=False
+    dev: Device, dy: Array, cache: tuple, dgamma: Array | None, dbeta: Array | None = None, dx=None, accumulate: bool = False
 ):
     """dgamma = sum_b dy xhat      dbeta = sum_b dy      dxhat = gamma dy
 
@@ -95,10 +103,8 @@ def layernorm_backward(
     xp, column = dev.xp, gamma[..., None] * (1 / gamma.shape[-1])  # the means below are products with this column
     product = xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
     for terms, total in ((product, dgamma), (dy, dbeta)):
-        if total is not None and accumulate:
-            total += xp.sum(terms, axis=-2)
-        elif total is not None:
-            xp.sum(terms, axis=-2, out=total)
+        if total is not None:
+            _write(terms.sum(axis=-2), total, accumulate)
     along, mean = matmul(dev, product, column), matmul(dev, dy, column)  # (..., B, 1)
     xp.multiply(xhat, along, out=product)
     dx = xp.multiply(dy, gamma[..., None, :], out=dx)
@@ -106,3 +112,50 @@ def layernorm_backward(
     dx -= mean
     dx *= rstd
     return dx
+
+
+def norm_tangent(dev: Device, xdot: Array, cache: tuple, *, axis: int):
+    """ydot = gamma xhatdot,  xhatdot = rstd (c - xhat q),  c = xdot - mean(xdot),  q = mean(xhat c)
+
+    The tangent of layernorm_forward (axis -1) or of batchnorm_forward on equal rows (axis -2); means over that axis.
+    """
+    xhat, rstd, gamma = cache[:3]
+    centred = xdot - xdot.mean(axis=axis, keepdims=True)
+    q = (xhat * centred).mean(axis=axis, keepdims=True)
+    dot = (rstd if axis == -1 else rstd[..., None, :]) * (centred - xhat * q)
+    return gamma[..., None, :] * dot, (dot, q)
+
+
+def norm_pair(dev: Device, xbar: Array, lam: Array, cache: tuple, tangent: tuple, dgamma=None, dbeta=None, *, axis: int):
+    """Adjoints of x and xdot from those of y and ydot, xbar and lam (AutoInit, arXiv 2206.13568). With both times gamma,
+
+    S(z) = rstd (z - mean(z) - xhat mean(xhat z)),  p = mean(xhat lam),  t = xbar - rstd q (lam + p xhat) - p xhatdot:
+    xbar <- S(t) - xhat rstd mean(lam xhatdot)        lam <- S(lam)
+    Adds sum_b (xbar xhat + lam xhatdot) to dgamma and sum_b xbar to dbeta, where given.
+    """
+    (xhat, rstd, gamma), (dot, q) = cache[:3], tangent
+    rstd = rstd if axis == -1 else rstd[..., None, :]
+    _write((xbar * xhat + lam * dot).sum(axis=-2), dgamma, True)
+    _write(xbar.sum(axis=-2), dbeta, True)
+    xbar, lam = xbar * gamma[..., None, :], lam * gamma[..., None, :]
+    mean = lambda z: z.mean(axis=axis, keepdims=True)  # noqa: E731
+    back = lambda z: rstd * (z - mean(z) - xhat * mean(xhat * z))  # noqa: E731
+    p = mean(xhat * lam)
+    return back(xbar - rstd * q * (lam + p * xhat) - p * dot) - xhat * rstd * mean(lam * dot), back(lam)
+
+
+def scale_forward(dev: Device, x: Array, gain: Array, shift: Array | None = None, out: Array | None = None):
+    """y = gain x + shift        x (..., B, N)   gain, shift (..., N)        (ResMLP's Affine and LayerScale, arXiv 2105.03404)"""
+    y = dev.xp.multiply(x, gain[..., None, :], out=out)
+    if shift is not None:
+        y += shift[..., None, :]
+    return y, (x, gain)
+
+
+def scale_backward(dev: Device, dy: Array, cache: tuple, dgain: Array | None, dshift=None, dx=None, accumulate=False):
+    """dgain = sum_b dy x        dshift = sum_b dy        dx = gain dy        (gradients written where given, or added)"""
+    x, gain = cache
+    if dgain is not None:
+        _write((dy * x).sum(axis=-2), dgain, accumulate)
+    _write(dy.sum(axis=-2), dshift, accumulate)
+    return dev.xp.multiply(dy, gain[..., None, :], out=dx)

@@ -1,0 +1,224 @@
+"""Chains of blocks: every rule against PyTorch and its double backward, on every device; the models' stages and state."""
+
+import numpy as np
+import pytest
+
+from tinygrok.audit_cases import CHAINS
+from tinygrok.criticality.autoinit import jacobian_loss, sphere
+from tinygrok.engine.errors import InputError
+from tinygrok.engine.params import Arena
+from tinygrok.models.chain import RULES, Chain
+from tinygrok.ops import conv
+
+B = 4
+
+
+def tensors(net, seed=0):
+    rng = np.random.default_rng(seed)
+    w = {n: 0.5 * rng.standard_normal(s) + 0.8 * n.endswith("gain") for n, s in net.shapes.items()}
+    return w | net.init_buffers()
+
+
+def on(dev, arrays):
+    return {n: dev.to_device(a) for n, a in arrays.items()}
+
+
+def probes_of(dev, count=2):
+    return lambda block, shape: [dev.to_device(sphere(np.random.default_rng([block, i]), shape)) for i in range(count)]
+
+
+@pytest.mark.parametrize("which", CHAINS)
+def test_devices_agree(dev, host_dev, which):
+    """Outputs, gradients, J and the gradient of the Jacobian loss: as on NumPy in float64."""
+    shape, blocks = CHAINS[which]
+    net = Chain(blocks)
+    x, dz = np.random.default_rng(1).standard_normal((B, *shape)), None
+    found = []
+    for d in (host_dev, dev):
+        w = on(d, tensors(net))
+        g = {n: d.empty(s) for n, s in net.shapes.items()}
+        y, tape = net.forward(d, w, d.to_device(x), True)
+        dz = np.random.default_rng(2).standard_normal(y.shape)
+        net.backward(d, d.to_device(dz), tape, g)
+        second = {n: d.empty(s) for n, s in (net.shapes | net.buffers).items() if not n.endswith((".mean", ".var"))}
+        loss, J = jacobian_loss(d, net, w, d.to_device(x), probes_of(d), second)
+        everything = {"y": y, "loss": loss, "J": J, **g, **{"second " + n: a for n, a in second.items()}}
+        assert all(a.dtype == d.dtype for a in everything.values())
+        found.append({n: d.to_host(a) for n, a in everything.items()})
+    tolerance = 1e-11 if dev.dtype == np.float64 else 2e-4
+    for name, a in found[0].items():
+        np.testing.assert_allclose(found[1][name], a, rtol=tolerance, atol=tolerance * max(1, np.abs(a).max()), err_msg=name)
+
+
+def test_every_kind_is_audited():
+    def kinds(ops):
+        for kind, *rest in ops:
+            yield kind
+            if kind == "residual":
+                yield from kinds(rest[-1])
+
+    assert {k for _, blocks in CHAINS.values() for _, ops in blocks for k in kinds(ops)} == {*RULES, "residual"}
+
+
+@pytest.mark.parametrize("which", CHAINS)
+def test_stages_are_the_network(host_dev, which):
+    """One after the other they give the outputs; each backward is the transpose of its tangent; running statistics rest."""
+    shape, blocks = CHAINS[which]
+    net, x = Chain(blocks), np.random.default_rng(1).standard_normal((B, *shape))
+    w = tensors(net)
+    before = {n: a.copy() for n, a in w.items()}
+    y, x0 = net.forward(host_dev, {n: a.copy() for n, a in w.items()}, x, True)[0], x
+    for stage, (name, _) in zip(net.stages(host_dev, w), blocks, strict=True):
+        assert stage.name == name
+        out, cache = stage.forward(x)
+        rng = np.random.default_rng(3)
+        v, d = rng.standard_normal(out.shape), rng.standard_normal(x.shape)
+        moved = [stage.forward(x + t * d)[0] for t in (1e-5, -1e-5)]
+        np.testing.assert_allclose((v * (moved[0] - moved[1])).sum() / 2e-5, (stage.backward(v, cache) * d).sum(), rtol=1e-6)
+        x = out
+    np.testing.assert_array_equal(x, y)
+    assert all((w[n] == before[n]).all() for n in w) and x0.shape[0] == B
+
+
+def test_batchnorm_records_in_training_only(host_dev):
+    shape, blocks = CHAINS["vgg"]
+    net, w = Chain(blocks), tensors(Chain(blocks))
+    x = np.random.default_rng(0).standard_normal((B, *shape))
+    net.forward(host_dev, w, x)
+    assert (w["n.mean"] == 0).all() and (w["n.var"] == 1).all() and net.batchnorm
+    net.forward(host_dev, w, x, True)
+    assert (w["n.mean"] != 0).all() and (w["n.var"] != 1).all()
+
+
+def test_shards_add_up(host_dev):
+    shape, blocks = CHAINS["tokens"]
+    net, x = Chain(blocks), np.random.default_rng(1).standard_normal((B, *shape))
+    w = tensors(net)
+    whole, parts = Arena(host_dev, net.shapes), Arena(host_dev, net.shapes)
+    dz = np.random.default_rng(2).standard_normal((B, 2))
+    net.backward(host_dev, dz, net.forward(host_dev, w, x, True)[1], whole.views)
+    for i, part in enumerate((slice(0, 1), slice(1, B))):
+        net.backward(host_dev, dz[part], net.forward(host_dev, w, x[part], True)[1], parts.views, accumulate=i > 0)
+    np.testing.assert_allclose(parts.flat, whole.flat, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("k, stride, pad, size", [(3, 1, 1, (5, 6)), (3, 2, 1, (7, 6)), (2, 2, 0, (5, 4)), (1, 1, 0, (3, 3))])
+def test_convolution_is_the_sum(host_dev, monkeypatch, k, stride, pad, size):
+    """Against the definition, also when few images fit the columns at once."""
+    rng = np.random.default_rng(0)
+    x, w, b = rng.standard_normal((3, *size, 2)), rng.standard_normal((k, k, 2, 4)), rng.standard_normal(4)
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    expected = np.empty((3, *((n + 2 * pad - k) // stride + 1 for n in size), 4))
+    for i, j in np.ndindex(expected.shape[1:3]):
+        patch = padded[:, i * stride : i * stride + k, j * stride : j * stride + k]
+        expected[:, i, j] = np.einsum("bklc,klcn->bn", patch, w) + b
+    dy = rng.standard_normal(expected.shape)
+    results = []
+    for limit in (1, 10**9):
+        monkeypatch.setitem(conv.COLUMN_BYTES, "cpu", limit)
+        y, cache = conv.conv_forward(host_dev, x, w, b, stride, pad)
+        dw, db = np.full(w.shape, np.nan), np.full(4, np.nan)
+        dx = conv.conv_backward(host_dev, dy, cache, dw, db)
+        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+        results.append((dx, dw, db))
+    for one, all_at_once in zip(*results, strict=True):
+        np.testing.assert_allclose(one, all_at_once, rtol=1e-12, atol=1e-12)
+
+
+def test_maximum_of_equal_pixels_goes_to_the_first(host_dev):
+    y, cache = conv.maxpool_forward(host_dev, np.ones((1, 5, 4, 1)), 2)
+    dx = conv.maxpool_backward(host_dev, np.ones_like(y), cache)
+    assert y.shape == (1, 2, 2, 1) and dx.sum() == 4 and (dx[0, :4:2, ::2, 0] == 1).all()
+
+
+def test_unknown_operation_is_refused():
+    with pytest.raises(InputError, match="unknown operation 'dense'"):
+        Chain([("a", (("dense", "a", 2, 3),))])
+
+
+# -- the same networks in PyTorch -----------------------------------------------------------------------------------------
+
+
+def twin(torch, net, ops, w, x):
+    """The operations of a chain by torch functions on torch tensors, channels last."""
+    F = torch.nn.functional
+    activations = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
+    image = lambda f, x: f(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # noqa: E731
+    for kind, *rest in ops:
+        name = rest[0] if rest else ""
+        if kind == "linear":
+            x = x @ w[f"{name}.weight"] + w[f"{name}.bias"]
+        elif kind == "conv":
+            kernel, bias, stride, pad = w[f"{name}.weight"].permute(3, 2, 0, 1), w[f"{name}.bias"], *rest[4:]
+            x = image(lambda x, k=kernel, b=bias, s=stride, p=pad: F.conv2d(x, k, b, s, p), x)
+        elif kind == "act":
+            x = activations[name](x)
+        elif kind == "layernorm":
+            x = F.layer_norm(x, x.shape[-1:], w[f"{name}.gain"], w[f"{name}.shift"])
+        elif kind == "batchnorm":
+            rows = x.reshape(-1, x.shape[-1])
+            x = F.batch_norm(rows, None, None, w[f"{name}.gain"], w[f"{name}.shift"], True).reshape(x.shape)
+        elif kind == "scale":
+            x = x * w[f"{name}.gain"] + (w[f"{name}.shift"] if rest[3] else 0)
+        elif kind == "maxpool":
+            x = image(lambda x, k=name: F.max_pool2d(x, k), x)
+        elif kind == "avgpool":
+            x = image(lambda x, size=tuple(rest): F.avg_pool2d(x, size), x)
+        elif kind == "swap":
+            x = x.transpose(1, 2)
+        elif kind == "reshape":
+            x = x.reshape(len(x), *rest)
+        else:
+            x = twin(torch, net, rest[2], w, x) + w[f"{name}.mu"] * x
+    return x
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("which", CHAINS)
+def test_gradients_equal_autograd(host_dev, which):
+    torch = pytest.importorskip("torch", reason="torch is not installed (the oracle extra)")
+    shape, blocks = CHAINS[which]
+    net, x = Chain(blocks), np.random.default_rng(1).standard_normal((B, *shape))
+    w = tensors(net)
+    t = {n: torch.tensor(a, requires_grad=n in net.shapes) for n, a in w.items()}
+    z = torch.tensor(x)
+    for _, ops in blocks:
+        z = twin(torch, net, ops, t, z)
+    dz = np.random.default_rng(2).standard_normal(z.shape)
+    names = list(net.shapes)
+    expected = torch.autograd.grad(z, [t[n] for n in names], torch.tensor(dz))
+    y, tape = net.forward(host_dev, w, x, True)
+    g = {n: np.full(net.shapes[n], np.nan) for n in names}
+    net.backward(host_dev, dz, tape, g)
+    np.testing.assert_allclose(y, z.detach(), rtol=1e-12, atol=1e-12)
+    for name, e in zip(names, expected, strict=True):
+        np.testing.assert_allclose(g[name], e, rtol=1e-11, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("loss", ["log", "square"])
+@pytest.mark.parametrize("which", CHAINS)
+def test_second_order_equals_double_backward(host_dev, which, loss):
+    torch = pytest.importorskip("torch", reason="torch is not installed (the oracle extra)")
+    shape, blocks = CHAINS[which]
+    net, x = Chain(blocks), np.random.default_rng(1).standard_normal((B, *shape))
+    w, probes = tensors(net), probes_of(host_dev)
+    names = [n for n in w if not n.endswith((".mean", ".var"))]
+    t = {n: torch.tensor(a, requires_grad=True) for n, a in w.items()}
+    h, norms = torch.tensor(x, requires_grad=True), []
+    for i, (_, ops) in enumerate(blocks):
+        y = twin(torch, net, ops, t, h)
+        draws = probes(i, tuple(y.shape))
+        u = [torch.autograd.grad(y, h, torch.tensor(v), create_graph=True)[0] for v in draws]
+        norms.append(sum((a * a).sum() for a in u) / (B * len(u)))
+        h = y
+    J = torch.stack(norms)
+    value = 0.5 * (torch.log(J) ** 2).sum() if loss == "log" else 0.5 * ((J - 1) ** 2).sum()
+    expected = torch.autograd.grad(value, [t[n] for n in names], allow_unused=True)
+    g = {n: np.full(w[n].shape, np.nan) for n in names}
+    ours, ourJ = jacobian_loss(host_dev, net, w, x, probes, g, loss)
+    np.testing.assert_allclose(ours, value.item(), rtol=1e-12)
+    np.testing.assert_allclose(ourJ, J.detach(), rtol=1e-12)
+    for name, e in zip(names, expected, strict=True):
+        e = np.zeros(w[name].shape) if e is None else e.numpy()
+        np.testing.assert_allclose(g[name], e, rtol=1e-9, atol=1e-11 * max(1, np.abs(e).max()), err_msg=name)

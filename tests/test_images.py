@@ -1,0 +1,224 @@
+"""Image files: read back as written, refused when damaged; normalisation, augmentation; training that resumes bit by bit."""
+
+import gzip
+import struct
+import sys
+import zlib
+
+import fakecupy
+import numpy as np
+import pytest
+
+from tinygrok.checkpoint import load_training, save_training
+from tinygrok.engine.errors import InputError
+from tinygrok.engine.optim import SGD
+from tinygrok.engine.params import Arena
+from tinygrok.models import vision
+from tinygrok.sequences import SHARD_IMAGES, ImageTraining
+from tinygrok.tasks import images
+from tinygrok.train import fit
+
+
+def idx(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_mnist(folder, train=20, test=7, size=(5, 4), suffix=".gz"):
+    rng, written = np.random.default_rng(0), {}
+    for part, n in (("train", train), ("t10k", test)):
+        for kind, shape in (("images-idx3", (n, *size)), ("labels-idx1", (n,))):
+            written[part, kind] = rng.integers(0, 256 if "3" in kind else 10, shape, dtype=np.uint8)
+            data = idx(written[part, kind])
+            path = folder / f"{part}-{kind}-ubyte{suffix}"
+            path.write_bytes(gzip.compress(data) if suffix else data)
+    return written
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_files_are_read_back(tmp_path, suffix):
+    written = write_mnist(tmp_path, suffix=suffix)
+    data = images.load(tmp_path)
+    assert data.train.shape == (20, 5, 4, 1) and data.test_labels.dtype == np.int64
+    np.testing.assert_array_equal(data.train[..., 0], written["train", "images-idx3"])
+    np.testing.assert_array_equal(data.test_labels, written["t10k", "labels-idx1"])
+
+
+DAMAGE = {
+    "cut": lambda b: b[:-1],
+    "longer": lambda b: b + b"x",
+    "empty": lambda b: b"",
+    "three bytes": lambda b: b[:3],
+    "header only in part": lambda b: b[:9],
+    "type": lambda b: b"\0\0\x0d" + b[3:],
+    "zeros": lambda b: b"\1" + b[1:],
+    "no axes": lambda b: b[:3] + b"\0" + b[4:],
+    "many axes": lambda b: b[:3] + b"\xff" + b[4:],
+    "count": lambda b: b[:4] + struct.pack(">I", 2**31) + b[8:],
+    "labels in place of images": lambda b: idx(np.zeros(20, np.uint8)),
+    "another number of images": lambda b: idx(np.zeros((19, 5, 4), np.uint8)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_damaged_idx_files_are_refused(tmp_path, damage, suffix):
+    write_mnist(tmp_path, suffix=suffix)
+    path = tmp_path / f"train-images-idx3-ubyte{suffix}"
+    data = DAMAGE[damage](gzip.decompress(path.read_bytes()) if suffix else path.read_bytes())
+    path.write_bytes(gzip.compress(data) if suffix else data)
+    with pytest.raises(InputError) as error:
+        images.load(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_damaged_gzip_labels_beyond_nine_and_missing_files_are_refused(tmp_path):
+    write_mnist(tmp_path)
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    good = path.read_bytes()
+    for bad in (good[:-5], good[:20], b"not gzip at all", good[:-8] + struct.pack("<I", zlib.crc32(b"other")) + good[-4:],
+                gzip.compress(idx(np.full(20, 10, np.uint8))), gzip.compress(idx(np.zeros(0, np.uint8)))):  # fmt: skip
+        path.write_bytes(bad)
+        with pytest.raises(InputError):
+            images.load(tmp_path)
+    path.unlink()
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="missing"):
+            images.load(folder)
+
+
+def write_cifar(folder, records):
+    rng, parts = np.random.default_rng(0), {}
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        labels, pixels = rng.integers(0, 10, records, dtype=np.uint8), rng.integers(0, 256, (records, 3, 32, 32), dtype=np.uint8)
+        (folder / name).write_bytes(b"".join(bytes([y]) + x.tobytes() for y, x in zip(labels, pixels, strict=True)))
+        parts[name] = pixels, labels
+    return parts
+
+
+def test_cifar_files_are_read_back_and_damaged_ones_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "CIFAR_RECORDS", 4)
+    parts = write_cifar(tmp_path, 4)
+    data = images.load(tmp_path)
+    assert data.train.shape == (20, 32, 32, 3) and data.test.shape == (4, 32, 32, 3)
+    for i in range(5):
+        pixels, labels = parts[f"data_batch_{i + 1}.bin"]
+        np.testing.assert_array_equal(data.train[4 * i : 4 * i + 4], pixels.transpose(0, 2, 3, 1))
+        np.testing.assert_array_equal(data.train_labels[4 * i : 4 * i + 4], labels)
+    path = tmp_path / "data_batch_3.bin"
+    good = path.read_bytes()
+    for bad in (good[:-1], good[:-3073], good + good[:3073], b"", b"\x0a" + good[1:]):
+        path.write_bytes(bad)
+        with pytest.raises(InputError, match="data_batch_3"):
+            images.load(tmp_path)
+    path.unlink()
+    with pytest.raises(InputError, match="data_batch_3"):
+        images.load(tmp_path)
+    assert images.CIFAR_RECORDS == 4
+
+
+def test_digits_of_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # import fails
+    with pytest.raises(InputError, match="--data"):
+        images.load(None)
+    monkeypatch.undo()
+    pytest.importorskip("sklearn")
+    data = images.load(None)
+    assert data.train.shape == (1500, 8, 8, 1) and data.test.shape == (297, 8, 8, 1) and set(data.test_labels) == set(range(10))
+
+
+def test_normalisation_is_that_of_the_training_set():
+    rng = np.random.default_rng(0)
+    train, test = rng.integers(0, 256, (50, 6, 5, 3), dtype=np.uint8), np.full((2, 6, 5, 3), 7, np.uint8)
+    raw = images.Images(train, np.zeros(50), test, np.zeros(2))
+    data = images.normalised(raw)
+    assert data.train.dtype == np.float32 and data.test.dtype == np.float32
+    np.testing.assert_allclose(data.train.mean(axis=(0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(data.train.std(axis=(0, 1, 2)), 1, rtol=1e-6)
+    expected = (7 - raw.train.mean(axis=(0, 1, 2))) / raw.train.std(axis=(0, 1, 2))
+    np.testing.assert_allclose(data.test[0, 0, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(6, 5), (4, 7)])
+def test_augmentation_moves_and_mirrors(size):
+    """Every result is a window of the padded image or of its mirror image; all of them occur."""
+    x = np.random.default_rng(0).standard_normal((400, *size, 2))
+    x[:] = x[0]
+    y, pad, (H, W) = images.augment(np.random.default_rng(1), x, 1), 1, size
+    padded = np.pad(x[0], ((pad, pad), (pad, pad), (0, 0)))
+    windows = [padded[i : i + H, j : j + W][:, ::flip] for i in range(3) for j in range(3) for flip in (1, -1)]
+    found = [[k for k, window in enumerate(windows) if (window == a).all()] for a in y]
+    assert all(len(f) == 1 for f in found) and {f[0] for f in found} == set(range(18))
+    still = images.augment(np.random.default_rng(1), x, 0, flip=False)
+    np.testing.assert_array_equal(still, x)
+    np.testing.assert_array_equal(images.augment(np.random.default_rng(1), x, 1), y)
+
+
+# -- training -----------------------------------------------------------------------------------------------------------
+
+
+def small(dev, batchnorm=False, count=3 * SHARD_IMAGES, seed=0):
+    """A VGG on two classes of noisy stripes."""
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 2, 400)
+    stripes = np.arange(8) % 2
+    x = np.where(y[:, None, None, None] == 1, stripes[:, None], stripes[:, None, None]) + rng.standard_normal((400, 8, 8, 1))
+    net = vision.vgg((8, 8, 1), 2, (4, "M", 8), batchnorm=batchnorm)
+    params, grads = Arena(dev, net.shapes), Arena(dev, net.shapes)
+    params.load(net.init(np.random.default_rng(seed), 2**0.5))
+
+    def draw(rng):
+        pick = rng.integers(0, 300, count)
+        return images.augment(rng, x[pick], 1), y[pick]
+
+    optimizer = SGD(dev, params, grads, lr=0.05, momentum=0.9, no_decay=net.no_decay)
+    return ImageTraining(dev, net, optimizer, draw, None, {"test": (x[300:], y[300:])}, seed)
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+def test_it_learns(dev, batchnorm):
+    run = small(dev, batchnorm, 64)
+    fit(run, 40, log_every=40)
+    assert run.history["test_accuracy"][-1] > 0.8 and run.history["test_loss"][-1] < 0.4 < run.history["test_loss"][0]
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+def test_shards_and_threads_do_not_change_the_gradient(dev, host_dev, batchnorm):
+    """As the whole batch in float64 on one thread."""
+    a, b = small(host_dev, batchnorm), small(dev, batchnorm)
+    assert len(a.batch(1).shards()) == (1 if batchnorm else 4) and a.batch(1).size() == 3 * SHARD_IMAGES
+    w = {n: x.copy() for n, x in (a.params.views | a.objective.buffers.views).items()}
+    rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(3, 1)))
+    x, y = a.draw(rng)
+    z, tape = a.model.forward(host_dev, w, x, True)
+    loss, cache = a.objective.loss_forward(host_dev, z, y)
+    a.model.backward(host_dev, a.objective.loss_backward(host_dev, 1.0, cache), tape, a.grads.views)
+    measured = b.objective.gradient(b.grads, b.batch(1))
+    tolerance = 1e-10 if dev.dtype == np.float64 else 1e-4
+    np.testing.assert_allclose(dev.to_host(measured), loss, rtol=tolerance)
+    np.testing.assert_allclose(dev.to_host(b.grads.flat), a.grads.flat, rtol=tolerance, atol=tolerance)
+    buffers = dev.to_host(b.objective.buffers.flat)
+    np.testing.assert_allclose(buffers, np.concatenate([np.ravel(w[n]) for n in a.model.buffers] or [[]]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+def test_a_step_on_a_gpu_never_waits(batchnorm):
+    dev = fakecupy.fake_device("float32")
+    run = small(dev, batchnorm, 8)
+    run.step()
+    batch = run.batch(2)
+    with fakecupy.hot(dtype="float32") as counts:
+        run.objective.gradient(run.grads, batch)
+        run.optimizer.step(2)
+    assert counts.syncs == 0 and counts.matmul_copies == 0
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+def test_resumed_training_is_the_same(host_dev, tmp_path, batchnorm):
+    whole, first, second = (small(host_dev, batchnorm) for _ in range(3))
+    fit(whole, 6, log_every=2)
+    fit(first, 3, log_every=2, save=lambda run: save_training(tmp_path / "c.npz", run, {"a": 1}))
+    load_training(tmp_path / "c.npz", second, {"a": 1})
+    fit(second, 6, log_every=2)
+    np.testing.assert_array_equal(whole.params.flat, second.params.flat)
+    np.testing.assert_array_equal(whole.objective.buffers.flat, second.objective.buffers.flat)
+    assert whole.history["test_loss"][-1] == second.history["test_loss"][-1]
