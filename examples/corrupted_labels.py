@@ -53,7 +53,7 @@ def arguments(argv=None):
     p.add_argument("--p", type=cli.integer(2, 1000), default=97, help="modulus")
     p.add_argument("--width", type=cli.integer(), default=500, help="hidden neurons")
     p.add_argument("--train-frac", type=cli.real(0, 1, True, True), default=0.5, help="share of the table to train on")
-    p.add_argument("--activation", default="square", help="square, power<k>, relu, gelu, gelu_tanh, tanh, erf")
+    p.add_argument("--activation", default="square", help="square, power<k>, relu, leaky_relu, gelu, gelu_tanh, tanh, erf")
     p.add_argument("--loss", default="mse", choices=["mse", "cross_entropy"], help="loss")
     p.add_argument("--lr", type=cli.real(0, None, True), default=0.01, help="learning rate of AdamW")
     p.add_argument("--batch-size", type=cli.integer(), default=None, help="minibatch size (default: full batch)")

@@ -50,7 +50,7 @@ def arguments(argv=None):
     p.add_argument("--p", type=cli.integer(5, 1000), default=97, help="modulus")
     p.add_argument("--width", type=cli.integer(), default=500, help="hidden neurons")
     p.add_argument("--loss", default="mse", choices=["mse", "cross_entropy"], help="loss")
-    p.add_argument("--activation", default="square", help="square, power<k>, relu, gelu, gelu_tanh, tanh, erf")
+    p.add_argument("--activation", default="square", help="square, power<k>, relu, leaky_relu, gelu, gelu_tanh, tanh, erf")
     p.add_argument("--rule", default="uniform", choices=RULES, help="how labels are corrupted (uniform: the paper's rule)")
     p.add_argument("--seeds", type=cli.integer(), default=1, help="networks a cell; a cell shows means and the commonest phase")
     p.add_argument("--pack", type=cli.integer(), default=None, help="networks a pack (default: 8, on a GPU what fits)")

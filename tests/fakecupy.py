@@ -50,6 +50,7 @@ counts = Counts()
 _rules = SimpleNamespace(hot=False, dtype=None, alloc=True)
 _local = threading.local()  # the current device, as in CuPy one per thread
 _buffers: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()  # address -> live buffer
+_guard = threading.Lock()  # of _buffers: two ranks of a test share it
 
 
 def reset() -> None:
@@ -93,7 +94,8 @@ def _new(a) -> "ndarray":
     counts.allocs += 1
     if a.base is not None or not a.flags.c_contiguous or not a.flags.writeable:
         a = a.copy(order="C")
-    _buffers[a.ctypes.data] = a
+    with _guard:
+        _buffers[a.ctypes.data] = a
     return ndarray(a)
 
 
@@ -639,7 +641,9 @@ def _memory(pointer, dtype, batch, rows, cols, ld, stride):
         raise Refused(f"cuBLAS: a {batch} x {rows} x {cols} operand with batch stride {stride}")
     count = (batch - 1) * stride + (cols - 1) * ld + rows
     end = pointer + count * dtype.itemsize
-    if not any(start <= pointer and end <= start + a.nbytes for start, a in list(_buffers.items())):
+    with _guard:
+        live = list(_buffers.items())
+    if not any(start <= pointer and end <= start + a.nbytes for start, a in live):
         raise Refused("cuBLAS: an operand reaches outside every device buffer (or a host pointer)")
     flat = np.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(pointer), dtype)
     steps = (stride * dtype.itemsize, ld * dtype.itemsize, dtype.itemsize)

@@ -87,6 +87,17 @@ QUICK = {
         "transformer: exponent_wrong": lambda x: 0.2 < x < 0.8,
         "look-back order 3: wrong": lambda x: max(x) < 8,
     },
+    "critical_init": {
+        "sigma_w_critical": lambda x: abs(x - 2**0.5) < 1e-12,
+        "sigma_b_critical": lambda x: x == 0,
+        "chi_theory": lambda x: x == 1,
+        "chi_measured": lambda x: abs(x - 1) < 0.02,
+        "exponent_theory": lambda x: x == 0,
+        "exponent_measured": lambda x: abs(x) < 0.25,
+        "phase_diagram_rms": lambda x: x < 0.08,
+        "within_three_errors": lambda x: x > 0.85,
+        "critical_points": lambda x: abs(x["gelu"]["sw2"] - 1.983058) < 1e-6 and abs(x["erf"]["zeta"] - 1) < 1e-6,
+    },
     "autoinit": {
         "apjn_before": lambda x: len(x) == 22 and 3 < sum(x[1:-1]) / 20 < 5,
         "apjn_after": lambda x: len(x) == 22 and max(abs(J - 1) for J in x) < 0.05,
@@ -114,6 +125,7 @@ FIGURES = {
     "lcg_probe": ["digits.png", "embedding.png", "attention.png", "interventions.png", "edits.png"],
     "predict_lcg": ["predict_lcg.png"],
     "lcg_scaling": ["lcg_scaling.png"],
+    "critical_init": ["critical_init.png"],
     "autoinit": ["autoinit.png"],
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
@@ -368,6 +380,13 @@ def test_a_finished_run_can_be_resumed(example, tmp_path):
         ("phase_diagram", ["--strengths", "5", "5"]),
         ("phase_diagram", ["--scheduler", "tcp://127.0.0.1:1"]),
         ("phase_diagram", ["--resume"]),
+        ("critical_init", ["--activation", "square"]),
+        ("critical_init", ["--norm", "groupnorm"]),
+        ("critical_init", ["--residual", "1.5"]),
+        ("critical_init", ["--depth", "3"]),
+        ("critical_init", ["--networks", "1"]),
+        ("critical_init", ["--sigma-w", "0"]),
+        ("critical_init", ["--sigma-w", "3", "--depth", "200"]),
         ("in_context", ["--p", "9"]),
         ("in_context", ["--batch", "71"]),
         ("in_context", ["--tasks", "30", "--batch", "60"]),
@@ -424,6 +443,30 @@ def test_predict_lcg_in_every_mode(flags, tmp_path):
     assert ("unseen" in flags) == any(key.startswith("m = ") for key in written)
     again = run("predict_lcg", *tiny, "--steps", 6, "--resume", "--no-plot", cwd=tmp_path)
     assert again.returncode == 0 and "resumed at step 4" in again.stdout, again.stderr
+
+
+TINY = ["--width", "60", "--depth", "8", "--networks", "3", "--grid", "2", "--batch", "16"]
+
+
+@pytest.mark.parametrize(
+    "flags, critical",
+    [
+        (["--activation", "erf", "--residual", "0.6"], True),
+        (["--activation", "gelu", "--norm", "pre", "--residual", "1"], True),
+        (["--activation", "erf", "--norm", "post"], True),
+        (["--norm", "batch"], False),
+        (["--activation", "erf", "--residual", "1"], False),
+        (["--activation", "leaky_relu", "--sigma-w", "1.2", "--sigma-b", "0.3", "--dtype", "float64"], None),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_critical_init_of_every_kind(flags, critical, tmp_path):
+    done = run("critical_init", *TINY, *flags, cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    written = results(tmp_path / "runs" / "critical_init")["results"]
+    assert abs(written["chi_measured"] / written["chi_theory"] - 1) < 0.15
+    if critical is not None:
+        assert (written["sigma_w_critical"] is not None) == (written["exponent_theory"] is not None) == critical
 
 
 def test_unwritable_folder_is_noticed_before_training(tmp_path):

@@ -44,7 +44,7 @@ def integers(high, *shape, dtype="int64"):
 X, Y = values(E, 4, 7), fresh(E, 4, 7)
 MAKERS = {
     f"{name}{suffix}": [X, X, Y] if suffix == "_df" else [X, Y]
-    for name in ("identity", "square", "relu", "gelu", "gelu_tanh", "tanh", "erf")
+    for name in ("identity", "square", "relu", "leaky_relu", "gelu", "gelu_tanh", "tanh", "erf")
     for suffix in ("", "_df", "_d2f")
 }
 COLUMN = positive(E, 1)  # one value per member

@@ -26,6 +26,7 @@ def close(ours, theirs, tol=1e-12):
 
 ACTIVATIONS = {
     "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "tanh": torch.tanh,

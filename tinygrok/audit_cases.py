@@ -264,7 +264,7 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "embedding ensemble": lambda n: _embedding(n, (2,), terms=3),
     "embedding own inputs": lambda n: _embedding(n, (2,), terms=2, own_inputs=True),
     **{f"activation {k}": lambda n, k=k: _activation(n, k) for k in _kinds()},
-    **{f"second {k}": lambda n, k=k: _second(n, k) for k in _kinds() if k not in ("identity", "relu")},
+    **{f"second {k}": lambda n, k=k: _second(n, k) for k in _kinds() if k not in ("identity", "relu", "leaky_relu")},
     "dropout": _dropout,
     "batchnorm train": lambda n: _batchnorm(n, (), train=True),
     "batchnorm weighted": lambda n: _batchnorm(n, (2,), train=True, weighted=True),

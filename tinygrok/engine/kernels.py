@@ -81,6 +81,7 @@ def erf(x: np.ndarray) -> np.ndarray:
 
 _PHI = 1 / math.sqrt(2 * math.pi)  # density of the normal distribution at 0
 _ERF1 = 2 / math.sqrt(math.pi)  # derivative of erf at 0
+LEAK = 0.01  # slope of leaky ReLU below 0
 _GELU_A, _GELU_C = 0.044715, math.sqrt(2 / math.pi)
 
 
@@ -189,6 +190,12 @@ ACTIVATIONS: dict[str, Activation] = {
         "relu",
         ("y = x < T(0) ? T(0) : x;", lambda x, y: np.maximum(x, 0, out=y)),
         ("dx = dy * (x > T(0) ? T(1) : T(0));", lambda x, dy, dx: np.multiply(dy, x > 0, out=dx)),
+        ("y = T(0);", _fill(0)),
+    ),
+    "leaky_relu": _activation(
+        "leaky_relu",
+        (f"y = x < T(0) ? T({LEAK}) * x : x;", lambda x, y: np.copyto(y, np.where(x < 0, LEAK * x, x))),
+        (f"dx = dy * (x > T(0) ? T(1) : T({LEAK}));", lambda x, dy, dx: np.copyto(dx, np.where(x > 0, dy, LEAK * dy))),
         ("y = T(0);", _fill(0)),
     ),
     "gelu": _activation(

@@ -12,6 +12,7 @@ from ..ops.activation import activation_backward, activation_forward, resolve
 from ..ops.embedding import RowIndex, embedding_backward, embedding_forward
 from ..ops.linear import linear_backward, linear_forward
 from ..ops.norm import layernorm_backward, layernorm_forward
+from .chain import Stage
 
 POSITIONS = ("rotary", "learned", "digits")
 
@@ -320,6 +321,24 @@ class GPT:
         norm(full, "ln1")
         _add_at(full, select, shape, dh)
         return full
+
+    def stages(self, dev: Device, w: dict) -> list[Stage]:
+        """The blocks as maps of the residual stream (B, T, C), for Jacobians; gradients of parameters are thrown away."""
+        waste = {name: dev.empty(shape) for name, shape in self.shapes.items()}
+
+        def stage(i: int) -> Stage:
+            def forward(x: Array):
+                h = x.reshape(-1, self.width).copy()
+                y, tape = self._block(dev, w, i, h, x.shape[:2], None, f"blocks.{i}.", dev.fresh)
+                return y.reshape(x.shape), tape
+
+            def backward(dy: Array, tape: dict) -> Array:
+                dh = dy.reshape(-1, self.width).copy()
+                return self._block_backward(dev, dh, tape, i, dy.shape[:2], None, waste, dev.fresh, False).reshape(dy.shape)
+
+            return Stage(f"blocks.{i}", forward, backward)
+
+        return [stage(i) for i in range(self.depth)]
 
     def _positions_backward(self, dev: Device, dp: Array, g: dict, accumulate: bool) -> None:
         """dp (..., T, C), the gradient of what was added at every position -> the tables' gradients; unused rows get 0."""

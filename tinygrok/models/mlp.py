@@ -9,6 +9,7 @@ from ..ops.dropout import dropout_backward, dropout_forward
 from ..ops.embedding import RowIndex, embedding_backward, embedding_forward
 from ..ops.linear import linear_backward, linear_forward
 from ..ops.norm import batchnorm_backward, batchnorm_forward
+from .chain import Chain, Stage
 
 
 class TwoLayerNet:
@@ -104,3 +105,11 @@ class TwoLayerNet:
         if "dropout" in tape:
             dh = dropout_backward(dev, dh, tape["dropout"], dx=dh)
         embedding_backward(dev, dh, tape["embed"], g["U"], accumulate)
+
+    def stages(self, dev: Device, w: dict) -> list[Stage]:
+        """One map, hidden pre-activations (B, N) -> logits (B, C), for Jacobians; BatchNorm takes the statistics of the batch."""
+        norm = [("batchnorm", "norm", self.width)] * self.batchnorm
+        chain = Chain([("readout", (("act", self.activation), *norm, ("linear", "readout", self.width, self.classes)))])
+        names = {"W": "readout.weight", "gamma": "norm.gain", "beta": "norm.shift"}
+        names |= {"running_mean": "norm.mean", "running_var": "norm.var"}
+        return chain.stages(dev, {name: w[ours] for ours, name in names.items() if ours in w})

@@ -21,6 +21,7 @@ def activation_forward(dev: Device, x: Array, kind: str, out: Array | None = Non
     identity  x                    relu   max(x, 0)             tanh       tanh(x)
     square    x^2                  gelu   x Phi(x)              gelu_tanh  x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
     power<k>  x^k                  erf    2/sqrt(pi) int_0^x exp(-t^2) dt
+    leaky_relu  x if x > 0 else 0.01 x
     with Phi(x) = (1 + erf(x/sqrt 2))/2 the normal distribution function.
     """
     activation, args = resolve(kind)
@@ -35,6 +36,7 @@ def activation_backward(dev: Device, dy: Array, cache: tuple, dx: Array | None =
     identity  1                    relu   1 if x > 0 else 0     tanh       1 - tanh(x)^2
     square    2 x                  gelu   Phi(x) + x phi(x)     gelu_tanh  (1 + t)/2 + x/2 (1 - t^2) u',  t = tanh(u(x))
     power<k>  k x^(k-1)            erf    2/sqrt(pi) exp(-x^2)
+    leaky_relu  1 if x > 0 else 0.01
     """
     x, kind = cache
     activation, args = resolve(kind)
@@ -49,6 +51,7 @@ def activation_second(dev: Device, x: Array, kind: str, out: Array | None = None
     identity  0                    relu   0 (x != 0)            tanh       -2 tanh(x) (1 - tanh(x)^2)
     square    2                    gelu   (2 - x^2) phi(x)      gelu_tanh  (1 - t^2)(u' + x/2 (u'' - 2 t u'^2))
     power<k>  k (k-1) x^(k-2)      erf    -4/sqrt(pi) x exp(-x^2)
+    leaky_relu  0 (x != 0)
     """
     activation, args = resolve(kind)
     out = dev.empty(x.shape) if out is None else out
