@@ -9,12 +9,15 @@ import itertools
 import numpy as np
 
 from tinygrok.corrupted import build
+from tinygrok.criticality.jacobian import Propagation
 from tinygrok.engine.optim import AdamW
 from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.models.mlp import TwoLayerNet
-from tinygrok.sequences import SequenceTraining
+from tinygrok.models.vision import deep_mlp
+from tinygrok.models.vision import vgg as vgg_chain
+from tinygrok.sequences import ImageTraining, SequenceTraining
 from tinygrok.tasks.in_context import InContextData
 from tinygrok.tasks.modular import addition
 from tinygrok.train import Evaluation, Training
@@ -126,6 +129,45 @@ def optimizer(args, dev, torch, count=8, size=1000):
     return candidates
 
 
+PLAN = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M")
+
+
+def vgg(args, dev, torch, batch=64, divide=4):
+    """AdamW step of a VGG of six convolutions (16 to 128 channels) on 32 x 32 images."""
+    net, rng = vgg_chain((32, 32, 3), 10, PLAN, divide), generator(args.seed, "batches")
+    params, grads = arenas(dev, net, net.init(generator(args.seed, "init"), 2**0.5))
+    weights, data = params.to_host(), (rng.standard_normal((batch, 32, 32, 3)), rng.integers(0, 10, batch))
+    optimizer = AdamW(dev, params, grads, lr=1e-3, weight_decay=0.5, no_decay=net.no_decay)
+    run = ImageTraining(dev, net, optimizer, lambda rng: data, None, {}, args.seed)
+    candidates = {"tinygrok": lambda: run.step}
+    if torch:
+        import _torch_twins_criticality as twins
+
+        candidates |= twins.vgg(dev, weights, *data, PLAN, net.no_decay, reference(args, run, run.batch(1)))
+    return candidates
+
+
+def apjn(args, dev, torch, networks=4, width=500, depth=50, batch=64):
+    """The Jacobian norms from every layer to the last of deep ReLU networks, with a random cotangent each: the networks side
+    by side, as in examples/critical_init.py."""
+    chain, rng = deep_mlp(width, width, depth, 1), generator(args.seed, "init")
+    weights = [chain.init(rng, 2**0.5) for _ in range(networks)]
+    x = rng.standard_normal((batch, width))
+    stages = [chain.stages(dev, {n: dev.to_device(a) for n, a in w.items()})[1:-1] for w in weights]
+    inputs = dev.to_device(x)
+
+    def one(e):
+        return Propagation(dev, stages[e], inputs).apjn(np.random.default_rng(e))[0]
+
+    candidates = {"tinygrok": lambda: lambda: dev.map(one, range(networks))}
+    if torch:
+        import _torch_twins_criticality as twins
+
+        expected = None if args.only else np.array(dev.map(one, range(networks)))
+        candidates |= twins.apjn(dev, weights, x, depth, expected)
+    return candidates
+
+
 WORKLOADS = {
     "mlp": mlp,
     "mlp-batchnorm": lambda args, dev, torch: mlp(args, dev, torch, batchnorm=True),
@@ -134,5 +176,7 @@ WORKLOADS = {
     "in-context-small": small_in_context,
     "lcg": lcg,
     "lcg-base-b": lcg_base_b,
+    "vgg": vgg,
+    "apjn": apjn,
     "optimizer": optimizer,
 }
