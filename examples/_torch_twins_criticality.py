@@ -73,7 +73,7 @@ def apjn(dev, weights, x, depth, expected):
         if expected is not None:
             draws = [np.random.default_rng(e) for e in range(E)]
             found = torch.cat([norms(part, cotangent(draws[part])) for part in parts]).cpu().numpy()
-            np.testing.assert_allclose(found, expected[:, :-1], rtol=1e-3)
+            np.testing.assert_allclose(found, expected[:, :-1], rtol=1e-2)  # a ReLU that flips
         return step
 
     return {"torch loop": partial(build, True), "torch bmm": partial(build, False)}

@@ -18,7 +18,7 @@ from .train import NonFiniteLoss, Objective, shard_edges
 
 # Of the widest activation (rows, tokens, 4 C) of a shard: CPU, and what a GPU evaluates at once (it trains on whole batches).
 SHARD_BYTES = {"cpu": 2_000_000, "cuda": 500_000_000}
-SHARD_IMAGES = 64
+SHARD_IMAGES = 16
 
 
 class TokenBatch:
