@@ -29,7 +29,7 @@ from . import __version__  # noqa: E402
 from .checkpoint import atomic_write, load_training, save_training  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
-from .parallel import abort, launched, world  # noqa: E402
+from .parallel import launched, world  # noqa: E402
 from .train import NonFiniteLoss, fit  # noqa: E402
 
 # -- flags --------------------------------------------------------------------------------------------------------------
@@ -126,7 +126,8 @@ def main(run: Callable[[], int | None]) -> None:
         traceback.print_exc()
     if size > 1 and code:
         print(f"rank {rank} of {size} ends the run", file=sys.stderr, flush=True)
-        abort(code)
+        if "mpi4py.MPI" in sys.modules:  # the others wait for this rank
+            sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
     sys.exit(code)
 
 

@@ -9,7 +9,6 @@ starts from the same ones and makes the same update. Rank 0 alone writes and pri
 
 import functools
 import os
-import sys
 
 from .engine.device import Array, Device
 from .engine.errors import InputError
@@ -79,9 +78,3 @@ def world() -> World:
     if found.size != size:
         raise InputError(f"the launcher started {size} ranks, but the MPI that mpi4py uses is another and sees none of them")
     return found
-
-
-def abort(code: int) -> None:
-    """End every rank: the others wait in the next sum for one that left."""
-    if "mpi4py.MPI" in sys.modules:
-        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
