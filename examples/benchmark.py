@@ -25,7 +25,7 @@ from _benchmark_steps import WORKLOADS, ensemble, lcg, mlp
 
 from tinygrok.engine.gemm import matmul
 
-SECONDS = 25.0  # of turns, about, for a workload
+SECONDS = 15.0  # of turns, about, for a workload
 SCALING = {  # what grows: (workload, its sizes, the leading terms of the work)
     "p": (mlp, (31, 61, 97, 139), "p^3: p^2 / 2 rows, p x width products each"),
     "width": (mlp, (125, 250, 500, 1000), "width^1"),
