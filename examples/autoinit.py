@@ -29,11 +29,10 @@ from tinygrok.train import NonFiniteLoss, fit
 
 PRESETS = {  # what the flags may change
     "mlp": {"width": 100, "depth": 50, "activation": "relu", "optimizer": "sgd", "lr": [0.01], "steps": 1500, "batch": 128},
-    "resmlp": {"width": 64, "depth": 6, "activation": "gelu", "optimizer": "adamw", "lr": [2e-3], "steps": 800, "batch": 64},
-    "mixer": {"width": 64, "depth": 6, "activation": "gelu", "optimizer": "adamw", "lr": [2e-3], "steps": 800, "batch": 64},
+    "resmlp": {"width": 64, "depth": 6, "activation": "gelu", "optimizer": "adamw", "lr": [2e-3], "steps": 400, "batch": 64},
     "vgg": {"width": 8, "depth": 0, "activation": "relu", "optimizer": "sgd", "lr": [0.02], "steps": 1000, "batch": 64},
 }
-PRESETS["vgg_bn"] = PRESETS["vgg"] | {"lr": [0.05]}
+PRESETS["mixer"], PRESETS["vgg_bn"] = PRESETS["resmlp"], PRESETS["vgg"] | {"lr": [0.05]}
 QUICK = {"width": 50, "depth": 20, "steps": 300, "batch": 64, "tune_steps": 60}
 TUNABLE = ("weight", "bias", "gain", "shift", "mu")
 INITS = ("off", "kaiming", "xavier", "autoinit")
@@ -58,7 +57,7 @@ def arguments(argv=None):
     p.add_argument("--tune-lr", type=cli.real(0, None, True), default=0.1, help="its learning rate (of log-multipliers)")
     p.add_argument("--tune", nargs="+", default=["weight", "bias"], choices=TUNABLE, help="what gets multipliers")
     p.add_argument("--probes", type=cli.integer(), default=2, help="unit vectors a block, image and step")
-    p.add_argument("--tune-batch", type=cli.integer(2), default=64, help="images of the tuning")
+    p.add_argument("--tune-batch", type=cli.integer(2), default=32, help="images of the tuning")
     p.add_argument("--optimizer", choices=["sgd", "adamw"], help="sgd: momentum 0.9")
     p.add_argument("--lr", type=cli.real(0, None, True), nargs="+", help="learning rates; of several the best in training counts")
     p.add_argument("--weight-decay", type=cli.real(), default=1e-4, help="weight decay of kernels")
@@ -164,7 +163,6 @@ def train(args, dev, net, data, starts, out):
 
 def best(args, runs, init):
     """The learning rate with the best training accuracy, and the test accuracies of its seeds (chance where it diverged)."""
-
     def accuracy(lr, s, which):
         run = runs[init, lr, s]
         return 0.1 if run is None else float(run.history[f"{which}_accuracy"][-1])
@@ -183,16 +181,25 @@ def draw(args, starts, before, after, runs, chosen, path):
     axes[0].semilogy(before, ".", color="tab:red", label=f"before: He's $\\sigma_w$ times {args.off:g}")
     axes[0].semilogy(after, ".", color="tab:blue", label="after")
     axes[0].axhline(1, color="0.6", lw=0.8, zorder=0)
-    axes[0].set(xlabel="block", ylabel="$J$ of the block", title="averaged partial Jacobian norm")
+    axes[0].set(xlabel="block", ylabel="$J$", title=f"Jacobian norm of the blocks, {args.model}")
     axes[0].legend(frameon=False)
-    for s, start in enumerate(starts):
-        axes[1].semilogy(start.history["loss"], color="tab:blue", alpha=0.8, label=f"seed {args.seed + s}")
-    axes[1].set(xlabel="step of the tuning", ylabel=f"Jacobian {args.jacobian_loss} loss", title=f"tuning, {args.model}")
+    for start in starts:
+        axes[1].semilogy(start.history["loss"], color="tab:blue", alpha=0.8)
+    if args.model == "mlp" and (args.activation, args.norm, args.mu or 0) == ("relu", "none", 0) and args.jacobian_loss == "log":
+        logs, predicted, cooling = np.log(starts[0].history["apjn"][0]), [], cosine(0, args.tune_steps)
+        for t in range(args.tune_steps):  # every block alone: ln J changes by twice the change of ln a
+            predicted.append(0.5 * (logs**2).sum())
+            logs = logs + 2 * np.clip(-2 * args.tune_lr * cooling(t + 1) * logs, -0.3, 0.3)
+        axes[1].semilogy(predicted, "--", color="0.3", label="predicted, without the noise of the probes")
+        axes[1].set_ylim(min(starts[0].history["loss"]) / 3)
+        axes[1].legend(frameon=False)
+    axes[1].set(xlabel="step of the tuning", ylabel=f"Jacobian {args.jacobian_loss} loss", title="tuning")
     colours = dict(zip(INITS, ("tab:red", "tab:orange", "tab:green", "tab:blue"), strict=True))
     for (init, lr, s), run in runs.items():
-        if run is not None and lr == chosen[init][0]:
-            history = run.history
-            axes[2].plot(history["step"], history["test_accuracy"], color=colours[init], label=init if s == 0 else None)
+        if lr == chosen[init][0]:
+            history = run.history if run else {"step": [], "test_accuracy": []}
+            label = None if s else init if run else f"{init}: not finite"
+            axes[2].plot(history["step"], history["test_accuracy"], color=colours[init], label=label)
     axes[2].set(xlabel="step of the training", ylabel="test accuracy", title="training", ylim=(0, 1))
     if runs:
         axes[2].legend(frameon=False)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tinygrok.audit_cases import CHAINS
+from tinygrok.audit import audit
+from tinygrok.audit_cases import BUILDERS, CHAINS
 from tinygrok.criticality.autoinit import jacobian_loss, sphere
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.params import Arena
@@ -222,3 +223,42 @@ def test_second_order_equals_double_backward(host_dev, which, loss):
     for name, e in zip(names, expected, strict=True):
         e = np.zeros(w[name].shape) if e is None else e.numpy()
         np.testing.assert_allclose(g[name], e, rtol=1e-9, atol=1e-11 * max(1, np.abs(e).max()), err_msg=name)
+
+
+# -- rules that are wrong on purpose ----------------------------------------------------------------------------------------
+
+
+def _scaled(which):
+    """The rule with one of its two results one per cent off."""
+    return lambda right, *a, **k: tuple(1.01 * x if i == which else x for i, x in enumerate(right(*a, **k)))
+
+
+def _forgets_tangent_weight(right, dev, dy, cache, dw, db=None, **k):
+    """<lam, dydot/da> left out: only the sweep without a shift brings it."""
+    return right(dev, dy, cache, None if db is None else dw, db, **k)
+
+
+def _shifts_tangent(right, dev, x, w, b, *settings):
+    return right(dev, x, w, np.full(w.shape[-1], 0.3) if b is None else b, *settings)
+
+
+def _forgets_curvature(right, dev, xbar, lam, cache, xdot):
+    return right(dev, xbar, 0 * lam, cache, xdot)[0], right(dev, xbar, lam, cache, xdot)[1]
+
+
+def _forgets_projection(right, dev, xbar, lam, cache, tangent, *g):
+    return right(dev, xbar, lam, cache, (tangent[0], 0 * tangent[1]), *g)
+
+
+WRONG = [(k, f, _scaled(i)) for k in ("act", "layernorm", "batchnorm") for f, i in (("pair", 0), ("pair", 1), ("tangent", 0))]
+WRONG += [("maxpool", "tangent", _scaled(0)), ("act", "pair", _forgets_curvature), ("layernorm", "pair", _forgets_projection)]
+WRONG += [("batchnorm", "pair", _forgets_projection), *((k, "forward", _shifts_tangent) for k in ("linear", "conv"))]
+WRONG += [(k, "backward", _forgets_tangent_weight) for k in ("linear", "conv", "scale")]
+
+
+@pytest.mark.parametrize("kind, which, wrong", WRONG, ids=[f"{k} {f} {i}" for i, (k, f, _) in enumerate(WRONG)])
+def test_wrong_rule_is_caught(monkeypatch, kind, which, wrong):
+    right = getattr(RULES[kind], which)
+    monkeypatch.setitem(RULES, kind, RULES[kind]._replace(**{which: lambda *a, **k: wrong(right, *a, **k)}))
+    cases = [BUILDERS[f"log loss {name}"](f"log loss {name}") for name in CHAINS]
+    assert any(not r.passed for case in cases for r in audit(case))

@@ -12,13 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..engine.device import Array, Device
+from ..engine.errors import InputError
 from ..engine.optim import constant
 from ..models.chain import down, up
-
-LOSSES = {  # J -> (terms of the loss, d loss/d J)
-    "log": lambda xp, J: (0.5 * xp.log(J) ** 2, xp.log(J) / J),
-    "square": lambda xp, J: (0.5 * (J - 1) ** 2, J - 1),
-}
 
 
 def sphere(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -43,18 +39,18 @@ def jacobian_loss(dev: Device, model, w: dict, x: Array, probes, g: dict | None 
         steps.append((ops, cache, u, v))
         x = y
     J, p = dev.xp.stack(J), replace(p, g=g)
-    terms, slope = LOSSES[loss](dev.xp, J)
+    terms, slope = (0.5 * dev.xp.log(J) ** 2, dev.xp.log(J) / J) if loss == "log" else (0.5 * (J - 1) ** 2, J - 1)
     if g is not None:
         for into in g.values():
             into.fill(0)
-        above = dev.xp.zeros_like(x)  # adjoint of the block's output
+        xbar = dev.xp.zeros_like(x)
         for k, (ops, cache, u, v) in reversed(list(enumerate(steps))):
-            below = 0.0
+            sweeps = []
             for udot, probe in zip(u, v, strict=True):
                 lam = slope[k] * (2 / (len(x) * len(v))) * probe
-                below = below + down("pair", p, ops, [above, lam], cache, up("tangent", p, ops, udot, cache)[1])[0]
-                above = dev.xp.zeros_like(above)  # counted once
-            above = below
+                adjoints = [dev.xp.zeros_like(xbar) if sweeps else xbar, lam]  # xbar counts once
+                sweeps.append(down("pair", p, ops, adjoints, cache, up("tangent", p, ops, udot, cache)[1])[0])
+            xbar = sum(sweeps)
     return terms.sum(), J
 
 
@@ -62,8 +58,9 @@ def autoinit(
     dev: Device, model, weights: dict, x, rng: np.random.Generator, steps=100, lr=0.1, loss="log", plain=False, probes=2,
     tune=("weight", "bias"), schedule=constant, tolerance=0.0,
 ) -> tuple[dict, dict]:  # fmt: skip
-    """One-shot initialisation: (tuned weights, {"loss": [...], "apjn": [J of every block, ...]}), before every step and at the
-    end; weights on the host. Every step draws fresh probes, one unit vector or more for every example of x and block.
+    """One-shot initialisation: (tuned weights on the host, {"loss": [...], "apjn": [J of every block, ...]} before every step
+    and at the end). Every step draws fresh probes, unit vectors for every example of x and block. InputError for a loss that
+    is not finite.
 
     plain     a <- a - lr dL/da, else ln a <- ln a - lr a dL/da: with n multipliers in series ln J <- (1 - 4 n lr) ln J where
               blocks do not act on each other, so lr < 1/(2 n) for every scale of the weights; |change of ln a| <= 0.3
@@ -73,8 +70,12 @@ def autoinit(
     w, x = {n: dev.to_device(a) for n, a in (model.init_buffers() | weights).items()}, dev.to_device(x)
     a = {n: 1.0 for n in w if n.endswith(tuple(f".{t}" for t in tune))}
     g, history = {n: dev.empty(w[n].shape) for n in a}, {"loss": [], "apjn": []}
+    draw = lambda _, y: [dev.to_device(sphere(rng, y)) for _ in range(probes)]  # noqa: E731
     for t in range(steps + 1):
-        value, J = jacobian_loss(dev, model, w, x, lambda _, y: [dev.to_device(sphere(rng, y)) for _ in range(probes)], g, loss)
+        with np.errstate(all="ignore"):
+            value, J = jacobian_loss(dev, model, w, x, draw, g, loss)
+        if not math.isfinite(value):
+            raise InputError(f"the Jacobian loss is {float(value)} in step {t}: start from other weights, or in float64")
         history["loss"].append(float(value))
         history["apjn"].append(dev.to_host(J))
         if t == steps or history["loss"][-1] < tolerance:

@@ -152,13 +152,11 @@ class Stage(NamedTuple):
 
 
 class Chain:
-    """A network of blocks [(name, operations)]; classes: its outputs. Kernels are (K, N) or (k, k, C, N); the strength mu of a
+    """A network of blocks [(name, operations)]. Kernels are (K, N) or (k, k, C, N); the strength mu of a
     residual connection is a buffer, which can be tuned but is not trained. One network, no ensemble axis."""
 
     def __init__(self, blocks: list[tuple[str, tuple]]):
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.buffers: dict[str, tuple[int, ...]] = {}
-        self.values: dict[str, float | None] = {}  # first values; None: drawn
+        self.shapes, self.buffers, self.values = {}, {}, {}  # by name; values: first ones, None where they are drawn
         self.blocks = [(name, self._compile(ops)) for name, ops in blocks]
         self.batchnorm = any(name.endswith(".var") for name in self.buffers)
         self.size = sum(math.prod(shape) for shape in self.shapes.values())

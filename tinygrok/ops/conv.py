@@ -24,26 +24,25 @@ def _patches(dev: Device, x: Array, y: Array, kernel: tuple, stride: int, pad: i
         yield part, cols.reshape(-1, k * k * C), padded[:, pad : pad + H, pad : pad + W], pairs
 
 
-def conv_forward(dev: Device, x: Array, w: Array, b: Array | None, stride: int = 1, pad: int = 0, out: Array | None = None):
+def conv_forward(dev: Device, x: Array, w: Array, b: Array | None, stride: int = 1, pad: int = 0):
     """y[b,i,j,n] = sum over k, l, c of x[b, s i + k - p, s j + l - p, c] w[k,l,c,n] + b_n, x = 0 outside the image
 
     shapes: x (B, H, W, C)   w (k, k, C, N)   b (N,)   y (B, Ho, Wo, N), Ho = (H + 2p - k) // s + 1, stride s, padding p
     """
     (B, H, W, _), (k, *_, N) = x.shape, w.shape
-    shape = B, (H + 2 * pad - k) // stride + 1, (W + 2 * pad - k) // stride + 1, N
-    y = dev.empty(shape) if out is None else out
+    y = dev.empty((B, (H + 2 * pad - k) // stride + 1, (W + 2 * pad - k) // stride + 1, N))
     for part, rows, _, _ in _patches(dev, x, y, w.shape, stride, pad, True):
         linear_forward(dev, rows, w.reshape(-1, N), b, y[part].reshape(-1, N))
     return y, (x, w, stride, pad)
 
 
-def conv_backward(dev: Device, dy: Array, cache: tuple, dw=None, db=None, dx: Array | None = None, accumulate: bool = False):
+def conv_backward(dev: Device, dy: Array, cache: tuple, dw=None, db=None, accumulate: bool = False):
     """dw[k,l,c,n] = sum over b, i, j of x[b, s i + k - p, s j + l - p, c] dy[b,i,j,n]        db = sum over b, i, j of dy
 
     dx = sum of dy[b,i,j,:] w[k,l,:,:]^T over the patches in which a pixel lies. Writes dw and db where given, or adds.
     """
     x, w, stride, pad = cache
-    N, dx, into = w.shape[-1], dev.empty(x.shape) if dx is None else dx, dw if dw is None else dw.reshape(-1, w.shape[-1])
+    N, dx, into = w.shape[-1], dev.empty(x.shape), None if dw is None else dw.reshape(-1, w.shape[-1])
     for part, rows, inside, pairs in _patches(dev, x, dy, w.shape, stride, pad, dw is not None):
         cache, more = (rows, w.reshape(-1, N)), accumulate or part.start > 0
         linear_backward(dev, dy[part].reshape(-1, N), cache, into, db, rows, accumulate=more)  # rows are read, then written

@@ -144,18 +144,15 @@ def norm_pair(dev: Device, xbar: Array, lam: Array, cache: tuple, tangent: tuple
     return back(xbar - rstd * q * (lam + p * xhat) - p * dot) - xhat * rstd * mean(lam * dot), back(lam)
 
 
-def scale_forward(dev: Device, x: Array, gain: Array, shift: Array | None = None, out: Array | None = None):
+def scale_forward(dev: Device, x: Array, gain: Array, shift: Array | None = None):
     """y = gain x + shift        x (..., B, N)   gain, shift (..., N)        (ResMLP's Affine and LayerScale, arXiv 2105.03404)"""
-    y = dev.xp.multiply(x, gain[..., None, :], out=out)
-    if shift is not None:
-        y += shift[..., None, :]
-    return y, (x, gain)
+    y = x * gain[..., None, :]
+    return y if shift is None else y + shift[..., None, :], (x, gain)
 
 
-def scale_backward(dev: Device, dy: Array, cache: tuple, dgain: Array | None, dshift=None, dx=None, accumulate=False):
+def scale_backward(dev: Device, dy: Array, cache: tuple, dgain: Array | None, dshift=None, accumulate=False):
     """dgain = sum_b dy x        dshift = sum_b dy        dx = gain dy        (gradients written where given, or added)"""
     x, gain = cache
-    if dgain is not None:
-        _write((dy * x).sum(axis=-2), dgain, accumulate)
+    _write((dy * x).sum(axis=-2), dgain, accumulate)
     _write(dy.sum(axis=-2), dshift, accumulate)
-    return dev.xp.multiply(dy, gain[..., None, :], out=dx)
+    return dy * gain[..., None, :]

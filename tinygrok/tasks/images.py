@@ -46,21 +46,20 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _idx_pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = (next(iter(folder.glob(f"{part}-{kind}-ubyte*")), None) for kind in ("images-idx3", "labels-idx1"))
-    if images is None or labels is None:
-        raise InputError(f"{folder}: {part}-images-idx3-ubyte or {part}-labels-idx1-ubyte is missing")
-    x, y = read_idx(images), read_idx(labels)
+    found = [next(iter(folder.glob(f"{part}-{kind}-ubyte*")), None) for kind in ("images-idx3", "labels-idx1")]
+    if None in found:
+        raise InputError(f"{folder}: {part}-images-idx3-ubyte or {part}-labels-idx1-ubyte is missing, or test_batch.bin")
+    x, y = map(read_idx, found)
     if x.ndim != 3 or y.shape != x.shape[:1] or not y.size or y.max() > 9:
         raise InputError(f"{folder}: images {x.shape} and labels {y.shape} of {part} do not belong together")
     return x[..., None], y.astype(np.int64)
 
 
-def _cifar(folder: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    parts = [np.frombuffer(_bytes(folder / name), np.uint8) for name in names]
-    for name, part in zip(names, parts, strict=True):
-        if part.size != CIFAR_RECORDS * 3073 or part[::3073].max() > 9:
-            raise InputError(f"{folder / name}: not {CIFAR_RECORDS} records of a label 0..9 and 3072 bytes")
-    records = np.concatenate(parts).reshape(-1, 3073)
+def _cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    records = np.frombuffer(_bytes(path), np.uint8)
+    if records.size != CIFAR_RECORDS * 3073 or records[::3073].max() > 9:
+        raise InputError(f"{path}: not {CIFAR_RECORDS} records of a label 0..9 and 3072 bytes")
+    records = records.reshape(-1, 3073)
     return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), records[:, 0].astype(np.int64)
 
 
@@ -72,11 +71,11 @@ def load(folder: Path | None) -> Images:
             from sklearn.datasets import load_digits
         except ImportError as error:
             raise InputError("no images: name a folder with --data, or install scikit-learn for its digits") from error
-        digits = load_digits()
-        x, y = digits.images[..., None], digits.target.astype(np.int64)
+        x, y = load_digits().images[..., None], load_digits().target.astype(np.int64)
         return Images(x[:1500], y[:1500], x[1500:], y[1500:])
     if (folder / "test_batch.bin").exists():
-        return Images(*_cifar(folder, [f"data_batch_{i}.bin" for i in range(1, 6)]), *_cifar(folder, ["test_batch.bin"]))
+        parts = zip(*(_cifar(folder / f"data_batch_{i}.bin") for i in range(1, 6)), strict=True)
+        return Images(*map(np.concatenate, parts), *_cifar(folder / "test_batch.bin"))
     return Images(*_idx_pair(folder, "train"), *_idx_pair(folder, "t10k"))
 
 
