@@ -1,9 +1,12 @@
 """Benchmark: one training step of tinygrok, the same step in PyTorch, and the step's bare matrix products.
 
-    python examples/benchmark.py                 # PyTorch columns appear where torch is installed
+    python examples/benchmark.py --workload all             # PyTorch columns appear where torch is installed
+    python examples/benchmark.py --workload lcg --device cuda --tf32
+    python examples/benchmark.py --scaling                  # how a step's time grows with its sizes
 
 All candidates take turns in one process; medians over the turns are compared, so that a machine whose speed drifts does
-not favour one of them. Losses and gradients are compared before anything is timed.
+not favour one of them. Losses and gradients are compared before anything is timed. Peak memory is that of a process of
+its own. On a GPU the times are those between device events.
 """
 
 import time
@@ -11,174 +14,213 @@ import time
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import importlib.util  # isort: skip
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from _benchmark_steps import WORKLOADS, ensemble, lcg, mlp
 
-from tinygrok.corrupted import build
-from tinygrok.engine.optim import AdamW
-from tinygrok.engine.params import Arena
-from tinygrok.engine.rng import generator
-from tinygrok.models.gpt import GPT
-from tinygrok.models.mlp import TwoLayerNet
-from tinygrok.sequences import SequenceTraining
-from tinygrok.tasks.in_context import InContextData
-from tinygrok.tasks.modular import addition
-from tinygrok.train import Evaluation, Training
+from tinygrok.engine.gemm import matmul
+
+SECONDS = 15.0  # of turns, about, for a workload
+SCALING = {  # what grows: (workload, its sizes, the leading terms of the work)
+    "p": (mlp, (31, 61, 97, 139), "p^3: p^2 / 2 rows, p x width products each"),
+    "width": (mlp, (125, 250, 500, 1000), "width^1"),
+    "members": (ensemble, (1, 4, 12, 25), "members^1"),
+    "batch": (lcg, (2, 4, 8, 16), "batch^1"),
+    "context": (lcg, (64, 128, 256, 512), "context^1, attention context^2"),
+    "channels": (lcg, (64, 128, 256, 512), "channels^1, inside the block channels^2"),
+}
 
 
 def arguments(argv=None):
     p = cli.parser("benchmark", __doc__.splitlines()[0])
-    p.add_argument("--workload", default="mlp", choices=sorted(WORKLOADS), help="what to time")
+    p.add_argument("--workload", default="mlp", choices=["all", *WORKLOADS], help="what to time")
+    p.add_argument("--scaling", action="store_true", help="tinygrok's step over a range of sizes, with fitted exponents")
     p.add_argument("--only", default=None, metavar="CANDIDATE", help="run this one alone and print its peak memory in MB")
-    p.add_argument("--repeats", type=cli.integer(), default=15, help="turns of every candidate")
+    p.add_argument("--repeats", type=cli.integer(), default=15, help="turns of every candidate, at most")
     p.add_argument("--steps", type=cli.integer(), default=5, help="steps a turn; the first is not counted")
     p.add_argument("--p", type=cli.integer(2, 1000), default=97, help="modulus")
-    p.add_argument("--width", type=cli.integer(), default=500, help="hidden neurons")
+    p.add_argument("--width", type=cli.integer(), default=500, help="hidden neurons of the networks on modular arithmetic")
     return cli.parse(p, argv, {"repeats": 3, "p": 31, "width": 100})
 
 
-def mlp(args, dev):
-    """Full-batch AdamW step of the two-layer network, MSE, half of the addition table: {name: step}, floor."""
-    task = addition(args.p)
-    inputs = task.inputs(task.split(0.5, generator(args.seed, "split"))[0])
-    target = task.labels(inputs)
-    net = TwoLayerNet(args.p, args.width)
-    params, grads = Arena(dev, net.shapes), Arena(dev, net.shapes)
-    params.load(net.init(generator(args.seed, "init")))
-    weights = params.to_host()
-    optimizer = AdamW(dev, params, grads, lr=0.01, weight_decay=5.0)
-    run = Training(dev, net, optimizer, [(inputs, target)], Evaluation(inputs, {}, {}), args.seed)
-    candidates = {"tinygrok": run.step}
-    if with_torch(args):
-        reference = float(run.objective.gradient(grads, run.full_batch)), grads.to_host()
-        import _torch_twins
+def products(dev, step):
+    """(the matrix products of a step alone, spread over the threads; their multiply-adds)."""
+    threads, dev.threads, dev.products = dev.threads, 1, []
+    step()
+    calls, dev.threads, dev.products = dev.products, threads, None
+    work = np.cumsum([np.prod(a) * b[-2 if tb else -1] for a, b, _, tb in calls], dtype=float)
+    share = np.minimum(work * threads // max(work[-1:].sum(), 1), threads - 1)  # a run of the calls for every thread
+    made = {}
 
-        candidates |= _torch_twins.mlp(dev, weights, inputs, target, reference)
-    return candidates, products(dev, len(target), args.width, args.p, run.full_batch)
+    def operand(thread, role, shape):  # one array for each shape that a thread meets
+        if (thread, role, shape) not in made:
+            made[thread, role, shape] = dev.to_device(np.full(shape, 0.5))
+        return made[thread, role, shape]
 
+    parts = [[] for _ in range(threads)]
+    for i, (a, b, ta, tb) in zip(share.astype(int), calls, strict=True):
+        lead = a[:-2] if len(a) > len(b) else b[:-2]
+        out = operand(i, "out", (*lead, a[-1 if ta else -2], b[-2 if tb else -1]))
+        parts[i].append((operand(i, "a", a), operand(i, "b", b), out, ta, tb))
 
-def with_torch(args):
-    """PyTorch takes part where it is installed, but not in the process that measures our own memory."""
-    return args.only != "tinygrok" and importlib.util.find_spec("torch") is not None
+    def run(part):
+        for a, b, out, ta, tb in part:
+            matmul(dev, a, b, out, ta=ta, tb=tb)
 
-
-def products(dev, rows, width, classes, batch):
-    """The three matrix products of a step, z = a W, dW = a^T dz, da = dz W^T, cut into the same shards."""
-    rng = np.random.default_rng(0)
-    draw = lambda *shape: rng.standard_normal(shape).astype(dev.dtype)  # noqa: E731
-    a, dz, w, z, da = draw(rows, width), draw(rows, classes), draw(width, classes), draw(rows, classes), draw(rows, width)
-    edges = [offset for _, _, offset in batch.shards(None)] + [rows]
-    dw = [np.empty_like(w) for _ in edges]
-
-    def shard(i):
-        s = slice(edges[i], edges[i + 1])
-        np.matmul(a[s], w, out=z[s])
-        np.matmul(a[s].T, dz[s], out=dw[i])
-        np.matmul(dz[s], w.T, out=da[s])
-
-    return lambda: dev.map(shard, range(len(edges) - 1))
+    return lambda: dev.map(run, parts), work[-1:].sum()
 
 
-def ensemble(args, dev):
-    """25 members of a phase diagram (5 corrupted fractions, 5 decays) in one run, and the same 25 one after another."""
-    common = {"p": args.p, "width": args.width, "seed": args.seed}
-    points = [common | {"xi": xi, "weight_decay": wd} for xi in (0.1, 0.3, 0.5, 0.7, 0.9) for wd in (0.0, 5.0, 10.0, 15.0, 20.0)]
-    together, alone = build(dev, points), [build(dev, [point]) for point in points]
-    losses = together.step(), [run.step() for run in alone]
-    np.testing.assert_allclose(losses[0], np.concatenate(losses[1]), rtol=1e-5)
-    candidates = {"tinygrok": together.step, "one after another": lambda: [run.step() for run in alone]}
-    rows = len(together.data[0][1])
-    floor = products(dev, rows, args.width, args.p, together.full_batch)
-    return candidates, lambda: [floor() for _ in points]
+def clock(dev):
+    """time() -> a mark; seconds(mark, mark). A GPU is not waited for until the marks are read."""
+    if dev.kind == "cpu":
+        return time.perf_counter, lambda a, b: b - a
+
+    def mark():
+        event = dev.xp.cuda.Event()
+        event.record()
+        return event
+
+    def seconds(a, b):
+        b.synchronize()
+        return dev.xp.cuda.get_elapsed_time(a, b) / 1e3
+
+    return mark, seconds
 
 
-def in_context(args, dev, p=29, shots=32, tasks=32, width=128, heads=4, depth=2, batch=32, alpha=0.8):
-    """AdamW step of the in-context GPT: cross-entropy at every third position, rotary positions, ReLU, tied output."""
-    data = InContextData.make(p, shots, tasks, alpha, generator(args.seed, "split"), replace=p > 7)
-    net = GPT.in_context(p, width, depth, heads, 3 * shots)
-    params, grads = Arena(dev, net.shapes), Arena(dev, net.shapes)
-    params.load(net.init(generator(args.seed, "init"), 0.05))
-    weights = params.to_host()
-    optimizer = AdamW(dev, params, grads, lr=1e-3, weight_decay=0.5, no_decay=net.no_decay)
-    tokens, positions = data.batch(batch // tasks, generator(args.seed, "batches")), np.arange(1, 3 * shots, 3)
-    run = SequenceTraining(dev, net, optimizer, lambda rng: tokens, positions, {}, args.seed)
-    candidates = {"tinygrok": run.step}
-    if with_torch(args):
-        reference = float(run.objective.gradient(grads, run.batch(1))), grads.to_host()
-        import _torch_twins
-
-        candidates |= _torch_twins.in_context(dev, net, weights, tokens, positions, reference)
-    return candidates, None
-
-
-def small_in_context(args, dev):
-    """The step of examples/in_context.py --preset small."""
-    return in_context(args, dev, p=7, shots=12, tasks=36, width=64, heads=2, depth=4, batch=144, alpha=0.7)
-
-
-WORKLOADS = {"mlp": mlp, "ensemble": ensemble, "in-context": in_context, "in-context-small": small_in_context}
-
-
-def interleaved(candidates, repeats, steps):
+def interleaved(dev, candidates, repeats, steps):
     """Median seconds of a step of every candidate, over turns taken in a circle; 50 ms of rest before a turn let the
     spinning threads of the candidate before go to sleep."""
-    times = {name: [] for name in candidates}
+    (mark, seconds), times, began = clock(dev), {name: [] for name in candidates}, time.perf_counter()
     for turn in range(repeats + 1):
         for name, step in candidates.items():
             time.sleep(0.05)
-            for i in range(steps):
-                began = time.perf_counter()
+            marks = [mark()]
+            for _ in range(steps):
                 step()
-                if turn and i:  # the first turn warms up (and compiles), the first step of a turn fills the cache
-                    times[name].append(time.perf_counter() - began)
+                marks.append(mark())
+            if turn:  # the first turn warms up (and compiles), the first step of a turn fills the cache
+                times[name] += [seconds(a, b) for a, b in zip(marks[1:], marks[2:], strict=False)]
+        if turn > 2 and time.perf_counter() - began > SECONDS:
+            break
     return {name: float(np.median(t)) for name, t in times.items()}
 
 
+def own_flags(args, **changed):
+    """The command line of a process with the same settings."""
+    names = ("workload", "device", "dtype", "seed", "p", "width", "repeats", "steps")
+    given = {name: getattr(args, name) for name in names} | {"threads": args.threads} | changed
+    flags = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    return [sys.executable, __file__, *flags, *(["--tf32"] if args.tf32 else [])]
+
+
 def peak_memory(args, name):
-    """Peak memory in MB of a process that runs one candidate alone, libraries included."""
-    flags = ["--workload", args.workload, "--only", name, "--p", args.p, "--width", args.width, "--device", args.device]
-    flags += ["--threads", args.threads] if args.threads else []
-    done = subprocess.run([sys.executable, __file__, *map(str, flags)], capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    """Peak memory in MB of a process that runs one candidate alone, libraries included; None where it cannot be had."""
+    done = subprocess.run(own_flags(args, only=name), capture_output=True, text=True)
+    return float(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
+def peak_of_this_process(dev, name):
+    if dev.kind == "cuda" and name == "tinygrok":
+        return dev.xp.get_default_memory_pool().total_bytes() / 2**20
+    if dev.kind == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_reserved() / 2**20
+    # Not getrusage: its maximum starts from the parent's at the moment of the fork.
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+def one(args, dev):
+    """Time and memory of all candidates of a workload: its part of run.json."""
+    torch = importlib.util.find_spec("torch") is not None
+    candidates = {name: make() for name, make in WORKLOADS[args.workload](args, dev, torch).items()}
+    bare, work = products(dev, candidates["tinygrok"])
+    timed = candidates | ({"matrix products": bare} if work else {})
+    seconds = interleaved(dev, timed, args.repeats, max(args.steps, 2))
+    ours, best = seconds["tinygrok"], min((s for n, s in seconds.items() if n.startswith("torch")), default=None)
+    memory = {name: peak_memory(args, name) for name in candidates} if Path("/proc/self/status").exists() else {}
+    print(f"{args.workload:<28}{'ms a step':>10}{'tinygrok = 1':>14}{'peak MB':>10}")
+    for name, s in seconds.items():
+        print(f"{name:<28}{1e3 * s:>10.2f}{s / ours:>14.2f}{memory.get(name) or np.nan:>10.0f}")
+    return {
+        "milliseconds": {name: 1e3 * s for name, s in seconds.items()},
+        "gigaflops": 2e-9 * work / ours,
+        "ratio_to_floor": ours / seconds["matrix products"] if work else None,
+        "ratio_to_best_torch": None if best is None else ours / best,
+        "peak_mb": memory.get("tinygrok"),
+        "torch_peak_mb": min((m for n, m in memory.items() if n.startswith("torch") and m), default=None),
+    }
+
+
+def everything(args, out):
+    """Every workload in a process of its own: one that fails reports, and the others go on."""
+    results = {}
+    for name in WORKLOADS:
+        where = out / name
+        if subprocess.run(own_flags(args, workload=name, out=where)).returncode == 0:
+            results |= json.loads((where / "run.json").read_text())["results"]
+        else:
+            print(f"{name}: FAILED")
+    return results
+
+
+def scaling(args, dev):
+    """Step times over a range of one size each; slopes in logarithms over the three largest sizes, beside those of the work."""
+    results = {}
+    print(f"{'tinygrok':<12}{'sizes':<24}{'ms a step':<32}{'exponent':>10}{'of products':>13}   leading terms")
+    for name, (workload, sizes, theory) in SCALING.items():
+        seconds, work = [], []
+        sizes = sizes[:3] if args.quick else sizes
+        for size in sizes:
+            step = workload(args, dev, False, **{name: size})["tinygrok"]()
+            work.append(products(dev, step)[1])
+            seconds.append(interleaved(dev, {name: step}, min(args.repeats, 5), args.steps)[name])
+        exponents = [float(np.polyfit(np.log(sizes[-3:]), np.log(y[-3:]), 1)[0]) for y in (seconds, work)]
+        results[name] = {"sizes": list(sizes), "milliseconds": [1e3 * s for s in seconds]}
+        results[name] |= {"exponent": exponents[0], "exponent_of_products": exponents[1]}
+        times = " ".join(f"{1e3 * s:.2f}" for s in seconds)
+        print(f"{name:<12}{' '.join(map(str, sizes)):<24}{times:<32}{exponents[0]:>10.2f}{exponents[1]:>13.2f}   {theory}")
+    return results
 
 
 def main(argv=None):
     args = arguments(argv)
     dev = cli.device(args)
-    candidates, floor = WORKLOADS[args.workload](args, dev)
     if args.only:
+        candidates = WORKLOADS[args.workload](args, dev, args.only != "tinygrok") if args.workload in WORKLOADS else {}
         if args.only not in candidates:
-            raise cli.InputError(f"--only {args.only!r}: choose {', '.join(candidates)}")
+            raise cli.InputError(f"--only {args.only!r}: choose {', '.join(candidates) or 'a --workload first'}")
+        step = candidates[args.only]()
         for _ in range(5):
-            candidates[args.only]()
-        # Not getrusage: its maximum starts from the parent's at the moment of the fork.
-        print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
-        return
-    out = cli.output_folder(args)
-    began = time.perf_counter()
-    timed = candidates | ({"matrix products": floor} if floor else {})
-    seconds = interleaved(timed, args.repeats, max(args.steps, 2))
-    ours, best = seconds["tinygrok"], min((s for n, s in seconds.items() if n.startswith("torch")), default=None)
-    memory = {name: peak_memory(args, name) for name in candidates} if Path("/proc/self/status").exists() else {}
-    print(f"{'':<28}{'ms a step':>10}{'tinygrok = 1':>14}{'peak MB':>10}")
-    for name, s in seconds.items():
-        print(f"{name:<28}{1e3 * s:>10.2f}{s / ours:>14.2f}{memory.get(name, np.nan):>10.0f}")
-    results = {
-        "milliseconds": {name: 1e3 * s for name, s in seconds.items()},
-        "ratio_to_floor": ours / seconds["matrix products"] if floor else None,
-        "ratio_to_best_torch": None if best is None else ours / best,
-        "peak_mb": memory.get("tinygrok"),
-        "torch_peak_mb": min((m for n, m in memory.items() if n.startswith("torch")), default=None),
-    }
-    cli.write_run(out, args, dev, time.perf_counter() - began, {args.workload: results})
-    floor_text = f"to the matrix products {results['ratio_to_floor']:.2f}, " if floor else ""
-    print(
-        f"\n{floor_text}{f'to the best of PyTorch {ours / best:.2f}' if best else 'no PyTorch to compare with'}; results in {out}"
-    )
+            step()
+        print(peak_of_this_process(dev, args.only))
+        return None
+    out, began = cli.output_folder(args), time.perf_counter()
+    if args.scaling:
+        results = {"scaling": scaling(args, dev)}
+    elif args.workload == "all":
+        results = everything(args, out)
+    else:
+        results = {args.workload: one(args, dev)}
+    cli.write_run(out, args, dev, time.perf_counter() - began, results)
+    if not args.scaling:
+        table(results)
+    print(f"results in {out}")
+    return int(args.workload == "all" and len(results) < len(WORKLOADS))
+
+
+def table(results):
+    text = lambda x, digits: f"{x:.{digits}f}" if x is not None else "-"  # noqa: E731
+    print(f"\n{'':<18}{'ms a step':>10}{'to PyTorch':>12}{'to products':>13}{'GFLOP/s':>9}{'peak MB':>9}{'PyTorch MB':>12}")
+    for name, r in results.items():
+        ratios = f"{text(r['ratio_to_best_torch'], 2):>12}{text(r['ratio_to_floor'], 2):>13}{r['gigaflops']:>9.0f}"
+        memory = f"{text(r['peak_mb'], 0):>9}{text(r['torch_peak_mb'], 0):>12}"
+        print(f"{name:<18}{r['milliseconds']['tinygrok']:>10.2f}{ratios}{memory}")
 
 
 if __name__ == "__main__":

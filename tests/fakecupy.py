@@ -50,6 +50,7 @@ counts = Counts()
 _rules = SimpleNamespace(hot=False, dtype=None, alloc=True)
 _local = threading.local()  # the current device, as in CuPy one per thread
 _buffers: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()  # address -> live buffer
+_guard = threading.Lock()  # of _buffers: two ranks of a test share it
 
 
 def reset() -> None:
@@ -93,7 +94,8 @@ def _new(a) -> "ndarray":
     counts.allocs += 1
     if a.base is not None or not a.flags.c_contiguous or not a.flags.writeable:
         a = a.copy(order="C")
-    _buffers[a.ctypes.data] = a
+    with _guard:
+        _buffers[a.ctypes.data] = a
     return ndarray(a)
 
 
@@ -517,6 +519,32 @@ def _scalar(value, dtype, what):
     return np.array(value, dtype=dtype)
 
 
+# NumPy twins of the kernels that the library runs on GPUs only
+
+
+def _gather_sum(u, rows, S, P, N, B, stride, h):
+    """h[e, b] = sum_s u[e, s, rows[e, s, b]]"""
+    table, rows, out = u.reshape(-1, S, P, N), rows.reshape(-1, S, B), h.reshape(-1, B, N)
+    for e in range(len(out)):
+        index = rows[e if stride else 0]
+        out[e] = sum(table[e, s, index[s]] for s in range(S))
+
+
+def _segment_sum(dh, order, starts, S, P, N, B, order_stride, starts_stride, accumulate, du):
+    """du[e, s, v] = (or +=) sum of the rows b of dh[e] with rows[s, b] = v, listed in order[starts[v]:starts[v + 1]]"""
+    rows, out = dh.reshape(-1, B, N), du.reshape(-1, S, P, N)
+    order, starts = order.reshape(-1, S, B), starts.reshape(-1, S, P + 1)
+    for e in range(len(out)):
+        o, t = order[e if order_stride else 0], starts[e if starts_stride else 0]
+        for s in range(S):
+            for v in range(P):
+                total = rows[e, o[s, t[s, v] : t[s, v + 1]]].sum(axis=0)
+                out[e, s, v] = out[e, s, v] + total if accumulate else total
+
+
+TWINS = {"gather_sum": _gather_sum, "segment_sum": _segment_sum}
+
+
 class ElementwiseKernel:
     """cupy.ElementwiseKernel with outputs given; `T` is taken from the array arguments, scalars are cast to it."""
 
@@ -564,7 +592,7 @@ class ElementwiseKernel:
         if COMPILER is None:
             from tinygrok.engine.kernels import KERNELS
 
-            KERNELS[self.name].numpy(*(a._a if isinstance(a, ndarray) else a for a in args))
+            (KERNELS[self.name].numpy or TWINS[self.name])(*(a._a if isinstance(a, ndarray) else a for a in args))
             return
         function = _host_function(*self.key, "double" if dtype == np.float64 else "float")
         flat = [np.ascontiguousarray(a) if a.ndim else a for a in arrays]
@@ -613,7 +641,9 @@ def _memory(pointer, dtype, batch, rows, cols, ld, stride):
         raise Refused(f"cuBLAS: a {batch} x {rows} x {cols} operand with batch stride {stride}")
     count = (batch - 1) * stride + (cols - 1) * ld + rows
     end = pointer + count * dtype.itemsize
-    if not any(start <= pointer and end <= start + a.nbytes for start, a in list(_buffers.items())):
+    with _guard:
+        live = list(_buffers.items())
+    if not any(start <= pointer and end <= start + a.nbytes for start, a in live):
         raise Refused("cuBLAS: an operand reaches outside every device buffer (or a host pointer)")
     flat = np.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(pointer), dtype)
     steps = (stride * dtype.itemsize, ld * dtype.itemsize, dtype.itemsize)

@@ -104,6 +104,25 @@ def test_rotary(dev, lead):
     np.testing.assert_allclose(dev.to_host(part), np.concatenate([dev.to_host(y), x], axis=-1), rtol=tol, atol=tol)
 
 
+@pytest.mark.parametrize("lead", [(3,), (2, 3)], ids=["alone", "ensemble"])
+def test_causal_blocks_leave_out_zeros_only(dev, lead, monkeypatch):
+    """Nothing above the diagonal blocks is computed, and nothing below it changes."""
+    q, k, v, dy = tensors(lead, 7, 7)
+    expected = run(dev, q, k, v, dy, 2, range(7))
+    monkeypatch.setattr(attention, "BLOCK", 2)
+    host = attention.causal_blocks(HOST, 7)
+    assert host == [(0, 2), (2, 4), (4, 7)] and attention.causal_blocks(fakecupy.fake_device("float32"), 7) == [(0, 7)]
+    forward = attention.attention_forward
+    monkeypatch.setattr(attention, "attention_forward", lambda *args: forward(*args, blocks=host))
+    tol = tolerance(dev)
+    for x, e in zip(run(dev, q, k, v, dy, 2, range(7)), expected, strict=True):
+        np.testing.assert_allclose(x, e, rtol=tol, atol=tol)
+    dev.products = []
+    run(dev, q, k, v, dy, 2, range(7))
+    work = sum(np.prod(a) * b[-2 if tb else -1] for a, b, _, tb in dev.products)
+    assert work == 6 * np.prod(lead) * 8 * (2 * 2 + 2 * 4 + 3 * 7)
+
+
 def test_scores_depend_on_distance_only():
     q, k = np.random.default_rng(2).standard_normal((2, 8))
     table = attention.rotary_table_host(HOST, 20, 8, 1)
@@ -208,13 +227,13 @@ def _backward_scales_keys_too(right, dev, dy, cache, dq, dk, dv):
 
 def _backward_diagonal_softmax(right, dev, dy, cache, dq, dk, dv):
     """forgets the term - <dA, A>"""
-    q, k, v, att, y = cache
-    right(dev, dy, (q, k, v, att, np.zeros_like(y)), dq, dk, dv)
+    q, k, v, att, y, blocks = cache
+    right(dev, dy, (q, k, v, att, np.zeros_like(y), blocks), dq, dk, dv)
 
 
 def _backward_other_pattern(right, dev, dy, cache, dq, dk, dv):
-    q, k, v, att, y = cache
-    right(dev, dy, (q, k, v, att.swapaxes(-1, -2).copy(), y), dq, dk, dv)
+    q, k, v, att, y, blocks = cache
+    right(dev, dy, (q, k, v, att.swapaxes(-1, -2).copy(), y, blocks), dq, dk, dv)
 
 
 def _backward_heads_swapped(right, dev, dy, cache, dq, dk, dv):

@@ -2,10 +2,11 @@
 
 import itertools
 
+import fakecupy
 import numpy as np
 import pytest
 
-from tinygrok.engine.gemm import matmul
+from tinygrok.engine.gemm import COMPUTE_32F, COMPUTE_32F_FAST_TF32, COMPUTE_64F, matmul
 
 M, K, N, E, F = 3, 5, 4, 2, 3
 LEADS = {  # leading axes of a and b
@@ -175,3 +176,20 @@ def test_gpu_refuses_what_it_cannot_write(dev, wrong):
 def test_shapes_that_do_not_fit_raise(dev, shapes):
     with pytest.raises(ValueError):
         matmul(dev, *map(dev.zeros, shapes))
+
+
+def test_tf32_is_asked_for_in_float32_only(monkeypatch):
+    used, right = [], fakecupy.cuda.cublas.gemmStridedBatchedEx
+    monkeypatch.setattr(fakecupy.cuda.cublas, "gemmStridedBatchedEx", lambda *args: used.append(args[-2]) or right(*args))
+    for dtype, tf32 in (("float32", False), ("float32", True), ("float64", True)):
+        dev = fakecupy.fake_device(dtype)
+        dev.tf32 = tf32
+        matmul(dev, dev.zeros((M, K)), dev.zeros((K, N)))
+    assert used == [COMPUTE_32F, COMPUTE_32F_FAST_TF32, COMPUTE_64F]
+
+
+def test_products_are_recorded(dev):
+    a, b = dev.zeros((E, K, M)), dev.zeros((K, N))
+    dev.products = []
+    matmul(dev, a, b, ta=True)
+    assert dev.products == [((E, K, M), (K, N), True, False)]

@@ -185,7 +185,7 @@ def test_it_learns(dev, batchnorm):
 def test_shards_and_threads_do_not_change_the_gradient(dev, host_dev, batchnorm):
     """As the whole batch in float64 on one thread."""
     a, b = small(host_dev, batchnorm), small(dev, batchnorm)
-    assert len(a.batch(1).shards()) == (1 if batchnorm else 3) and a.batch(1).size() == 3 * SHARD_IMAGES
+    assert len(a.batch(1).shards()) == (1 if batchnorm else 4) and a.batch(1).size() == 3 * SHARD_IMAGES
     w = {n: x.copy() for n, x in (a.params.views | a.objective.buffers.views).items()}
     rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(3, 1)))
     x, y = a.draw(rng)

@@ -114,7 +114,7 @@ def test_every_kernel_has_arguments_here():
 def test_cuda_body_agrees_with_numpy_body(name, makers, dtype, rtol):
     kernel, host = KERNELS[name], arguments(name, makers, dtype)
     device = [xp.asarray(a) if isinstance(a, np.ndarray) else a for a in arguments(name, makers, dtype)]
-    kernel.numpy(*host)
+    (kernel.numpy or xp.TWINS[name])(*host)
     kernel(xp.fake_device(dtype), *device)
     compared = 0
     for ours, theirs in zip(device, host, strict=True):
@@ -139,7 +139,7 @@ def aliases():
 @pytest.mark.parametrize(("name", "j"), list(aliases()))
 def test_output_may_alias_an_input(name, j, dev):
     kernel, expected = KERNELS[name], arguments(name, MAKERS[name], dev.dtype)
-    kernel.numpy(*expected)
+    (kernel.numpy or xp.TWINS[name])(*expected)
     device = [dev.to_device(a) if isinstance(a, np.ndarray) else a for a in arguments(name, MAKERS[name], dev.dtype)]
     device[-1] = device[j]
     kernel(dev, *device)
@@ -153,7 +153,7 @@ def test_output_may_alias_an_input(name, j, dev):
 ERF_INPUTS = [0.0, -0.0, 1e-300, 1e-30, 1e-8, 0.1, 0.5, 1.0, math.nextafter(1, 2), 2.5, 3.0, 5.9, 6.0, 7.0, 1e10, math.inf]
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-15), ("float32", 2e-7)])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-15), ("float32", 3e-7)])
 def test_erf(dtype, rtol):
     x = np.concatenate([ERF_INPUTS, np.logspace(-20, 0.8, 500), np.linspace(0, 6.5, 1001)])
     x = np.concatenate([x, -x]).astype(dtype)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .engine.errors import InputError
+from .parallel import launched
 from .train import Training
 
 FORMAT = "tinygrok checkpoint 1"
@@ -22,7 +23,9 @@ class CheckpointError(InputError):
 
 
 def atomic_write(path: Path, write) -> None:
-    """write(binary file) under a temporary name in the same folder, flushed to disk, then renamed to path."""
+    """write(binary file) under a temporary name in the same folder, flushed to disk, then renamed to path. Rank 0 only."""
+    if launched()[0]:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

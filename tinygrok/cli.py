@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from . import __version__  # noqa: E402
 from .checkpoint import atomic_write, load_training, save_training  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
+from .parallel import launched, world  # noqa: E402
 from .train import NonFiniteLoss, fit  # noqa: E402
 
 # -- flags --------------------------------------------------------------------------------------------------------------
@@ -70,6 +72,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     p = _Parser(prog=f"{name}.py", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
     p.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="floating point type")
+    p.add_argument("--tf32", action="store_true", help="on a GPU: float32 products on tensor cores, three digits")
     p.add_argument("--threads", type=integer(), default=None, help="CPU worker threads (default: one per core)")
     p.add_argument("--seed", type=integer(0), default=0, help="drives every random draw")
     p.add_argument("--out", type=Path, default=Path("runs") / name, metavar="DIR", help="folder for results")
@@ -88,33 +91,44 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None
 
 
 def device(args: argparse.Namespace) -> Device:
-    dev = get_device(args.device, args.dtype, args.threads)
-    print(f"device: {dev.reason}; {dev.dtype}")
+    dev = get_device(args.device, args.dtype, args.threads, args.tf32)
+    print(f"device: {dev.reason}; {dev.dtype}{', products in TF32' * (dev.tf32 and dev.dtype == np.float32)}")
     return dev
 
 
 def config(args: argparse.Namespace) -> dict:
     """The settings that determine the numbers of a run: every flag but those that only say where and how to show."""
-    hidden = {"device", "threads", "out", "quick", "no_plot", "resume", "save_seconds", "workers", "scheduler"}
+    hidden = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds", "workers", "scheduler"}
     return {k: v for k, v in sorted(vars(args).items()) if k not in hidden}
 
 
 def main(run: Callable[[], int | None]) -> None:
-    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130."""
+    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130. A rank that fails ends
+    all; only rank 0 prints."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
+    (rank, size), code = launched(), 1
+    if rank:
+        sys.stdout = open(os.devnull, "w")
     try:
-        sys.exit(run())
-    except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except MemoryError as error:
-        print(f"{Path(sys.argv[0]).name}: error: not enough memory: {error}", file=sys.stderr)
-        sys.exit(2)
+        code = run()
+    except (InputError, MemoryError) as error:
+        text = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
+        print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:
-        sys.exit(1)
+        pass
+    except Exception:
+        if size == 1:
+            raise
+        traceback.print_exc()
+    if size > 1 and code:
+        print(f"rank {rank} of {size} ends the run", file=sys.stderr, flush=True)
+        if "mpi4py.MPI" in sys.modules:  # the others wait for this rank
+            sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
+    sys.exit(code)
 
 
 # -- output -------------------------------------------------------------------------------------------------------------
@@ -131,6 +145,8 @@ def output_folder(args: argparse.Namespace, resume: bool = False, state: str = C
 
     state: the file or folder in it that --resume goes on from."""
     out: Path = args.out
+    if launched()[0]:
+        return out
     try:
         if resume and not (out / state).exists():
             raise InputError(f"--resume: there is no {state} in {out}")
@@ -179,6 +195,8 @@ def write_run(out: Path, args: argparse.Namespace, dev: Device, seconds: float, 
             "versions": {"tinygrok": __version__, "python": platform.python_version(), "numpy": np.__version__},
             "device": dev.reason,
             "dtype": dev.dtype.name,
+            "tf32": dev.tf32,
+            "ranks": launched()[1],
             "machine": platform.machine(),
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "wall_seconds": round(seconds, 3),
@@ -285,22 +303,25 @@ def train(
 
     with Interrupt() as interrupt:
         try:
-            done = fit(run, args.steps, log_every, show, save, args.save_seconds, interrupt)
+            done = fit(run, args.steps, log_every, show, save, args.save_seconds, lambda: world().any(interrupt()))
         except NonFiniteLoss as error:
             save_training(out / "nonfinite.npz", run, config(args))
             print(f"stopped: {error}\nthe state is in {out / 'nonfinite.npz'}; a lower --lr may help")
+            world().any(True)  # rank 0 has written
             return 1
         finally:
             progress.close()
+    world().any(True)
     if not done:
         print(f"interrupted at step {run.t}; everything is in {path}. To go on:\n  {resume_hint()}")
         return 130
-    return None
+    return 0 if launched()[0] else None
 
 
 def start(args: argparse.Namespace, run) -> Path:
     """The output folder; with --resume the run takes up the checkpoint in it."""
     out = output_folder(args, args.resume)
+    world().any(True)  # rank 0 has made the folder
     if args.resume:
         load_training(out / CHECKPOINT, run, config(args))
         print(f"resumed at step {run.t}")

@@ -31,12 +31,20 @@ class NonFiniteLoss(ArithmeticError):
         self.member = member
 
 
+def shard_edges(rows: int, wanted: float) -> list[int]:
+    """Cut rows into about the wanted number of shards: a multiple of GROUPS, so that all groups have the same work, or 1."""
+    count = min(rows, max(round(wanted / GROUPS) * GROUPS, 1 + (wanted > 1)))
+    return [rows * i // count for i in range(count + 1)]
+
+
 class Batch:
     """Labelled inputs of every member, sorted by n_1 (the order of a batch is free) and cut into shards on the CPU.
 
     data    [(inputs (S, B), target (B,))] host integers: one entry that all members share, or one per member, of any sizes
     whole   one shard only (BatchNorm needs the statistics of all rows)
     """
+
+    norm = None  # the loss is divided by the sum of the weights
 
     def __init__(self, dev: Device, data: Sequence[tuple[np.ndarray, np.ndarray]], rows: int, width: int, whole: bool = False):
         orders = [np.argsort(inputs[0], kind="stable") for inputs, _ in data]
@@ -46,8 +54,7 @@ class Batch:
             self._stack(dev, rows)
         self._shards = []
         for n, t in self.data:
-            count = 1 if whole else min(len(t), -(-len(t) * width * dev.dtype.itemsize // SHARD_BYTES[dev.kind]))
-            edges = [len(t) * i // count for i in range(count + 1)]
+            edges = [0, len(t)] if whole else shard_edges(len(t), len(t) * width * dev.dtype.itemsize / SHARD_BYTES[dev.kind])
             self._shards.append([(RowIndex(dev, n[:, a:b], rows), t[a:b], a) for a, b in pairwise(edges)])
 
     def _stack(self, dev: Device, rows: int) -> None:
@@ -98,7 +105,7 @@ class Objective:
         """
         if self.dev.kind == "cuda":
             shard = batch.rows, batch.target, 0
-            return self._pass(self._tensors(None), grads.views, shard, None, dropout, batch.weight)
+            return self._pass(self._tensors(None), grads.views, shard, batch.norm, dropout, batch.weight)
 
         def member(e):
             mine = dropout
@@ -127,6 +134,8 @@ class Objective:
         return loss
 
     def _member_gradient(self, grads: Arena, batch: Batch, dropout, e: int | None) -> float:
+        if self.buffers.shapes and dropout is None and hasattr(self.model, "neurons"):
+            return self._gradient_by_neurons(grads, batch, e)
         w, g, shards, size = self._tensors(e), grads.member(e), batch.shards(e), batch.size(e)
         groups = [shards[len(shards) * i // GROUPS : len(shards) * (i + 1) // GROUPS] for i in range(GROUPS)]
         groups = [group for group in groups if group]
@@ -141,12 +150,35 @@ class Objective:
 
         losses = self.dev.map(run_group, range(len(groups)))
         if slots is not None:
-            start = 0
-            for view in g.values():
-                parts = slots[:, start : start + view.size].reshape(-1, *view.shape)
-                np.add.reduce(parts, axis=0, out=view)
-                start += view.size
+            ends = np.cumsum([view.size for view in g.values()])
+            parts = [slots[:, end - view.size : end].reshape(-1, *view.shape) for end, view in zip(ends, g.values(), strict=True)]
+            self.dev.map(lambda x: np.add.reduce(x[0], axis=0, out=x[1]), zip(parts, g.values(), strict=True))
         return sum(losses)
+
+    def _gradient_by_neurons(self, grads: Arena, batch: Batch, e: int | None) -> float:
+        """With BatchNorm, whose neurons each need all rows: the threads share the neurons, which meet in the logits."""
+        (rows, target, _), quiet = batch.shards(e)[0], np.errstate(over="ignore", invalid="ignore")
+        count = min(GROUPS, self.model.width)
+        parts = [slice(self.model.width * i // count, self.model.width * (i + 1) // count) for i in range(count)]
+
+        @quiet
+        def forward(i: int) -> tuple:
+            buffer = lambda name, *shape: self.dev.workspace.get(f"{name}.{i}", *shape)  # noqa: E731  # all alive at once
+            return self.model.forward(self.dev, self.model.neurons(self._tensors(e), parts[i]), rows, True, buffer=buffer)
+
+        @quiet
+        def backward(i: int) -> None:
+            self.model.backward(self.dev, dz, passes[i][1], self.model.neurons(grads.member(e), parts[i]))
+
+        passes = self.dev.map(forward, range(count))
+        z = passes[0][0]
+        with quiet:
+            for other, _ in passes[1:]:
+                z += other
+            loss, cache = self.loss_forward(self.dev, z, target, None, batch.size(e), out=z)
+            dz = self.loss_backward(self.dev, 1.0, cache, dlogits=z)
+        self.dev.map(backward, range(count))
+        return float(loss)
 
     def predict(self, batch: Batch, labels: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Evaluation mode on inputs that all members share: predictions (E, B) and, for each labels (B,) or (E, B), the

@@ -38,6 +38,7 @@ class Device:
 
     def __init__(self, kind: str, xp: Any, dtype: str = "float32", threads: int = 1, reason: str = "", tf32: bool = False):
         self.kind, self.xp, self.dtype, self.threads, self.reason, self.tf32 = kind, xp, np.dtype(dtype), threads, reason, tf32
+        self.products: list | None = None  # set to a list, it records the operands' shapes and flags of every product
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
         self._compiled: dict[str, Any] = {}  # CUDA kernels by name, filled by engine/kernels.py

@@ -25,6 +25,8 @@ def matmul(
     """
     if accumulate and out is None:
         raise ValueError("matmul can accumulate only into a given out")
+    if dev.products is not None:
+        dev.products.append((a.shape, b.shape, ta, tb))
     if dev.kind == "cuda":
         return _cublas(dev, a, b, out, ta, tb, accumulate)
     a = a.swapaxes(-1, -2) if ta else a

@@ -95,18 +95,18 @@ PARAMETERS: dict[str, Callable] = {  # settings -> name: (shape, first value; No
 
 def _apply(which: str, p: Pass, o: Op, *arrays):
     """One function of an operation's rule."""
-    rule, tangents = RULES[o.kind], replace(p, affine=False)
+    rule = RULES[o.kind]
     if which == "forward":
         state = [p.w[f"{o.name}.{x}"] for x in o.params[2:]] + [p.train] if o.kind == "batchnorm" else o.settings
         return rule.forward(p.dev, *arrays, *p.of(o, p.w), *state)
     if which == "backward":
         return rule.backward(p.dev, *arrays, *p.of(o, p.g), **({"accumulate": p.accumulate} if o.params else {}))
     if which == "tangent":
-        return rule.tangent(p.dev, *arrays) if rule.tangent else _apply("forward", tangents, o, arrays[0])
+        return rule.tangent(p.dev, *arrays) if rule.tangent else _apply("forward", replace(p, affine=False), o, arrays[0])
     if rule.pair:
         return rule.pair(p.dev, *arrays, *p.of(o, p.g))
     xbar, lam, cache, dot = arrays
-    return _apply("backward", p, o, xbar, cache), _apply("backward", tangents, o, lam, dot)
+    return _apply("backward", p, o, xbar, cache), _apply("backward", replace(p, affine=False), o, lam, dot)
 
 
 def up(which: str, p: Pass, ops: tuple, x: Array, *caches: list):

@@ -156,7 +156,7 @@ class GPT:
 
     def forward(
         self, dev: Device, w: dict, tokens: Tokens, train=False, dropout=None, weight=None, offset=0, buffer=None, record=False,
-        edit=lambda name, array: None,
+        edit=None,
     ) -> tuple[Array, dict]:  # fmt: skip
         """Logits (..., B Tq, V) at the positions of `tokens`, and the tape. The last block computes queries, MLP and logits
         at the positions only. buffer(name, shape) supplies arrays: dev.fresh (default) or a workspace. There is no dropout
@@ -232,16 +232,19 @@ class GPT:
             k, v = (old[..., : start + T, :] for old in past)
         pattern = buffer(key + "pattern", (self.heads, *lead, B, q.shape[-2], k.shape[-2]))
         mask = None if start else self._mask(dev, T, select)  # later than the start: one query, which sees all keys
-        seen, change = dev.xp.moveaxis(pattern, 0, -3), lambda _: edit(b + "pattern", seen)
-        y, attend = attention.attention_forward(dev, q, k, v, self.heads, mask, buffer(key + "out", q.shape), pattern, change)
-        edit(b + "out", y)
+        blocks = attention.causal_blocks(dev, T) if select is None and not start else attention.WHOLE
+        seen, y = dev.xp.moveaxis(pattern, 0, -3), buffer(key + "out", q.shape)
+        change = edit and (lambda _: edit(b + "pattern", seen))
+        y, attend = attention.attention_forward(dev, q, k, v, self.heads, mask, y, pattern, change, blocks)
+        if edit:
+            edit(b + "out", y)
         tape = {"q": q, "k": k, "v": v, "pattern": seen, "out": y}
         tape["cache"] = query, keys, turns, attend
         return y.reshape(*lead, -1, C), {b + name: a for name, a in tape.items()}
 
     def _block(
         self, dev: Device, w: dict, i: int, h: Array, shape, select, key: str, buffer, record=False, past=None, start=0, end=True,
-        edit=lambda name, array: None,
+        edit=None,
     ):  # fmt: skip
         """The residual stream after block i and its part of the tape. Overwrites h (..., B T, C); `select`: only these
         positions go on. past: keys and values (..., B, context, C) of the tokens before `start`, to be read and added to.

@@ -49,6 +49,11 @@ class TwoLayerNet:
         phi = f"batchnorm({phi})" if self.batchnorm else phi
         return f"W({self.width}x{self.classes}) {phi}, U {self.terms}x{self.p}x{self.width}"
 
+    @staticmethod
+    def neurons(arrays: dict, part: slice) -> dict:
+        """Views of some neurons' parameters, gradients or buffers: a network whose logits are a summand of this one's."""
+        return {name: x[..., part, :] if name == "W" else x[..., part] for name, x in arrays.items()}
+
     def init(self, rng: np.random.Generator, std: float | None = None) -> dict[str, np.ndarray]:
         """Fresh weights on the host, float64; std defaults to the papers' 0.5/(2N)^(1/3)."""
         std = 0.5 / (2 * self.width) ** (1 / 3) if std is None else std
@@ -71,7 +76,7 @@ class TwoLayerNet:
         """
         buffer = buffer or dev.fresh
         lead, B = w["W"].shape[:-2], len(rows)
-        hidden = (*lead, B, self.width)
+        hidden = (*lead, B, w["W"].shape[-2])
         h, embed = embedding_forward(dev, w["U"], rows, buffer("hidden.pre", hidden))
         tape = {"embed": embed, "hidden.pre": h}
         if dropout is not None:
@@ -81,7 +86,7 @@ class TwoLayerNet:
         a, tape["activation"] = activation_forward(dev, h, self.activation, buffer("hidden.post", hidden))
         if self.batchnorm:
             state = (w[name] for name in ("gamma", "beta", "running_mean", "running_var"))
-            a, tape["batchnorm"] = batchnorm_forward(dev, a, *state, train, weight)
+            a, tape["batchnorm"] = batchnorm_forward(dev, a, *state, train, weight, xhat=buffer("batchnorm.xhat", hidden), out=a)
         z, tape["readout"] = linear_forward(dev, a, w["W"], out=buffer("logits", (*lead, B, self.classes)))
         tape |= {"hidden.post": a, "logits": z}
         return z, tape
@@ -95,7 +100,7 @@ class TwoLayerNet:
         a = tape["hidden.post"]  # not read again once dW is done
         da = linear_backward(dev, dlogits, tape["readout"], g["W"], dx=a, accumulate=accumulate)
         if self.batchnorm:
-            da = batchnorm_backward(dev, da, tape["batchnorm"], g["gamma"], g["beta"])
+            da = batchnorm_backward(dev, da, tape["batchnorm"], g["gamma"], g["beta"], dx=da)
         dh = activation_backward(dev, da, tape["activation"], dx=da)
         if "dropout" in tape:
             dh = dropout_backward(dev, dh, tape["dropout"], dx=dh)

@@ -5,6 +5,7 @@ Heads are consecutive slices of D = C/H channels. Inside, the head axis comes fi
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from ..engine import kernels
 from ..engine.device import Array, Device
 from ..engine.gemm import matmul
 from .loss import softmax_forward
+
+WHOLE = ((0, None),)  # one block: all queries, all keys
+BLOCK = 64  # positions, at least, in a block of causal attention
 
 
 class Rotary(NamedTuple):
@@ -75,25 +79,40 @@ def _split(dev: Device, x: Array, H: int) -> Array:
     return dev.xp.moveaxis(x.reshape(*x.shape[:-1], H, -1), -2, 0)
 
 
-def attention_forward(dev: Device, q: Array, k: Array, v: Array, heads: int, mask=None, out=None, pattern=None, edit=None):
+def causal_blocks(dev: Device, T: int) -> list[tuple[int, int]]:
+    """[(a, b)]: runs of positions. Queries a..b-1 see no key from b on; keys a..b-1 are seen by no query before a.
+    On a GPU one run: launches cost more than what lies above the diagonal."""
+    count = max(T // BLOCK, 1) if dev.kind == "cpu" else 1
+    return list(pairwise(T * i // count for i in range(count + 1)))
+
+
+def attention_forward(
+    dev: Device, q: Array, k: Array, v: Array, heads: int, mask=None, out=None, pattern=None, edit=None, blocks=WHOLE
+):
     """A = softmax(q k^T / sqrt D + mask),  y = A v, head by head
 
     q (..., B, Tq, C)   k, v (..., B, T, C)   mask (Tq, T), None: every query sees every key   y (..., B, Tq, C)
     A (H, ..., B, Tq, T)        q, k, v may be slices of one array. q is overwritten by q / sqrt D.
     edit(A) may change A in place before the product; backward does not know of that.
+    blocks: causal_blocks leaves out what lies above the diagonal of a causal mask, here and in backward.
     Source: Vaswani et al., arXiv 1706.03762, section 3.2.
     """
     out = dev.empty(q.shape) if out is None else out
-    qh, kh, vh = (_split(dev, x, heads) for x in (q, k, v))
+    qh, kh, vh, yh = (_split(dev, x, heads) for x in (q, k, v, out))
     q *= 1 / math.sqrt(qh.shape[-1])
-    scores = matmul(dev, qh, kh, pattern, tb=True)
-    if mask is not None:
-        scores += mask
-    att, _ = softmax_forward(dev, scores, out=scores)
+    att = dev.empty((*qh.shape[:-1], kh.shape[-2])) if pattern is None else pattern
+    for a, b in blocks:
+        scores = matmul(dev, qh[..., a:b, :], kh[..., :b, :], att[..., a:b, :b], tb=True)
+        if mask is not None:
+            scores += mask[a:b, :b]
+        softmax_forward(dev, scores, out=scores)
+        if b is not None:
+            att[..., a:b, b:] = 0.0
     if edit is not None:
         edit(att)
-    matmul(dev, att, vh, _split(dev, out, heads))
-    return out, (q, k, v, att, out)
+    for a, b in blocks if edit is None else WHOLE:
+        matmul(dev, att[..., a:b, :b], vh[..., :b, :], yh[..., a:b, :])
+    return out, (q, k, v, att, out, blocks)
 
 
 def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Array, dv: Array):
@@ -101,14 +120,18 @@ def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Arra
 
     dq = dS k / sqrt D        dk = dS^T q / sqrt D        Writes dq, dk, dv, which may be slices of one array.
     """
-    q, k, v, att, y = cache
+    q, k, v, att, y, blocks = cache
     H = att.shape[0]
-    qh, kh, vh, dyh = (_split(dev, x, H) for x in (q, k, v, dy))
-    matmul(dev, att, dyh, _split(dev, dv, H), ta=True)
-    ds = matmul(dev, dyh, vh, dev.workspace.get("attention.scores", att.shape), tb=True)
+    qh, kh, vh, dyh, dqh, dkh, dvh = (_split(dev, x, H) for x in (q, k, v, dy, dq, dk, dv))
     product = dev.xp.multiply(dy, y, out=dev.workspace.get("attention.product", y.shape))
-    ds -= _split(dev, product, H).sum(axis=-1, keepdims=True)
-    ds *= att
-    matmul(dev, ds, kh, _split(dev, dq, H))
+    inner = _split(dev, product, H).sum(axis=-1, keepdims=True)
+    scores = dev.workspace.get("attention.scores", att.shape)
+    for a, b in blocks:
+        ds = matmul(dev, dyh[..., a:b, :], vh[..., :b, :], scores[..., a:b, :b], tb=True)
+        ds -= inner[..., a:b, :]
+        ds *= att[..., a:b, :b]
+        matmul(dev, ds, kh[..., :b, :], dqh[..., a:b, :])
     dq *= 1 / math.sqrt(qh.shape[-1])
-    matmul(dev, ds, qh, _split(dev, dk, H), ta=True)  # qh carries 1/sqrt D already
+    for a, b in blocks:
+        matmul(dev, att[..., a:, a:b], dyh[..., a:, :], dvh[..., a:b, :], ta=True)
+        matmul(dev, scores[..., a:, a:b], qh[..., a:, :], dkh[..., a:b, :], ta=True)  # qh carries 1/sqrt D already

@@ -85,17 +85,21 @@ def embedding_forward(dev: Device, u: Array, rows: RowIndex, out: Array | None =
         kernels.gather_sum(dev, u, rows.index, S, P, N, len(rows), stride, out)
     elif rows.host.ndim == 3:
         for e, index in enumerate(rows.host):
-            _gather_host(dev, u[e], index, out[e])
+            _gather_host(dev, u[e], index, rows.groups[e], out[e])
     else:
-        _gather_host(dev, u, rows.host, out)
+        _gather_host(dev, u, rows.host, rows.groups[0], out)
     return out, (rows,)
 
 
-def _gather_host(dev: Device, u: Array, index: np.ndarray, h: Array) -> None:
-    u[..., 0, :, :].take(index[0], axis=-2, out=h, mode="clip")  # "clip" fills out without a buffer
-    for s in range(1, len(index)):
-        more = dev.workspace.get("embedding.gathered", h.shape)
-        h += u[..., s, :, :].take(index[s], axis=-2, out=more, mode="clip")
+def _gather_host(dev: Device, u: Array, index: np.ndarray, groups: list, h: Array) -> None:
+    u[..., -1, :, :].take(index[-1], axis=-2, out=h, mode="clip")  # "clip" fills out without a buffer
+    for s, group in enumerate(groups[:-1]):
+        if group.segments and group.order is None:  # sorted inputs: a row goes to a run of them
+            for v, start, stop in group.segments:
+                h[..., start:stop, :] += u[..., s, v : v + 1, :]
+        else:
+            more = dev.workspace.get("embedding.gathered", h.shape)
+            h += u[..., s, :, :].take(index[s], axis=-2, out=more, mode="clip")
 
 
 def embedding_backward(dev: Device, dh: Array, cache: tuple, du: Array, accumulate: bool = False) -> None:

@@ -15,6 +15,8 @@ def batchnorm_forward(
     weight: Array | None = None,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    xhat: Array | None = None,
+    out: Array | None = None,
 ):
     """y = gamma xhat + beta,  xhat = (x - mean)/sqrt(var + eps)        x (..., B, N)   the rest (..., N)
 
@@ -22,25 +24,26 @@ def batchnorm_forward(
     rows weighted by weight (..., B); the running statistics move by `momentum` towards the mean and the unbiased
     variance var n/(n - 1), n = sum(weight) (Ioffe and Szegedy, arXiv 1502.03167; as torch.nn.BatchNorm1d).
     eval: mean and var are the running statistics.
+    xhat and out: arrays for xhat and y; out may be x.
     """
-    xp = dev.xp
+    xp, q = dev.xp, None
     if train:
-        if weight is None:
-            n = float(x.shape[-2])
-            q = 1 / n
-        else:
-            n = xp.sum(weight, axis=-1)[..., None]  # (..., 1)
-            q = weight[..., :, None] / n[..., None]  # (..., B, 1)
-        mean = xp.sum(x * q, axis=-2)
-        centred = x - mean[..., None, :]
-        var = xp.sum(centred * centred * q, axis=-2)
+        n = float(x.shape[-2]) if weight is None else xp.sum(weight, axis=-1)[..., None]  # or (..., 1)
+        q = 1 / n if weight is None else weight[..., :, None] / n[..., None]  # or (..., B, 1)
+        average = lambda a: xp.sum(a, axis=-2) * q if weight is None else xp.sum(a * q, axis=-2)  # noqa: E731
+        mean = average(x)
+        xhat = xp.subtract(x, mean[..., None, :], out=xhat)
+        out = xp.multiply(xhat, xhat, out=out)
+        var = average(out)
         running_mean += momentum * (mean - running_mean)
         running_var += momentum * (var * (n / (n - 1)) - running_var)
     else:
-        q, centred, var = None, x - running_mean[..., None, :], running_var
+        xhat, var = xp.subtract(x, running_mean[..., None, :], out=xhat), running_var
     rstd = 1 / xp.sqrt(var + eps)
-    xhat = centred * rstd[..., None, :]
-    return xhat * gamma[..., None, :] + beta[..., None, :], (xhat, rstd, gamma, q)
+    xhat *= rstd[..., None, :]
+    y = xp.multiply(xhat, gamma[..., None, :], out=out)
+    y += beta[..., None, :]
+    return y, (xhat, rstd, gamma, q)
 
 
 def _write(total: Array, out: Array | None, accumulate: bool) -> None:
@@ -48,21 +51,25 @@ def _write(total: Array, out: Array | None, accumulate: bool) -> None:
         out[...] = out + total if accumulate else total
 
 
-def batchnorm_backward(dev: Device, dy: Array, cache: tuple, dgamma: Array | None, dbeta: Array | None, accumulate=False):
+def batchnorm_backward(
+    dev: Device, dy: Array, cache: tuple, dgamma: Array | None, dbeta: Array | None, accumulate=False, dx: Array | None = None
+):
     """dgamma = sum_b dy xhat        dbeta = sum_b dy        dxhat = gamma dy        (written where given, or added)
 
     train: dx_b = rstd (dxhat_b - q_b (sum_c dxhat_c + xhat_b sum_c dxhat_c xhat_c))     (q_b: weight of row b in the mean)
-    eval:  dx_b = rstd dxhat_b
+    eval:  dx_b = rstd dxhat_b        dx may be dy
     """
     xhat, rstd, gamma, q = cache
-    xp = dev.xp
-    along, total = xp.sum(dy * xhat, axis=-2), xp.sum(dy, axis=-2)
+    xp, product = dev.xp, dev.xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
+    along, total = xp.sum(product, axis=-2), xp.sum(dy, axis=-2)
     _write(along, dgamma, accumulate)
     _write(total, dbeta, accumulate)
-    scale = (gamma * rstd)[..., None, :]
-    if q is None:
-        return dy * scale
-    return scale * (dy - q * (total[..., None, :] + xhat * along[..., None, :]))
+    if q is not None:
+        xp.multiply(xhat, along[..., None, :], out=product)
+        product += total[..., None, :]
+        product *= q
+        dy = xp.subtract(dy, product, out=dx)
+    return xp.multiply(dy, (gamma * rstd)[..., None, :], out=dx)
 
 
 def layernorm_forward(
