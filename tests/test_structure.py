@@ -23,7 +23,7 @@ ALLOWED = {
     "analytic": {"engine", "ops", "models", "tasks", "analytic", "probes"},
     "criticality": {"engine", "ops", "models", "criticality"},
 }
-TOP = ["train", "sequences", "checkpoint", "corrupted", "inspect_gpt", "audit", "audit_cases", "sweep", "parallel"]
+TOP = ["parallel", "train", "sequences", "checkpoint", "corrupted", "inspect_gpt", "audit", "audit_cases", "sweep"]
 TOP += ["plots", "plots_corrupted", "plots_sequences", "plots_lcg", "plots_critical", "cli"]
 
 
