@@ -68,33 +68,24 @@ def build(dev: Device, points: list[dict], extra=lambda run: {}) -> Training:
     task = TASKS[common["task"]](common["p"])
     everything = task.inputs(np.arange(task.size))
     true = task.labels(everything)
-    given, train, wrong, data = [], [], [], []
-    for point in points:
+    net = TwoLayerNet(common["p"], common["width"], activation=common["activation"], batchnorm=common["batchnorm"])
+    params, grads = Arena(dev, net.shapes, len(points)), Arena(dev, net.shapes, len(points))
+    given, data = np.tile(true, (len(points), 1)), []
+    train, wrong = np.zeros((2, *given.shape), dtype=bool)
+    for e, point in enumerate(points):
+        params.load(net.init(generator(point["seed"], "init")), e)
         numbers, _ = task.split(point["alpha"], generator(point["seed"], "split"))
         labels, corrupted = corrupt(task, numbers, point["xi"], generator(point["seed"], "corruption"), point["rule"])
         data.append((task.inputs(numbers), labels))
-        for masks, chosen in ((train, numbers), (wrong, numbers[corrupted])):
-            masks.append(np.isin(np.arange(task.size), chosen))
-        table = true.copy()
-        table[numbers] = labels
-        given.append(table)
-    train, wrong = np.stack(train), np.stack(wrong)
-    exists = np.ones(task.size, bool) if task.defined is None else task.defined(everything)
-    evaluation = Evaluation(
-        everything,
-        {"given": np.stack(given), "true": true},
-        {
-            "train": (train, "given"),
-            "corrupted": (wrong, "given"),
-            "corrupted_true": (wrong, "true"),
-            "uncorrupted": (train & ~wrong, "given"),
-            "test": (~train & exists, "true"),
-        },
-    )
-    net = TwoLayerNet(common["p"], common["width"], activation=common["activation"], batchnorm=common["batchnorm"])
-    params, grads = Arena(dev, net.shapes, len(points)), Arena(dev, net.shapes, len(points))
-    for e, point in enumerate(points):
-        params.load(net.init(generator(point["seed"], "init")), e)
+        given[e, numbers], train[e, numbers], wrong[e, numbers] = labels, True, corrupted
+    splits = {
+        "train": (train, "given"),
+        "corrupted": (wrong, "given"),
+        "corrupted_true": (wrong, "true"),
+        "uncorrupted": (train & ~wrong, "given"),
+        "test": (~train & task.defined(everything), "true"),
+    }
+    evaluation = Evaluation(everything, {"given": given, "true": true}, splits)
     own = {key: [point[key] for point in points] for key in OWN}
     optimizer = AdamW(dev, params, grads, lr=own["lr"], betas=(0.9, 0.98), weight_decay=own["weight_decay"])
     return Training(
@@ -145,16 +136,11 @@ def member_history(history: dict, e: int) -> dict[str, np.ndarray]:
 
 def outcome(history: dict[str, np.ndarray], point: dict) -> dict:
     """What became of the member with these settings: final accuracies, phase, and the steps of grokking and unlearning."""
-    final = {k: float(v[-1]) for k, v in history.items() if k.endswith("_accuracy")}
-    best = float(history["test_accuracy"].max())
-    step_grok, step_unlearn = two_stages(history["step"], history["test_accuracy"], history["corrupted_accuracy"])
-    return {
-        **final,
-        "best_test_accuracy": best,
-        "phase": phase(final["train_accuracy"], final["test_accuracy"], best, point["xi"], point["p"]),
-        "step_grok": step_grok,
-        "step_unlearn": step_unlearn,
-    }
+    result = {k: float(v[-1]) for k, v in history.items() if k.endswith("_accuracy")}
+    result["best_test_accuracy"] = best = float(history["test_accuracy"].max())
+    result["phase"] = phase(result["train_accuracy"], result["test_accuracy"], best, point["xi"], point["p"])
+    stages = two_stages(history["step"], history["test_accuracy"], history["corrupted_accuracy"])
+    return result | dict(zip(("step_grok", "step_unlearn"), stages, strict=True))
 
 
 def train_pack(points: list[dict], device: str = "auto", threads: int | None = None) -> list[dict]:

@@ -4,22 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .plots import TEST, TRAIN, figure, save
-from .plots_sequences import _frame
+from .plots import SHARE, TEST, TRAIN, UNIT, attention_maps, image, label, lines, panels, save
 from .probes.fourier import spectrum
 
-UNIT = {"vmin": 0, "vmax": 1, "interpolation": "nearest"}
 MOVES = {"not": "0.8", "by -delta": TRAIN, "by +2 delta": TEST, "otherwise": "0.35"}
-
-
-def _panels(count: int, width: float, height: float, columns: int = 4):
-    """A figure and `count` axes, `columns` in a row."""
-    rows, columns = -(-count // columns), min(columns, count)
-    fig = figure(width * columns, height * rows)
-    axes = fig.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes[count:]:
-        ax.remove()
-    return fig, list(axes[:count])
 
 
 def _bars(ax, values: dict, **labels) -> None:
@@ -30,10 +18,9 @@ def _bars(ax, values: dict, **labels) -> None:
 
 def _table(ax, values: np.ndarray, rows, columns, **labels) -> None:
     """A small table of shares, coloured and written out."""
-    ax.imshow(values, **UNIT, aspect="auto", cmap="Blues")
+    image(ax, values, UNIT | {"aspect": "auto", "cmap": "Blues"}, **labels)
     for at, value in np.ndenumerate(values):
         ax.text(*at[::-1], f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value > 0.6 else "k")
-    _frame(ax, **labels)
     ax.set_yticks(range(len(rows)), rows)
     ax.set_xticks(range(len(columns)), columns)
 
@@ -49,17 +36,16 @@ def digits(tables: dict[str, dict[str, np.ndarray]], by_s: dict[int, np.ndarray]
 
     tables {modulus: {digit or "number": (T,)}}; by_s {s: (T,)}, empty for a modulus that 4 does not divide
     """
-    fig, axes = _panels(len(tables) + 1, 4.2, 3.4)
+    fig, axes = panels(len(tables) + 1, 4.2, 3.4)
     for ax, (name, rows) in zip(axes, tables.items(), strict=False):
         values = np.array(list(rows.values()))[:, :80]  # the paper shows as many
-        image = ax.imshow(values, **UNIT, aspect="auto", extent=(0.5, values.shape[1] + 0.5, len(rows) - 0.5, -0.5))
-        _frame(ax, title=f"accuracy, modulus {name}", xlabel="numbers in context", ylabel="digit of period")
+        style = UNIT | {"aspect": "auto", "extent": (0.5, values.shape[1] + 0.5, len(rows) - 0.5, -0.5)}
+        drawn = image(ax, values, style, title=f"accuracy, modulus {name}", xlabel="numbers in context", ylabel="digit of period")
         ax.set_yticks(range(len(rows)), rows)
-    fig.colorbar(image, ax=axes[len(tables) - 1])
-    for s, curve in by_s.items():
-        axes[-1].plot(np.arange(1, len(curve) + 1), curve, color=str(0.8 - 0.8 * s / max(by_s)), label=f"s = {s}")
-        axes[-1].legend(frameon=False, fontsize=7)
-    axes[-1].set(title="number, by the power 2^s in a - 1", xlabel="numbers in context", ylim=(-0.02, 1.02))
+    fig.colorbar(drawn, ax=axes[len(tables) - 1])
+    grey = [str(0.8 - 0.8 * s / max(by_s)) for s in by_s]
+    lines(axes[-1], {f"s = {s}": curve for s, curve in by_s.items()}, grey)
+    label(axes[-1], title="number, by the power 2^s in a - 1", xlabel="numbers in context", ylim=SHARE)
     save(fig, path)
 
 
@@ -69,15 +55,16 @@ def embedding(scores: np.ndarray, periods: dict[int, np.ndarray], cosines: np.nd
 
     scores (V, c); periods {q: (c,)}: share of each component at period q; cosines (n, n); offsets {o: mean cosine}
     """
-    fig, axes = _panels(8, 3.8, 3.5)
+    fig, axes = panels(8, 3.8, 3.5)
     axes[0].plot(scores[:20, 0], color=TEST, marker=".")
-    _frame(axes[0], title="first component", xlabel="number")
+    axes[0].set(title="first component", xlabel="number")
+    axes[0].locator_params(axis="x", integer=True)
     axes[1].plot(spectrum(scores[:, 0]), color=TEST, lw=1)
     axes[1].set(title="|rfft| of the first component", xlabel=f"frequency, of {len(scores)} numbers")
     table = np.array(list(periods.values())).T
     _table(axes[2], table, range(1, len(table) + 1), periods, title="share of the power", xlabel="period", ylabel="component")
-    fig.colorbar(axes[3].imshow(cosines, vmin=0, vmax=0.5, interpolation="nearest"), ax=axes[3])
-    _frame(axes[3], title="cosine similarity", xlabel="number", ylabel="number")
+    drawn = image(axes[3], cosines, {"vmin": 0, "vmax": 0.5}, title="cosine similarity", xlabel="number", ylabel="number")
+    fig.colorbar(drawn, ax=axes[3])
     _bars(axes[4], offsets, title="mean cosine similarity", xlabel="offset")
     for ax, q in zip(axes[5:], [q for q in periods if q > 2], strict=False):
         pair = np.sort(np.argsort(-periods[q], kind="stable")[:2])
@@ -90,19 +77,14 @@ def attention(patterns: np.ndarray, r: np.ndarray, mass: np.ndarray, path: Path)
 
     patterns (depth, H, T, T), r (T,), mass (depth, H, T, 2): probes.digits.look_back_mass
     """
-    depth, H, T, _ = patterns.shape
-    fig = figure(3 * H + 0.8, 4.4 * depth)
-    axes, n = fig.subplots(2 * depth, H, squeeze=False, height_ratios=[2.2, 1] * depth), np.arange(1, T + 1)
-    for i, h in np.ndindex(depth, H):
-        top, low = axes[2 * i, h], axes[2 * i + 1, h]
-        image = top.imshow(np.where(patterns[i, h] > 0, patterns[i, h], np.nan), **UNIT)
-        _frame(top, title=f"block {i} head {h}", xlabel="key", ylabel="query")
-        for back, color, name, share in zip((r, r // 2), (TRAIN, TEST), ("r", "r/2"), mass[i, h].T, strict=True):
-            top.plot((n - back)[1:], n[1:] - 1, ".", color=color, ms=1.5)
-            low.plot(n[1:], share[1:], color=color, label=f"look-back {name}")
-        low.set(ylim=(0, 1), xlabel="numbers in context", ylabel="attention")
-    axes[1, 0].legend(frameon=False, fontsize=7)
-    fig.colorbar(image, ax=axes[::2], shrink=0.5)
+    fig, maps, below = attention_maps(patterns)
+    n = np.arange(2, len(r) + 1)
+    for at, ax in np.ndenumerate(below):
+        for back, color, name, share in zip((r, r // 2), (TRAIN, TEST), ("r", "r/2"), mass[at].T, strict=True):
+            maps[at].plot(n - back[1:], n - 1, ".", color=color, ms=1.5)
+            ax.plot(n, share[1:], color=color, label=f"look-back {name}")
+        ax.set_xlabel("numbers in context")
+    label(below[0, 0])
     save(fig, path)
 
 
@@ -110,7 +92,7 @@ def interventions(cases: dict[int, tuple[list[int], list[int], np.ndarray]], pat
     """How the answer moves when the number at a look-back moves by delta: {numbers in context: (look-backs, deltas, shares)},
 
     shares (look-backs, deltas, 4) in the order of MOVES."""
-    fig, axes = _panels(len(cases), 5.5, 4.8)
+    fig, axes = panels(len(cases), 5.5, 4.8)
     for ax, (n, (backs, deltas, shares)) in zip(axes, cases.items(), strict=True):
         rows = shares.reshape(-1, 4)
         for kind, (name, color) in enumerate(MOVES.items()):
@@ -127,7 +109,7 @@ def edits(top_k: dict[str, float], pruned: dict[str, np.ndarray], moduli: list[s
 
     pruned {replacement: (moduli, heads)}, the first of the heads being "none"
     """
-    fig, axes = _panels(1 + len(pruned), 3 + 0.3 * len(heads), 1.8 + 0.25 * len(moduli), 2)
+    fig, axes = panels(1 + len(pruned), 3 + 0.3 * len(heads), 1.8 + 0.25 * len(moduli), 2)
     _bars(axes[0], top_k, title="attention to k keys", xlabel="k", ylabel="accuracy", ylim=(0, 1.02))
     for ax, (name, values) in zip(axes[1:], pruned.items(), strict=True):
         _table(ax, values, moduli, heads, title=f"head replaced by {name}", xlabel="block.head", ylabel="modulus")
@@ -139,7 +121,7 @@ def residues(points: dict[str, tuple[np.ndarray, int, float]], path: Path) -> No
 
     points {name: (scores (m, 2), q, share of the variance between residues mod q)}
     """
-    fig, axes = _panels(len(points), 3.2, 3.2)
+    fig, axes = panels(len(points), 3.2, 3.2)
     for ax, (name, (scores, q, share)) in zip(axes, points.items(), strict=True):
         _scatter(ax, scores, q, f"{name}: mod {q}, share {share:.2f}")
     save(fig, path)
@@ -152,12 +134,13 @@ def modulus(similarity: np.ndarray, tokens: np.ndarray, m: int, patched: dict[st
     similarity (H, t, V), tokens (t,); patched {name: (depth, H)}
     """
     H = len(similarity)
-    fig, axes = _panels(H + len(patched), 3.4, 3)
+    fig, axes = panels(H + len(patched), 3.4, 3)
     for h, ax in enumerate(axes[:H]):
-        fig.colorbar(ax.imshow(similarity[h].T, origin="lower", aspect="auto", interpolation="nearest"), ax=ax)
+        style = {"origin": "lower", "aspect": "auto"}
+        drawn = image(ax, similarity[h].T, style, title=f"block 0 head {h}, cosine", xlabel="position", ylabel="number")
+        fig.colorbar(drawn, ax=ax)
         ax.plot(np.maximum.accumulate(tokens), color=TRAIN, lw=1)
         ax.axhline(m, color="w", lw=0.7, ls="--")
-        _frame(ax, title=f"block 0 head {h}, cosine", xlabel="position", ylabel="number")
     for ax, (name, values) in zip(axes[H:], patched.items(), strict=True):
         _table(ax, values, range(len(values)), range(H), title=f"patched: {name}", xlabel="head", ylabel="block")
     save(fig, path)

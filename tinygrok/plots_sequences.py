@@ -4,20 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .plots import TEST, TRAIN, figure, save
+from .plots import ORANGE, PURPLE, SETS, SHARE, TEST, TRAIN, UNIT, attention_maps, figure, image, label, lines, panels, save
 
-TYPES = "xyz"
-CLASSES = {"repeat": "#8172b3", "multiple": TEST, "spanned": "#dd8452", "unspanned": "0.6"}
-SETS = {"id_train": TRAIN, "id_test": "#dd8452", "ood_train": TEST, "ood_test": "#55a868"}
-DIFFERENCE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
-RIGHT_WRONG = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-
-
-def _frame(ax, **labels) -> None:
-    """An image's axes: all four spines, whole numbers."""
-    ax.spines[:].set_visible(True)
-    ax.locator_params(integer=True)
-    ax.set(**labels)
+CLASSES = {"repeat": PURPLE, "multiple": TEST, "spanned": ORANGE, "unspanned": "0.6"}
+DIFFERENCE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
+RIGHT_WRONG = {"cmap": "gray"} | UNIT
 
 
 def attention(patterns: np.ndarray, offsets: np.ndarray, sink: np.ndarray, path: Path) -> None:
@@ -25,18 +16,12 @@ def attention(patterns: np.ndarray, offsets: np.ndarray, sink: np.ndarray, path:
 
     patterns (depth, H, T, T), offsets (depth, H, 3, n), sink (depth, H, 3): mass on tokens 0 and 1
     """
-    depth, H = patterns.shape[:2]
-    fig = figure(2.9 * H + 0.8, 4.0 * depth)
-    axes = fig.subplots(2 * depth, H, squeeze=False, height_ratios=[2.2, 1] * depth)
-    for i, h in np.ndindex(depth, H):
-        top, low = axes[2 * i, h], axes[2 * i + 1, h]
-        image = top.imshow(np.where(patterns[i, h] > 0, patterns[i, h], np.nan), vmin=0, vmax=1, interpolation="nearest")
-        _frame(top, title=f"block {i} head {h}, sink {sink[i, h].mean():.2f}", xlabel="key", ylabel="query")
-        for kind, name in enumerate(TYPES):
-            low.plot(offsets[i, h, kind], marker=".", lw=1, label=f"{name} token")
-        low.set(ylim=(0, 1), xlabel="offset", ylabel="attention")
-    axes[1, 0].legend(frameon=False, fontsize=7)
-    fig.colorbar(image, ax=axes[::2], shrink=0.5)
+    fig, maps, below = attention_maps(patterns)
+    for at, ax in np.ndenumerate(below):
+        maps[at].set_title(f"{maps[at].get_title()}, sink {sink[at].mean():.2f}")
+        ax.plot(offsets[at].T, marker=".", lw=1, label=["x token", "y token", "z token"])
+        ax.set_xlabel("offset")
+    label(below[0, 0])
     save(fig, path)
 
 
@@ -69,30 +54,24 @@ def circles(scores: np.ndarray, log: np.ndarray, x: list[list[dict]], y: list[li
 
     scores (depth, H, p^2, 4), log (p,); x, y [block][head]: the circle tests of the averages over y and over x
     """
-    depth, H = scores.shape[:2]
-    fig = figure(5.2 * H, 2.7 * depth)
-    axes = fig.subplots(depth, 2 * H, squeeze=False)
-    p = len(log)
-    for i, h in np.ndindex(depth, H):
-        for pair, name, test, label in ((0, "x", x, np.repeat(log, p)), (1, "y", y, np.tile(log, p))):
-            ax, at = axes[i, 2 * h + pair], scores[i, h, :, 2 * pair : 2 * pair + 2]
-            zero = label < 0
-            ax.scatter(*at[zero].T, c="0.7", s=5)
-            ax.scatter(*at[~zero].T, c=label[~zero], cmap="hsv", vmin=0, vmax=p - 1, s=5)
-            ax.set(xticks=[], yticks=[], xlabel=f"component {2 * pair + 1}", ylabel=f"component {2 * pair + 2}")
-            t = test[i][h]
-            ax.set_title(f"block {i} head {h}, colour log {name}\nm = {t['m']}, share {t['share']:.2f}", fontsize=8)
+    depth, H, p = *scores.shape[:2], len(log)
+    fig, axes = panels(2 * depth * H, 2.6, 2.7, 2 * H)
+    for ax, (i, h, pair) in zip(axes, np.ndindex(depth, H, 2), strict=True):
+        at, colour = scores[i, h, :, 2 * pair : 2 * pair + 2], np.tile(log, p) if pair else np.repeat(log, p)
+        zero, test = colour < 0, (y if pair else x)[i][h]
+        ax.scatter(*at[zero].T, c="0.7", s=5)
+        ax.scatter(*at[~zero].T, c=colour[~zero], cmap="hsv", vmin=0, vmax=p - 1, s=5)
+        ax.set(xticks=[], yticks=[], xlabel=f"component {2 * pair + 1}", ylabel=f"component {2 * pair + 2}")
+        ax.set_title(f"block {i} head {h}, colour log {'xy'[pair]}\nm = {test['m']}, share {test['share']:.2f}", fontsize=8)
     save(fig, path)
 
 
 def cosine(maps: list[list[np.ndarray]], titles: list[list[str]], path: Path) -> None:
     """Cosine-similarity maps, a row per block: (p, p), or (p^2, p^2) in the order x p + y, drawn as p x p blocks."""
-    fig = figure(3.1 * len(maps[0]) + 0.7, 3.2 * len(maps))
-    axes = fig.subplots(len(maps), len(maps[0]), squeeze=False)
-    for ax, values, title in zip(axes.flat, sum(maps, []), sum(titles, []), strict=True):
-        image = ax.imshow(values, **DIFFERENCE)
-        _frame(ax, title=title, xticks=[], yticks=[])
-    fig.colorbar(image, ax=axes, shrink=0.5)
+    fig, axes = panels(sum(map(len, maps)), 3.3, 3.2, len(maps[0]))
+    for ax, values, title in zip(axes, sum(maps, []), sum(titles, []), strict=True):
+        drawn = image(ax, values, DIFFERENCE, title=title, xticks=[], yticks=[])
+    fig.colorbar(drawn, ax=axes, shrink=0.5)
     save(fig, path)
 
 
@@ -106,9 +85,8 @@ def grids(shots: list[int], correct: np.ndarray, ratio: np.ndarray, span: np.nda
         panels = {"model correct": right, "ratio matching": match, "model - ratio matching": right * 1 - match, "span": known}
         for ax, (name, values) in zip(row, panels.items(), strict=True):
             difference = values.dtype != bool
-            ax.imshow(values, **DIFFERENCE if difference else RIGHT_WRONG)
             count = f"+{(values > 0).sum()}, -{(values < 0).sum()}" if difference else values.sum()
-            _frame(ax, title=f"{name} ({count})", xticks=[], yticks=[])
+            image(ax, values, DIFFERENCE if difference else RIGHT_WRONG, title=f"{name} ({count})", xticks=[], yticks=[])
         row[0].set_ylabel(f"{k} shot{'s' * (k > 1)}\nx")
         row[0].set_xlabel("y")
     fig.suptitle(f"{title}; white: yes, black: no; red: the model only, blue: ratio matching only", fontsize=9)
@@ -122,17 +100,14 @@ def shots(
 
     accuracy {"i.d. ...": {class: per count}, ...}; lens {set: (depth + 1,)}
     """
-    fig = figure(4 * (len(accuracy) + 1), 3.6)
-    *axes, last = fig.subplots(1, len(accuracy) + 1)
+    fig, (*axes, last) = panels(len(accuracy) + 1, 4, 3.6)
     for ax, (name, curves) in zip(axes, accuracy.items(), strict=True):
-        for kind, values in curves.items():
-            ax.plot(counts, values, color=CLASSES[kind], marker=".", label=kind)
-        ax.set(title=name, xlabel="shots", ylabel="accuracy", ylim=(-0.02, 1.02))
-    axes[0].legend(frameon=False, fontsize=8, title="the query is", title_fontsize=8)
-    for name, values in lens.items():
-        last.plot(values, color=SETS[name], marker=".", label=name.replace("_", ", ") + " inputs")
-    last.set(title="logit lens, last shot", xlabel="blocks passed", ylabel="accuracy", ylim=(-0.02, 1.02))
-    last.legend(frameon=False, fontsize=8)
+        lines(ax, curves, [CLASSES[kind] for kind in curves], counts, marker=".")
+        ax.set(title=name, xlabel="shots", ylabel="accuracy", ylim=SHARE)
+    label(axes[0], 8, "the query is")
+    named = {name.replace("_", ", ") + " inputs": values for name, values in lens.items()}
+    lines(last, named, [SETS[name] for name in lens], range(len(lens["id_train"])), marker=".")
+    label(last, 8, title="logit lens, last shot", xlabel="blocks passed", ylabel="accuracy", ylim=SHARE)
     for ax in (*axes, last):
         ax.axhline(chance, color="0.8", zorder=0)
         ax.locator_params(axis="x", integer=True)
@@ -148,16 +123,14 @@ def noise(tables: dict[str, np.ndarray], single: dict[str, tuple[np.ndarray, np.
     upper, lower = fig.subfigures(2, 1)
     axes = upper.subplots(1, len(tables))
     for ax, (name, table) in zip(axes, tables.items(), strict=True):
-        image = ax.imshow(table.T, origin="lower", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-        _frame(ax, title=f"accuracy, {name}", xlabel="examples", ylabel="with a wrong label")
-    upper.colorbar(image, ax=axes)
+        style = UNIT | {"origin": "lower", "aspect": "auto"}
+        drawn = image(ax, table.T, style, title=f"accuracy, {name}", xlabel="examples", ylabel="with a wrong label")
+    upper.colorbar(drawn, ax=axes)
     for ax, (name, (right, clean)) in zip(lower.subplots(1, len(single)), single.items(), strict=True):
-        ax.imshow(
-            np.vstack([clean, right]), aspect="auto", extent=(-0.5, len(clean) - 0.5, len(clean) - 0.5, -1.5), **RIGHT_WRONG
-        )
+        style = RIGHT_WRONG | {"aspect": "auto", "extent": (-0.5, len(clean) - 0.5, len(clean) - 0.5, -1.5)}
+        image(ax, np.vstack([clean, right]), style, title=f"one wrong label: {name.replace('_', ', ')} inputs")
         ax.axhline(-0.5, color=TRAIN, lw=1)
-        _frame(ax, title=f"one wrong label: {name.replace('_', ', ')} inputs", xlabel="examples before the query")
-        ax.set_ylabel("wrong example (top row: none)")
+        ax.set(xlabel="examples before the query", ylabel="wrong example (top row: none)")
     save(fig, path)
 
 
@@ -166,24 +139,15 @@ def prediction(step: np.ndarray, training: dict[str, np.ndarray], curves: dict[s
 
     training {name: (n,)}; curves {name: (T,)}, the network first; bits {period of the digit: (T,)}
     """
-    fig = figure(15, 4)
-    left, middle, right = fig.subplots(1, 3)
-    for name, values in training.items():
-        left.plot(step, values, marker=".", lw=1, label=name)
-    left.set(xlabel="step", ylabel="accuracy, last 8 numbers", ylim=(-0.02, 1.02))
+    fig, (left, middle, right) = panels(3, 5, 4)
+    lines(left, training, x=step, marker=".", lw=1)
+    label(left, xlabel="step", ylabel="accuracy, last 8 numbers", ylim=SHARE)
     for (name, values), style in zip(curves.items(), ("-", "--", "-.", ":", (0, (1, 4)), (0, (5, 5))), strict=True):
         color, width = (TRAIN, 2) if style == "-" else ("0.3", 1)
-        middle.plot(np.arange(1, len(values) + 1), values, ls=style, color=color, lw=width, label=name)
-    middle.set(ylabel="accuracy of the next number")
-    for i, (name, values) in enumerate(bits.items()):
-        color = (0.85 - 0.65 * i / len(bits), 0.2, 0.15 + 0.7 * i / len(bits))  # from red, low digits, to blue
-        right.plot(np.arange(1, len(values) + 1), values, color=color, lw=1.2, label=name)
-    right.set(ylabel="accuracy of a digit")
-    for ax in (middle, right):
-        ax.set_xscale("log", base=2)
-        ax.set(xlabel="numbers in context", ylim=(-0.02, 1.02))
-    for ax, title in ((left, None), (middle, None), (right, "digit of period")):
-        ax.legend(frameon=False, fontsize=7, title=title, title_fontsize=7)
+        lines(middle, {name: values}, [color], ls=style, lw=width)
+    _in_context(middle, ylabel="accuracy of the next number")
+    lines(right, bits, _red_to_blue(len(bits)), lw=1.2)  # low digits red, high ones blue
+    _in_context(right, "digit of period", ylabel="accuracy of a digit")
     save(fig, path)
 
 
@@ -192,20 +156,24 @@ def scaling(curves: dict[int, list], moduli: list[int], fits: dict[str, tuple], 
 
     curves {m: (T,)}; fits {predictor: (values, a number for every entry of moduli, exponent or None)}
     """
-    fig = figure(10, 4)
-    left, right = fig.subplots(1, 2)
-    for i, (m, values) in enumerate(curves.items()):
-        color = (0.85 - 0.65 * i / len(curves), 0.2, 0.15 + 0.7 * i / len(curves))
-        left.plot(np.arange(1, len(values) + 1), values, color=color, lw=1.2, label=f"m = {m}")
-    left.set_xscale("log", base=2)
-    left.set(xlabel="numbers in context", ylabel="accuracy of the next number", ylim=(-0.02, 1.02))
-    left.legend(frameon=False, fontsize=7)
+    fig, (left, right) = panels(2, 5, 4)
+    lines(left, {f"m = {m}": values for m, values in curves.items()}, _red_to_blue(len(curves)), lw=1.2)
+    _in_context(left, ylabel="accuracy of the next number")
     for (name, (values, gamma)), color in zip(fits.items(), (TRAIN, TEST, "0.5"), strict=True):
         law = "" if gamma is None else f", exponent {gamma:.2f}"
         right.loglog(moduli, values, "o", color=color, label=name + law, base=2)
         if gamma is not None:
             centre = np.exp(np.nanmean(np.log(values)) - gamma * np.mean(np.log(np.array(moduli)[np.isfinite(values)])))
             right.plot(moduli, centre * np.asarray(moduli, float) ** gamma, color=color, lw=1)
-    right.set(xlabel="modulus", ylabel="numbers answered wrongly")
-    right.legend(frameon=False, fontsize=8)
+    label(right, 8, xlabel="modulus", ylabel="numbers answered wrongly")
     save(fig, path)
+
+
+def _red_to_blue(count: int) -> list[tuple[float, float, float]]:
+    return [(0.85 - 0.65 * i / count, 0.2, 0.15 + 0.7 * i / count) for i in range(count)]
+
+
+def _in_context(ax, heading: str | None = None, **labels) -> None:
+    """Axes of accuracies against numbers in context."""
+    ax.set_xscale("log", base=2)
+    label(ax, heading=heading, xlabel="numbers in context", ylim=SHARE, **labels)

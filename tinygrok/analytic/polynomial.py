@@ -10,6 +10,7 @@ Source: Grokking modular polynomials, section 4, eq. 10-13. (Its table of errors
 2^S/(N S!) at S = 3.)
 """
 
+import ast
 import re
 from collections.abc import Callable
 
@@ -27,132 +28,87 @@ from .verify import evaluator, two_layer
 # -- the text -------------------------------------------------------------------------------------------------------------
 
 VARIABLES, MAX_MONOMIALS, MAX_POWER = 9, 1000, 100
-MAX_DIGITS, MAX_COEFFICIENT = 15, 10**300  # of a number in the text, and of what products make of them
+MAX_NUMBER, MAX_COEFFICIENT = 10**15, 10**300  # of a number in the text, and of what products make of them
 ONE = (0,) * VARIABLES
+Polynomial = dict[tuple[int, ...], int]  # {exponents of the variables: coefficient}
 
 
 class PolynomialError(AnalyticError):
     """A text that is no polynomial in n1, n2, ...; the message says where."""
 
 
-def parse(text: str) -> dict[tuple[int, ...], int]:
+def parse(text: str) -> Polynomial:
     """ "2*n1^4*n2 + 3*(n1 - n2)^2" -> {(a_1, ..., a_S): c}, multiplied out; S is the highest variable named.
 
-    sum     = ["-"] product (("+" | "-") product)*
-    product = power ("*" power)*
-    power   = (integer | n1 ... n9 | "(" sum ")") ["^" integer]
+    Sums, differences, products and powers by whole numbers, of integers and n1 ... n9. Python's parser reads the text, with
+    its precedence; nothing but the expressions in _expand has a meaning.
     """
+    shown, source = text if len(text) <= 60 else text[:57] + "...", text.strip().replace("^", "**")
     try:
-        total = _Parser(text).parse()
-    except RecursionError:
-        raise PolynomialError("the polynomial has too many nested parentheses") from None
+        if foreign := re.search(r"[^n0-9 +*^()-]|\*\*", text):
+            raise PolynomialError(f"{foreign[0]!r} has no meaning here; the variables are n1, n2, ..., n{VARIABLES}")
+        total = _expand(ast.parse(source, mode="eval").body)
+    except PolynomialError as error:
+        raise PolynomialError(f"polynomial {shown!r}: {error}") from None
+    except SyntaxError as error:
+        before = source[: (error.offset or 1) - 1].replace("**", "^")[-20:]
+        raise PolynomialError(f"polynomial {shown!r}: {error.msg[:60]}, after {before!r}") from None
+    except (RecursionError, MemoryError):
+        raise PolynomialError(f"polynomial {shown!r}: too many nested parentheses, or too many terms") from None
     terms = max((s + 1 for m in total for s in range(VARIABLES) if m[s]), default=0)
     if not terms:
         raise PolynomialError(f"polynomial {text!r} has no variable")
     return {m[:terms]: c for m, c in total.items()}
 
 
-class _Parser:
-    """Recursive descent, one method a rule; a value is {exponents of all nine variables: coefficient}."""
+def _expand(node: ast.expr) -> Polynomial:
+    """The expression multiplied out, with the exponents of all nine variables."""
+    match node:
+        case ast.Constant(int(value)) if value < MAX_NUMBER:
+            return {ONE: value}
+        case ast.Name(name) if re.fullmatch("n[1-9]", name):
+            return {tuple(int(name == f"n{s + 1}") for s in range(VARIABLES)): 1}
+        case ast.UnaryOp(ast.USub(), operand):
+            return _times({ONE: -1}, _expand(operand))
+        case ast.BinOp(left, ast.Add(), right):
+            return _collect([*_expand(left).items(), *_expand(right).items()])
+        case ast.BinOp(left, ast.Sub(), right):
+            return _expand(ast.BinOp(left, ast.Add(), ast.UnaryOp(ast.USub(), right)))
+        case ast.BinOp(left, ast.Mult(), right):
+            return _times(_expand(left), _expand(right))
+        case ast.BinOp(ast.Name() as variable, ast.Pow(), ast.Constant(int(k))) if k < MAX_NUMBER:
+            return {tuple(k * a for a in m): 1 for m in _expand(variable)}
+        case ast.BinOp(base, ast.Pow(), ast.Constant(int(k))) if k <= MAX_POWER:
+            result, base = {ONE: 1}, _expand(base)
+            for _ in range(k):
+                result = _times(result, base)
+            return result
+    part = ast.unparse(node).replace(" ** ", "^")[:60]
+    raise PolynomialError(f"{part!r} is no variable, integer below 10^15 or power by an integer (of a sum: at most {MAX_POWER})")
 
-    def __init__(self, text: str):
-        self.text, self.place = text, 0
-        self.tokens = [*re.findall(r"\d+|[A-Za-z_]\w*|\S", text), "the end"]
 
-    @property
-    def next(self) -> str:
-        return self.tokens[self.place]
+def _times(a: Polynomial, b: Polynomial) -> Polynomial:
+    return _collect([(tuple(map(sum, zip(m, n, strict=True))), c * d) for m, c in a.items() for n, d in b.items()])
 
-    def take(self) -> str:
-        self.place += 1
-        return self.tokens[self.place - 1]
 
-    def error(self, why: str) -> PolynomialError:
-        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        return PolynomialError(f"polynomial {text!r}: {why}")
-
-    def number(self, token: str) -> int:
-        if len(token) > MAX_DIGITS:
-            raise self.error(f"a number of {len(token)} digits; at most {MAX_DIGITS}")
-        return int(token)
-
-    def parse(self) -> dict:
-        result = self.sum()
-        if self.next != "the end":
-            raise self.error(f"expected an operator, found {self.next!r}")
-        return result
-
-    def sum(self) -> dict:
-        result: dict = {}
-        sign = -1 if self.next == "-" and self.take() else 1
-        while True:
-            for m, c in self.product().items():
-                result[m] = result.get(m, 0) + sign * c
-            if self.next not in ("+", "-"):
-                return result
-            sign = 1 if self.take() == "+" else -1
-
-    def product(self) -> dict:
-        result = self.power()
-        while self.next == "*":
-            self.take()
-            result = self.times(result, self.power())
-        return result
-
-    def power(self) -> dict:
-        base = self.atom()
-        if self.next != "^":
-            return base
-        self.take()
-        if not self.next.isdecimal():
-            raise self.error(f"the exponent {self.next!r} is not a whole number")
-        k = self.number(self.take())
-        if list(base.values()) == [1]:  # a variable: any power
-            return {tuple(k * a for a in m): 1 for m in base}
-        if k > MAX_POWER:
-            raise self.error(f"the power {k} of a sum or number is above {MAX_POWER}")
-        result = {ONE: 1}
-        for _ in range(k):
-            result = self.times(result, base)
-        return result
-
-    def atom(self) -> dict:
-        token = self.take()
-        if token.isdecimal():
-            return {ONE: self.number(token)}
-        if re.fullmatch("n[1-9]", token):
-            return {tuple(int(s == int(token[1]) - 1) for s in range(VARIABLES)): 1}
-        if token == "(":
-            inner = self.sum()
-            if self.take() != ")":
-                raise self.error("a parenthesis is not closed")
-            return inner
-        if token.isidentifier():
-            raise self.error(f"unknown variable {token!r}; the variables are n1, n2, ..., n{VARIABLES}")
-        raise self.error(f"a number, a variable or a parenthesis should stand where {token!r} is")
-
-    def times(self, a: dict, b: dict) -> dict:
-        result: dict = {}
-        for m, c in a.items():
-            for n, d in b.items():
-                key = tuple(map(sum, zip(m, n, strict=True)))
-                result[key] = result.get(key, 0) + c * d
-        if len(result) > MAX_MONOMIALS or max(map(abs, result.values()), default=0) > MAX_COEFFICIENT:
-            raise self.error(f"more than {MAX_MONOMIALS} monomials, or a coefficient of more than 300 digits")
-        return result
+def _collect(monomials: list[tuple[tuple[int, ...], int]]) -> Polynomial:
+    """The sum of monomials (exponents, coefficient): equal exponents merged."""
+    result: Polynomial = {}
+    for m, c in monomials:
+        result[m] = result.get(m, 0) + c
+    if len(result) > MAX_MONOMIALS or max(map(abs, result.values()), default=0) > MAX_COEFFICIENT:
+        raise PolynomialError(f"more than {MAX_MONOMIALS} monomials, or a coefficient of more than 300 digits")
+    return result
 
 
 # -- the network ----------------------------------------------------------------------------------------------------------
 
 
-def reduce(monomials: dict[tuple[int, ...], int], p: int) -> tuple[dict[tuple[int, ...], int], int]:
+def reduce(monomials: Polynomial, p: int) -> tuple[Polynomial, int]:
     """Monomials that are different functions on Z_p, and the constant: n^a = n^b for a, b > 0 equal mod p - 1."""
-    merged: dict[tuple[int, ...], int] = {}
-    for m, c in monomials.items():
-        key = tuple((a - 1) % (p - 1) + 1 if a else 0 for a in m)
-        merged[key] = (merged.get(key, 0) + c) % p
+    merged = _collect([(tuple((a - 1) % (p - 1) + 1 if a else 0 for a in m), c) for m, c in monomials.items()])
     constant = merged.pop((0,) * len(next(iter(monomials))), 0)
-    return {m: c for m, c in merged.items() if c}, constant
+    return {m: c % p for m, c in merged.items() if c % p}, constant % p
 
 
 class PolynomialNetwork:
@@ -168,7 +124,7 @@ class PolynomialNetwork:
     def __init__(
         self,
         p: int,
-        monomials: dict[tuple[int, ...], int],
+        monomials: Polynomial,
         phases: str = "exact",
         widths: tuple[int | None, int | None] = (None, None),
         beta: float | None = 100.0,

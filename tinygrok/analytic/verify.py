@@ -157,8 +157,7 @@ def verify(
         stop = min(start + rows, count)
         on_chunk(start, count)
         n = task.inputs(np.arange(start, stop)) if whole else drawn[:, start:stop]
-        if task.defined is not None:
-            n = n[:, task.defined(n)]
+        n = n[:, task.defined(n)]
         return _measure(dev, logits(n), task.labels(n), n) if n.size else (0, 0, 0.0, 0.0, math.inf, ())
 
     parts = list(zip(*dev.map(chunk, range(0, count, rows)), strict=True))

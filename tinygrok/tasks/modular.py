@@ -40,13 +40,24 @@ class Circle:
     answers: np.ndarray
     zero: int | None = None
 
+    def answer(self, n: np.ndarray) -> np.ndarray:
+        """The answers (B,) to inputs n (S, B)."""
+        at = np.take_along_axis(self.positions, n, axis=1)
+        around = self.answers[at.sum(axis=0) % self.period]
+        return around if self.zero is None else np.where((at < 0).any(axis=0), self.zero, around)
+
+
+def everywhere(n: np.ndarray) -> np.ndarray:
+    """(B,) of True: every input (S, B) is defined."""
+    return np.ones(n.shape[1], dtype=bool)
+
 
 @dataclass(frozen=True)
 class ModularTask:
     """target(n) mod p for inputs n_1 .. n_S in 0..p-1.
 
     function   integer array (S, B) -> integer array (B,), reduced mod p here
-    defined    (S, B) -> boolean (B,): inputs where the function exists (division: n_2 != 0); None means everywhere
+    defined    (S, B) -> boolean (B,): inputs where the function exists (division: n_2 != 0)
     circle     the coordinates in which the task is a sum on a circle, where they are known
     """
 
@@ -54,7 +65,7 @@ class ModularTask:
     p: int
     terms: int
     function: Callable[[np.ndarray], np.ndarray]
-    defined: Callable[[np.ndarray], np.ndarray] | None = None
+    defined: Callable[[np.ndarray], np.ndarray] = everywhere
     circle: Circle | None = None
 
     def __post_init__(self):
@@ -79,10 +90,7 @@ class ModularTask:
     def table(self) -> np.ndarray:
         """The whole table, shape (p,) * S; -1 where the function is not defined."""
         n = self.inputs(np.arange(self.size))
-        labels = self.labels(n)
-        if self.defined is not None:
-            labels = np.where(self.defined(n), labels, -1)
-        return labels.reshape((self.p,) * self.terms)
+        return np.where(self.defined(n), self.labels(n), -1).reshape((self.p,) * self.terms)
 
     def split(self, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the training and of the test inputs, in random order: the first int(fraction size) train.
@@ -91,10 +99,7 @@ class ModularTask:
         """
         if not 0 < fraction < 1:
             raise TaskError(f"the training fraction must lie strictly between 0 and 1, not {fraction}")
-        numbers = np.arange(self.size)
-        if self.defined is not None:
-            numbers = numbers[self.defined(self.inputs(numbers))]
-        order = rng.permutation(numbers)
+        order = rng.permutation(np.flatnonzero(self.defined(self.inputs(np.arange(self.size)))))
         count = int(fraction * len(order))
         if count in (0, len(order)):
             raise TaskError(f"a training fraction of {fraction} leaves {count} of {len(order)} inputs to train on")
@@ -108,35 +113,21 @@ def addition(p: int, coefficients: tuple[int, ...] = (1, 1)) -> ModularTask:
     for c in coefficients:
         if c % p == 0:
             raise TaskError(f"coefficient {c} is 0 mod {p}: that input would not matter")
-    tables = np.array([c % p for c in coefficients], dtype=int)[:, None] * np.arange(p) % p
-    return replace(separable(p, tables), name="addition")
+    return replace(separable(p, [[c * n % p for n in range(p)] for c in coefficients]), name="addition")
 
 
-def separable(p: int, tables: np.ndarray, h: np.ndarray | None = None) -> ModularTask:
+def separable(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
     """h(g_1(n_1) + ... + g_S(n_S)) mod p for any functions given as tables: g (S, p), h (p,), the identity by default."""
-    g, h = np.asarray(tables) % p, np.arange(p) if h is None else np.asarray(h) % p
-    return ModularTask("separable", p, len(g), lambda n: h[_look_up(g, n).sum(axis=0) % p], circle=Circle(p, g, h))
+    circle = Circle(p, np.asarray(tables) % p, np.arange(p) if h is None else np.asarray(h) % p)
+    return ModularTask("separable", p, len(circle.positions), circle.answer, circle=circle)
 
 
-def product(p: int, tables: np.ndarray, h: np.ndarray | None = None) -> ModularTask:
+def product(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
     """h(g_1(n_1) g_2(n_2) ...) mod p, g (S, p) and h (p,): on the nonzero values a sum of discrete logarithms mod p - 1."""
     require_prime(p, "multiplication")
-    g, h = np.asarray(tables) % p, np.arange(p) if h is None else np.asarray(h) % p
-
-    def function(n):
-        total = np.ones_like(n[0])
-        for factor in _look_up(g, n):
-            total = total * factor % p
-        return h[total]
-
-    log = discrete_log(p)
-    circle = Circle(p - 1, log[g], h[np.argsort(log)[1:]], int(h[0]))
-    return ModularTask("product", p, len(g), function, circle=circle)
-
-
-def _look_up(tables: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """g_s(n_s) for tables (S, p) and inputs (S, B)"""
-    return np.take_along_axis(tables, n, axis=1)
+    log, h = discrete_log(p), np.arange(p) if h is None else np.asarray(h) % p
+    circle = Circle(p - 1, log[np.asarray(tables) % p], h[np.argsort(log)[1:]], int(h[0]))
+    return ModularTask("product", p, len(circle.positions), circle.answer, circle=circle)
 
 
 def primitive_root(p: int) -> int:
@@ -158,28 +149,23 @@ def subtraction(p: int) -> ModularTask:
     return ModularTask("subtraction", p, 2, lambda n: n[0] - n[1])
 
 
-def _powers(n: np.ndarray, exponent: int, p: int) -> np.ndarray:
-    """n^exponent mod p by repeated squaring; n^0 = 1, also for n = 0."""
-    result, base = np.ones_like(n), n % p
-    while exponent:
-        if exponent & 1:
-            result = result * base % p
-        base, exponent = base * base % p, exponent >> 1
-    return result
+def powers(p: int, exponent: int) -> np.ndarray:
+    """(p,) n^exponent mod p for n = 0..p-1; 0^0 = 1."""
+    return np.array([pow(n, exponent, p) for n in range(p)])
 
 
 def multiplication(p: int, exponents: tuple[int, ...] = (1, 1)) -> ModularTask:
     """n_1^a_1 n_2^a_2 ... mod p, exponents >= 1. Raises TaskError unless p is prime (Z_p^* must be cyclic)."""
-    require_prime(p, "multiplication")
     if min(exponents) < 1:
         raise TaskError(f"exponents must be at least 1, not {min(exponents)}")
-    return replace(product(p, [_powers(np.arange(p), a, p) for a in exponents]), name="multiplication")
+    return replace(product(p, [powers(p, a) for a in exponents]), name="multiplication")
 
 
 def division(p: int) -> ModularTask:
     """n_1 / n_2 mod p = n_1 n_2^(p-2) for n_2 != 0 (Fermat). Raises TaskError unless p is prime."""
     require_prime(p, "division")
-    return ModularTask("division", p, 2, lambda n: n[0] * _powers(n[1], p - 2, p), lambda n: n[1] != 0)
+    inverse = powers(p, p - 2)
+    return ModularTask("division", p, 2, lambda n: n[0] * inverse[n[1]], lambda n: n[1] != 0)
 
 
 def polynomial(p: int, monomials: dict[tuple[int, ...], int], name: str = "polynomial") -> ModularTask:
@@ -187,12 +173,13 @@ def polynomial(p: int, monomials: dict[tuple[int, ...], int], name: str = "polyn
     if not monomials or len({len(a) for a in monomials}) != 1 or min(min(a) for a in monomials) < 0:
         raise TaskError("a polynomial needs monomials {(a_1, ..., a_S): c} with one exponent >= 0 per variable")
 
+    tables = [(c % p, [powers(p, a) for a in exponents]) for exponents, c in monomials.items()]
+
     def evaluate(n):
         total = np.zeros_like(n[0])
-        for exponents, c in monomials.items():
-            term = np.full_like(n[0], c % p)
-            for s, a in enumerate(exponents):
-                term = term * _powers(n[s], a, p) % p
+        for term, factors in tables:
+            for x, factor in zip(n, factors, strict=True):
+                term = term * factor[x] % p
             total += term
         return total
 
