@@ -26,7 +26,7 @@ class ForwardRows(RowIndex):
     """A RowIndex for the forward pass alone: no grouping of the inputs by row, which only backward reads."""
 
     def __init__(self, dev: Device, index: np.ndarray, rows: int):
-        self.rows, self.host = rows, index
+        self.rows, self.host, self.groups = rows, index, [[None] * len(index)]
         if dev.kind == "cuda":
             self.index = dev.to_device(index.astype(np.int32))
 

@@ -94,7 +94,7 @@ def embedding_forward(dev: Device, u: Array, rows: RowIndex, out: Array | None =
 def _gather_host(dev: Device, u: Array, index: np.ndarray, groups: list, h: Array) -> None:
     u[..., -1, :, :].take(index[-1], axis=-2, out=h, mode="clip")  # "clip" fills out without a buffer
     for s, group in enumerate(groups[:-1]):
-        if group.segments and group.order is None:  # sorted inputs: a row goes to a run of them
+        if group and group.segments and group.order is None:  # sorted inputs: a row goes to a run of them
             for v, start, stop in group.segments:
                 h[..., start:stop, :] += u[..., s, v : v + 1, :]
         else:
