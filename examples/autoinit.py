@@ -104,7 +104,7 @@ class Start:
         )  # fmt: skip
         self.seconds = time.perf_counter() - began
 
-    def jacobians(self, init, probes=16):
+    def jacobians(self, init, probes=64):
         """(Jacobian log loss, J of every block) from many probes."""
         w = {n: self.dev.to_device(a) for n, a in (self.net.init_buffers() | self.weights[init]).items()}
         draw = lambda _, y: [self.dev.to_device(sphere(self.rng, y)) for _ in range(probes)]  # noqa: E731

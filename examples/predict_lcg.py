@@ -58,7 +58,7 @@ def arguments(argv=None):
     p.add_argument("--width", type=cli.integer(), default=128, help="channels")
     p.add_argument("--heads", type=cli.integer(), default=1, help="attention heads")
     p.add_argument("--batch", type=cli.integer(), default=64, help="sequences a step, all fresh")
-    p.add_argument("--steps", type=cli.integer(), default=2200, help="optimiser steps")
+    p.add_argument("--steps", type=cli.integer(), default=3000, help="optimiser steps")
     p.add_argument("--lr", type=cli.real(0, None, True), default=2e-3, help="peak learning rate of AdamW")
     p.add_argument("--weight-decay", type=cli.real(), default=0.1, help="decoupled decay of matrices and embeddings")
     p.add_argument("--beta2", type=cli.real(0, 1, False, True), default=0.99, help="decay of AdamW's squared gradients")
