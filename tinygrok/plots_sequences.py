@@ -82,8 +82,8 @@ def grids(shots: list[int], correct: np.ndarray, ratio: np.ndarray, span: np.nda
     """
     fig = figure(10, 2.5 * len(shots))
     for row, k, right, match, known in zip(fig.subplots(len(shots), 4, squeeze=False), shots, correct, ratio, span, strict=True):
-        panels = {"model correct": right, "ratio matching": match, "model - ratio matching": right * 1 - match, "span": known}
-        for ax, (name, values) in zip(row, panels.items(), strict=True):
+        shown = {"model correct": right, "ratio matching": match, "model - ratio matching": right * 1 - match, "span": known}
+        for ax, (name, values) in zip(row, shown.items(), strict=True):
             difference = values.dtype != bool
             count = f"+{(values > 0).sum()}, -{(values < 0).sum()}" if difference else values.sum()
             image(ax, values, DIFFERENCE if difference else RIGHT_WRONG, title=f"{name} ({count})", xticks=[], yticks=[])

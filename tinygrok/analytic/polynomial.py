@@ -122,14 +122,9 @@ class PolynomialNetwork:
     """
 
     def __init__(
-        self,
-        p: int,
-        monomials: Polynomial,
-        phases: str = "exact",
-        widths: tuple[int | None, int | None] = (None, None),
-        beta: float | None = 100.0,
-        rng: np.random.Generator | None = None,
-    ):
+        self, p: int, monomials: Polynomial, phases: str = "exact", widths: tuple[int | None, int | None] = (None, None),
+        beta: float | None = 100.0, rng: np.random.Generator | None = None,
+    ):  # fmt: skip
         require_prime(p, "a polynomial network")
         rng = rng or generator(0, "init")
         self.p, self.beta = p, beta

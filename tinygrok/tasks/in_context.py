@@ -189,9 +189,5 @@ def exact_accuracy(p: int, k: int) -> dict[str, float]:
     p0, p1, p2 = p ** (-2 * k), (p**k - 1) * (p + 1) / p ** (2 * k), (1 - p**-k) * (1 - p ** (1 - k))
     coverage = (k >= 1) / p**2 + (1 - p**-2) * (1 - (1 - (p - 1) / p**2) ** k)
     optimal = p2 + p1 * (1 / p + (1 - 1 / p) / p) + p0 * (1 / p**2 + (1 - 1 / p**2) / p)
-    return {
-        "span": p2,
-        "optimal": optimal,
-        "ratio_coverage": coverage,
-        "ratio_matching": coverage + (1 - coverage) / p,
-    }
+    matching = coverage + (1 - coverage) / p
+    return {"span": p2, "optimal": optimal, "ratio_coverage": coverage, "ratio_matching": matching}
