@@ -163,7 +163,6 @@ def train(args, dev, net, data, starts, out):
 
 def best(args, runs, init):
     """The learning rate with the best training accuracy, and the test accuracies of its seeds (chance where it diverged)."""
-
     def accuracy(lr, s, which):
         run = runs[init, lr, s]
         return 0.1 if run is None else float(run.history[f"{which}_accuracy"][-1])

@@ -246,7 +246,7 @@ def main(argv=None):
     cli.write_log(out, log)
     cli.write_run(out, args, dev, time.perf_counter() - began, results | {"critical_points": points, "table": table} | tables)
     if cli.plotting(args):
-        import _plots_critical
+        from tinygrok import plots_critical
 
         power = math.isfinite(zeta)
         at_depth, measured, error, _ = table["-d ln J/d ln l" if power else "-d ln J/dl"]
@@ -257,7 +257,7 @@ def main(argv=None):
             del names["K"]
         shown = {names[name]: profiles[name] for name in names}
         line = critical_curve(args, axes)
-        _plots_critical.critical_init(maps, axes, line, (sw2, sb2), shown, title, out / "critical_init.png", power)
+        plots_critical.critical_init(maps, axes, line, (sw2, sb2), shown, title, out / "critical_init.png", power)
     cli.report(out, results, {}, "")
 
 

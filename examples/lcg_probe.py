@@ -225,7 +225,7 @@ def main(argv=None):
     results = flat(results)
     cli.write_run(out, args, dev, time.perf_counter() - began, results)
     if cli.plotting(args):
-        import _plots_lcg as plots
+        from tinygrok import plots_lcg as plots
 
         plots.digits(*tables, out / "digits.png")
         plots.embedding(scores, periods, cosines, offsets, out / "embedding.png")

@@ -24,7 +24,7 @@ ALLOWED = {
     "criticality": {"engine", "ops", "models", "criticality"},
 }
 TOP = ["parallel", "train", "sequences", "checkpoint", "corrupted", "inspect_gpt", "audit", "audit_cases", "sweep"]
-TOP += ["plots", "plots_corrupted", "plots_sequences", "cli"]
+TOP += ["plots", "plots_corrupted", "plots_sequences", "plots_lcg", "plots_critical", "cli"]
 
 
 def imported(path):

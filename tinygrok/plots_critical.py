@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygrok.plots import TEST, TRAIN, figure, save
+from .plots import TEST, TRAIN, figure, save
 
 
 def critical_init(maps: dict, axes, line, point, profiles: dict, title: str, path: Path, power: bool) -> None:

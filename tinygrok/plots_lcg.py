@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygrok.plots import TEST, TRAIN, figure, save
-from tinygrok.plots_sequences import _frame
-from tinygrok.probes.fourier import spectrum
+from .plots import TEST, TRAIN, figure, save
+from .plots_sequences import _frame
+from .probes.fourier import spectrum
 
 UNIT = {"vmin": 0, "vmax": 1, "interpolation": "nearest"}
 MOVES = {"not": "0.8", "by -delta": TRAIN, "by +2 delta": TEST, "otherwise": "0.35"}
