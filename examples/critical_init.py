@@ -250,9 +250,9 @@ def main(argv=None):
 
         power = math.isfinite(zeta)
         at_depth, measured, error, _ = table["-d ln J/d ln l" if power else "-d ln J/dl"]
-        fit = f"{'exponent' if power else 'decay a layer'} {measured:.3f} $\\pm$ {error:.3f}\n(theory {at_depth:.3f}"
-        fit += f"; at infinite depth {zeta:.3g})" if power else ")"
-        names = {"K": "kernel $K^l$", "chi_J": "$\\chi_J^l = J^{l,l+1}$", "J": f"$J^{{l,{args.depth + 1}}}$, {fit}"}
+        fit = f"{'exponent' if power else 'decay a layer'} {measured:.3f} $\\pm$ {error:.3f}\ntheory {at_depth:.3f}"
+        fit += f", at infinite depth {zeta:.3g}" if power else ""
+        names = {"K": "kernel $K^l$", "chi_J": "$\\chi_J^l = J^{l,l+1}$", "J": f"$J^{{l,{args.depth + 1}}}$: {fit}"}
         if args.norm == "batch":  # the theory's K is the variance over the batch
             del names["K"]
         shown = {names[name]: profiles[name] for name in names}
