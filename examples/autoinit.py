@@ -18,11 +18,13 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 import numpy as np  # isort: skip
 
 from tinygrok.checkpoint import load_training, save_training
-from tinygrok.criticality.autoinit import autoinit, jacobian_loss, sphere
+from tinygrok.criticality.autoinit import autoinit
+from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import SGD, AdamW, cosine
 from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models import vision
+from tinygrok.parallel import world
 from tinygrok.sequences import ImageTraining
 from tinygrok.tasks import images
 from tinygrok.train import NonFiniteLoss, fit
@@ -105,11 +107,10 @@ class Start:
         self.seconds = time.perf_counter() - began
 
     def jacobians(self, init, probes=64):
-        """(Jacobian log loss, J of every block) from many probes."""
-        w = {n: self.dev.to_device(a) for n, a in (self.net.init_buffers() | self.weights[init]).items()}
-        draw = lambda _, y: [self.dev.to_device(sphere(self.rng, y)) for _ in range(probes)]  # noqa: E731
-        loss, J = jacobian_loss(self.dev, self.net, w, self.dev.to_device(self.x), draw)
-        return float(loss), self.dev.to_host(J)
+        """(Jacobian loss, J of every block) from many probes."""
+        loss, weights = self.args.jacobian_loss, self.weights[init]
+        _, now = autoinit(self.dev, self.net, weights, self.x, self.rng, 0, loss=loss, probes=probes, tune=tuple(self.args.tune))
+        return now["loss"][0], now["apjn"][0]
 
 
 def training(args, dev, net, data, weights, lr, seed):
@@ -163,6 +164,7 @@ def train(args, dev, net, data, starts, out):
 
 def best(args, runs, init):
     """The learning rate with the best training accuracy, and the test accuracies of its seeds (chance where it diverged)."""
+
     def accuracy(lr, s, which):
         run = runs[init, lr, s]
         return 0.1 if run is None else float(run.history[f"{which}_accuracy"][-1])
@@ -172,43 +174,38 @@ def best(args, runs, init):
 
 
 def draw(args, starts, before, after, runs, chosen, path):
-    import matplotlib
+    from tinygrok import plots
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    axes[0].semilogy(before, ".", color="tab:red", label=f"before: He's $\\sigma_w$ times {args.off:g}")
-    axes[0].semilogy(after, ".", color="tab:blue", label="after")
-    axes[0].axhline(1, color="0.6", lw=0.8, zorder=0)
-    axes[0].set(xlabel="block", ylabel="$J$", title=f"Jacobian norm of the blocks, {args.model}")
-    axes[0].legend(frameon=False)
+    colors = dict(zip(INITS, (plots.TRAIN, plots.ORANGE, plots.GREEN, plots.TEST), strict=True))
+    fig, (left, middle, right) = plots.panels(3, 4.3, 3.8)
+    left.semilogy(before, ".", color=plots.TRAIN, label=f"before: He's $\\sigma_w$ times {args.off:g}")
+    left.semilogy(after, ".", color=plots.TEST, label="after")
+    left.axhline(1, color="0.6", lw=0.8, zorder=0)
+    plots.label(left, 8, xlabel="block", ylabel="$J$", title=f"Jacobian norm of the blocks, {args.model}")
     for start in starts:
-        axes[1].semilogy(start.history["loss"], color="tab:blue", alpha=0.8)
+        middle.semilogy(start.history["loss"], color=plots.TEST, alpha=0.8)
     if args.model == "mlp" and (args.activation, args.norm, args.mu or 0) == ("relu", "none", 0) and args.jacobian_loss == "log":
         logs, predicted, cooling = np.log(starts[0].history["apjn"][0]), [], cosine(0, args.tune_steps)
         for t in range(args.tune_steps):  # every block alone: ln J changes by twice the change of ln a
             predicted.append(0.5 * (logs**2).sum())
             logs = logs + 2 * np.clip(-2 * args.tune_lr * cooling(t + 1) * logs, -0.3, 0.3)
-        axes[1].semilogy(predicted, "--", color="0.3", label="predicted, without the noise of the probes")
-        axes[1].set_ylim(min(starts[0].history["loss"]) / 3)
-        axes[1].legend(frameon=False)
-    axes[1].set(xlabel="step of the tuning", ylabel=f"Jacobian {args.jacobian_loss} loss", title="tuning")
-    colours = dict(zip(INITS, ("tab:red", "tab:orange", "tab:green", "tab:blue"), strict=True))
+        middle.semilogy(predicted, "--", color="0.3", label="predicted, without the noise of the probes")
+        middle.set_ylim(min(starts[0].history["loss"]) / 3)
+    plots.label(middle, 8, xlabel="step of the tuning", ylabel=f"Jacobian {args.jacobian_loss} loss", title="tuning")
     for (init, lr, s), run in runs.items():
         if lr == chosen[init][0]:
             history = run.history if run else {"step": [], "test_accuracy": []}
-            label = None if s else init if run else f"{init}: not finite"
-            axes[2].plot(history["step"], history["test_accuracy"], color=colours[init], label=label)
-    axes[2].set(xlabel="step of the training", ylabel="test accuracy", title="training", ylim=(0, 1))
-    if runs:
-        axes[2].legend(frameon=False)
-    figure.savefig(path, dpi=150)
+            name = None if s else init if run else f"{init}: not finite"
+            right.plot(history["step"], history["test_accuracy"], color=colors[init], label=name)
+    plots.label(right, 8, xlabel="step of the training", ylabel="test accuracy", title="training", ylim=plots.SHARE)
+    plots.save(fig, path)
 
 
 def main(argv=None):
     args = arguments(argv)
     dev = cli.device(args)
+    if world().size > 1:
+        raise InputError("autoinit trains many small networks, each in one process: start it without mpirun")
     data = images.normalised(images.load(args.data and Path(args.data)))
     net = build(args, data.train.shape[1:])
     out = cli.output_folder(args, args.resume, f"{args.inits[0]}-{args.lr[0]:g}-0.npz")

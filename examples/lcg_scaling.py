@@ -138,7 +138,7 @@ def main(argv=None):
     if cli.plotting(args):
         from tinygrok import plots_sequences
 
-        curves = {p["modulus"]: r["curves"]["transformer"] for p, r in rows}
+        curves = {f"{p['modulus']}, seed {p['seed']}": r["curves"]["transformer"] for p, r in rows}
         fits = {name: (columns[f"{name}: wrong"], results[f"{name}: exponent_wrong"]) for name in PREDICTORS}
         plots_sequences.scaling(curves, moduli, fits, out / "lcg_scaling.png")
     paper = {"transformer: exponent_numbers_to_60": "0.24 (recalled; many layers, to m = 2^32)"}

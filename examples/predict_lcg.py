@@ -168,7 +168,7 @@ def main(argv=None):
         right = run.predicted[name] == target
         rows = {"transformer": right.mean(axis=0)}
         rows |= {solver: (f(x[:, :-1], m) == target).mean(axis=0) for solver, f in lcg.SOLVERS.items()}
-        by_s = digits.by_valuation(right, a) if m % 2 == 0 else {}  # the power 2^s in a - 1 decides how hard a is
+        by_s = digits.by_valuation(right, a) if m % 4 == 0 else {}  # the power 2^s in a - 1 decides how hard a is
         row = summary(rows["transformer"]) | {"accuracy_by_s": {s: float(c[-8:].mean()) for s, c in by_s.items()}}
         if name == main_set:
             curves, by_digit = rows, digits.digit_accuracy(run.predicted[name], target, lcg.prime_factors(m))

@@ -97,7 +97,7 @@ def test_any_function_of_a_sum(h):
 
 
 def test_predictions():
-    """Section 2 of the specification: noise per neuron, and the width at which random phases make no error."""
+    """Noise per neuron, and the width at which random phases make no error."""
     assert [round(noise_constant(s), 3) for s in (1, 2, 3, 4)] == [0.5, 4.0, 25.333, 164.535]
     assert [[random_width(p, s) for p in (11, 23, 31, 97)] for s in (2, 3)] == [[79, 113, 127, 179], [728, 1017, 1134, 1583]]
 

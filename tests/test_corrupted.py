@@ -248,7 +248,7 @@ def test_packs():
         build(get_device("cpu"), [{"p": 5}, {"p": 7}])
 
 
-# -- the paper's claims, p = 59, N = 200, alpha 0.5, xi 0.2, 600 steps (specification, section 14) -----------------------------
+# -- the paper's claims, p = 59, N = 200, alpha 0.5, xi 0.2, 600 steps -----------------------------
 
 CLAIM = {"p": 59, "width": 200, "alpha": 0.5, "xi": 0.2, "steps": 600, "log_every": 20}
 
@@ -330,7 +330,7 @@ def test_a_diverging_member_does_not_take_the_others_along():
 
 
 def test_clean_grokking():
-    """xi 0, decay 5, 150 steps: test 100 %, mean IPR above 0.85 (specification, section 14)."""
+    """xi 0, decay 5, 150 steps: test 100 %, mean IPR above 0.85."""
     run = build(get_device("cpu", "float32"), [CLAIM | {"xi": 0.0, "weight_decay": 5.0}])
     fit(run, 150, 50)
     assert run.history["test_accuracy"][-1] == 1 and neuron_ipr(run.params.to_host(0)).mean() > 0.85

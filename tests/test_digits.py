@@ -169,7 +169,7 @@ def opened(request, monkeypatch, dev):
     return Decoder(dev, net, weights), weights, generator(3, "probes").integers(V, size=(11, T))
 
 
-def logits(decoder, tokens, edit=inspect_gpt.UNCHANGED):
+def logits(decoder, tokens, edit=None):
     return decoder._run(tokens, None, lambda z, tape: z.reshape(-1, T, V), edit)
 
 

@@ -62,7 +62,7 @@ def test_rows_without_replacement():
     assert all(len({tuple(x) for x in row}) == 12 for row in pairs)
 
 
-TABLE = {  # specification, section 5.3, p = 29: k -> span, optimal, ratio coverage, ratio accuracy
+TABLE = {  # p = 29: k -> span, optimal, ratio coverage, ratio accuracy
     0: (0, 0.0356, 0, 0.0345), 1: (0, 0.0677, 0.0344, 0.0677), 2: (0.9644, 0.9668, 0.0666, 0.0988),
     5: (1, 1, 0.1568, 0.1858), 13: (1, 1, 0.3568, 0.3790), 31: (1, 1, 0.6504, 0.6624),
 }  # fmt: skip
@@ -106,7 +106,7 @@ def test_regression_over_many_variables(n):
 
 
 def test_retrieval():
-    """In distribution it is near the optimum, outside near 1/p (specification, section 5.4)."""
+    """In distribution it is near the optimum, outside near 1/p."""
     data = ic.InContextData.make(29, 16, 64, 0.8, generator(0, "split"), "random")
     rng = np.random.default_rng(0)
     for tasks, low, high in ((data.id_tasks, 0.95, 1.0), (data.ood_tasks, 0.0, 0.12)):

@@ -104,7 +104,7 @@ def test_draws():
 
 
 def test_low_digits_have_short_periods():
-    """v_p(D_r^n x_t) = n (v_p(r) + s) - s, the law behind every look-back (specification, section 1.6)."""
+    """v_p(D_r^n x_t) = n (v_p(r) + s) - s, the law behind every look-back."""
     for p, e in ((2, 20), (3, 12), (5, 9)):
         m = p**e
         a, c, x0 = hull_dobell(m, 200)
@@ -213,7 +213,7 @@ def test_known_modulus_of_any_period(m):
 
 @pytest.mark.parametrize("m", [m for m in MODULI if m >= 256])
 def test_unknown_modulus(m):
-    """Five outputs give the modulus in most cases, twelve practically always (specification, section 5.3)."""
+    """Five outputs give the modulus in most cases, twelve practically always."""
     curve = accuracy(lcg.unknown_modulus, m)
     assert curve[4] > 0.75 and curve[12] > 0.99 and (curve[20:] == 1).all() and curve[:3].max() == 0
     x = lcg.generate(m, *hull_dobell(m, 400), 30)
@@ -225,7 +225,7 @@ def test_unknown_modulus(m):
     [(256, 4, (0, 0.24, 1)), (256, 8, (0, 1, 1)), (512, 8, (0, 0.5, 1)), (2048, 8, (0, 0.11, 1)), (2048, 16, (0, 0.47, 1))],
 )
 def test_look_back_rates(m, r, rates):
-    """Measured exact rates of the specification (section 5.7), and the law n (v_2(r) + s) - s >= w for every sequence."""
+    """Measured exact rates, and the law n (v_2(r) + s) - s >= w for every sequence."""
     a, c, x0 = hull_dobell(m, 2000)
     s, w = np.array([(int(v) - 1 & 1 - int(v)).bit_length() - 1 for v in a]), m.bit_length() - 1
     for n, rate in zip((1, 2, 3), rates, strict=True):

@@ -249,6 +249,9 @@ def test_launchers(monkeypatch, names):
     prefix, rank, size, local = names
     for name, value in ((prefix + rank, "5"), (prefix + size, "8"), (local, "1")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "x")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert launched() == (5, 8) and os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    for visible, gpu in (("", "1"), ("4,6", "6"), ("7", "7")):  # of the machine, of the visible ones, the only one
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        launched.cache_clear()
+        assert launched() == (5, 8) and os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+    monkeypatch.undo()
+    launched.cache_clear()

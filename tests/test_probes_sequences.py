@@ -212,7 +212,7 @@ def test_sets_agree_with_the_solvers():
 
 
 def test_papers_context_has_the_counted_sets():
-    """One example covers 29 queries of 841, two on different lines 57 (specification, section 3.4)."""
+    """One example covers 29 queries of 841, two on different lines 57."""
     context = np.array([(4, 21), (2, 6)])
     assert [int(shots.covered(29, context[:k]).sum()) for k in (1, 2)] == [29, 57]
     assert shots.directions(29)[4 * 29 + 21] == 27

@@ -97,7 +97,7 @@ def device(args: argparse.Namespace) -> Device:
 
 
 def config(args: argparse.Namespace) -> dict:
-    """The settings that determine the numbers of a run: every flag but those that only say where and how to show."""
+    """The settings that determine the numbers of a run: every flag but those that only say where and how to compute and show."""
     hidden = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds", "workers", "scheduler"}
     return {k: v for k, v in sorted(vars(args).items()) if k not in hidden}
 

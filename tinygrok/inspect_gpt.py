@@ -11,7 +11,6 @@ from .models.gpt import GPT, Tokens
 from .ops.norm import layernorm_forward
 
 Edit = Callable[[str, Array, np.ndarray], None]  # (name, array, rows): changes array, of these rows of the tokens, in place
-UNCHANGED: Edit = lambda name, array, rows: None  # noqa: E731
 SHARD_BYTES = {"cpu": 4_000_000, "cuda": 400_000_000}  # of the widest activation (rows, tokens, 4 C or V)
 
 
@@ -27,7 +26,7 @@ class Decoder:
         params.load(weights)
         self.weights = params.views
 
-    def _run(self, tokens: np.ndarray, positions, read: Callable[[Array, dict], Array], edit: Edit = UNCHANGED) -> np.ndarray:
+    def _run(self, tokens: np.ndarray, positions, read: Callable[[Array, dict], Array], edit: Edit | None = None) -> np.ndarray:
         """read(logits, tape) of every shard, joined along the first axis. positions None: the tape holds everything."""
         tokens = tokens.reshape(len(tokens), -1)
         tokens = tokens[:, :-1] if positions is not None else tokens  # the last z is not read
@@ -35,13 +34,14 @@ class Decoder:
         count = min(len(tokens), -(-widest // SHARD_BYTES[self.dev.kind]))
 
         def part(rows):
-            inputs, change = Tokens(self.dev, tokens[rows], self.model.vocab, positions), lambda name, x: edit(name, x, rows)
+            inputs = Tokens(self.dev, tokens[rows], self.model.vocab, positions)
+            change = edit and (lambda name, x: edit(name, x, rows))
             z, tape = self.model.forward(self.dev, self.weights, inputs, record=positions is None, edit=change)
             return self.dev.to_host(read(z, tape))
 
         return np.concatenate(self.dev.map(part, np.array_split(np.arange(len(tokens)), count)))
 
-    def predict(self, tokens: np.ndarray, edit: Edit = UNCHANGED) -> np.ndarray:
+    def predict(self, tokens: np.ndarray, edit: Edit | None = None) -> np.ndarray:
         """(B, T): the most likely next token at every position."""
         return self._run(tokens, None, lambda z, tape: z.argmax(axis=-1).reshape(-1, tokens[0].size), edit)
 
@@ -84,7 +84,7 @@ class Decoder:
     def heads(self, tokens: np.ndarray, at) -> np.ndarray:
         """(B, depth, H, len(at), C): what head h of block i adds to the residual stream at some positions,
 
-        (A_h v_h) W_h, W_h the rows of the output matrix that belong to the head. (Specification, section 4.3.)"""
+        (A_h v_h) W_h, W_h the rows of the output matrix that belong to the head."""
         H, C, T, xp = self.model.heads, self.model.width, tokens[0].size, self.dev.xp
         at = self.dev.to_device(at)
 
@@ -103,7 +103,7 @@ class Decoder:
     def lens(self, triples: np.ndarray) -> np.ndarray:
         """(B, depth + 1, n, p): logits LNf(h) E^T of the residual stream h before block 0, after block 0, 1, ..., at every y.
 
-        The last of them are the model's own. (Logit lens; specification, section 4.9.)"""
+        The last of them are the model's own. (Logit lens.)"""
         w = self.weights
 
         def read(z, tape):

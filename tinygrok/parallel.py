@@ -1,4 +1,4 @@
-"""Data-parallel training: every rank takes its rows of a batch, one all-reduce of the gradient arena sums them.
+"""Data-parallel training: every rank takes its rows of a batch, all-reduces of the gradient arena and of the loss sum them.
 
     mpirun -n 2 python examples/in_context.py ...
 
@@ -14,15 +14,21 @@ from .engine.device import Array, Device
 from .engine.errors import InputError
 
 # rank, ranks, and rank on its own machine: Open MPI; MPICH and Intel MPI
-LAUNCHERS = [("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")]
-LAUNCHERS += [("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")]
+LAUNCHERS = [
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+]
 
 
+@functools.cache
 def launched() -> tuple[int, int]:
-    """(rank, ranks) as the launcher tells; (0, 1) without one. Gives the rank the GPU of its number on its machine."""
+    """(rank, ranks) as the launcher tells; (0, 1) without one. Gives the rank the GPU of its number on its machine, among
+    those that a scheduler leaves visible."""
     for rank, size, local in LAUNCHERS:
         if int(os.environ.get(size, 1)) > 1:
-            os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get(local, os.environ[rank]))
+            own, visible = os.environ.get(local, os.environ[rank]), os.environ.get("CUDA_VISIBLE_DEVICES")
+            gpus = visible.split(",") if visible else [own]
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(own) % len(gpus)]
             return int(os.environ[rank]), int(os.environ[size])
     return 0, 1
 

@@ -32,7 +32,8 @@ class NonFiniteLoss(ArithmeticError):
 
 
 def shard_edges(rows: int, wanted: float) -> list[int]:
-    """Cut rows into about the wanted number of shards: a multiple of GROUPS, so that all groups have the same work, or 1."""
+    """Cut rows into about the wanted number of shards: a multiple of GROUPS, so that all groups have the same work, where so
+    many are wanted."""
     count = min(rows, max(round(wanted / GROUPS) * GROUPS, 1 + (wanted > 1)))
     return [rows * i // count for i in range(count + 1)]
 

@@ -73,7 +73,7 @@ def autoinit(
     draw = lambda _, y: [dev.to_device(sphere(rng, y)) for _ in range(probes)]  # noqa: E731
     for t in range(steps + 1):
         with np.errstate(all="ignore"):
-            value, J = jacobian_loss(dev, model, w, x, draw, g, loss)
+            value, J = jacobian_loss(dev, model, w, x, draw, g if t < steps else None, loss)
         if not math.isfinite(value):
             raise InputError(f"the Jacobian loss is {float(value)} in step {t}: start from other weights, or in float64")
         history["loss"].append(float(value))

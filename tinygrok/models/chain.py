@@ -46,6 +46,7 @@ class Pass:
     train: bool = True
     affine: bool = True
     accumulate: bool = False
+    first: Op | None = None  # the linear layer or convolution that reads the inputs: its dx is not computed
 
     def of(self, o: Op, source: dict | None) -> list:
         """[weight, bias] or [gain, shift] of an operation in w or g, None for what there is not."""
@@ -100,7 +101,8 @@ def _apply(which: str, p: Pass, o: Op, *arrays):
         state = [p.w[f"{o.name}.{x}"] for x in o.params[2:]] + [p.train] if o.kind == "batchnorm" else o.settings
         return rule.forward(p.dev, *arrays, *p.of(o, p.w), *state)
     if which == "backward":
-        return rule.backward(p.dev, *arrays, *p.of(o, p.g), **({"accumulate": p.accumulate} if o.params else {}))
+        options = ({"accumulate": p.accumulate} if o.params else {}) | ({"need_dx": False} if o is p.first else {})
+        return rule.backward(p.dev, *arrays, *p.of(o, p.g), **options)
     if which == "tangent":
         return rule.tangent(p.dev, *arrays) if rule.tangent else _apply("forward", replace(p, affine=False), o, arrays[0])
     if rule.pair:
@@ -135,6 +137,8 @@ def down(which: str, p: Pass, ops: tuple, adjoints: list, *caches: list) -> list
         else:
             rows = [a.reshape(-1, a.shape[-1]) if o.kind in ROWS else a for a in adjoints]
             new = _apply(which, p, o, *rows, *cache)
+            if o is p.first:
+                return []
             new = [new] if which == "backward" else new
             adjoints = [a.reshape(*adjoints[0].shape[:-1], -1) if o.kind in ROWS else a for a in new]
     return adjoints
@@ -158,6 +162,8 @@ class Chain:
     def __init__(self, blocks: list[tuple[str, tuple]]):
         self.shapes, self.buffers, self.values = {}, {}, {}  # by name; values: first ones, None where they are drawn
         self.blocks = [(name, self._compile(ops)) for name, ops in blocks]
+        reads = next((o for o in self.blocks[0][1] if o.kind != "reshape"), None)
+        self.first = reads if reads and reads.kind in ("linear", "conv") else None
         self.batchnorm = any(name.endswith(".var") for name in self.buffers)
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
         self.no_decay = tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
@@ -207,7 +213,7 @@ class Chain:
 
     def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate: bool = False) -> None:
         """Write the gradient of every parameter into g, or add to g: rule by rule from the last block to the first."""
-        p, dy = replace(tape["pass"], g=g, accumulate=accumulate), [dlogits]
+        p, dy = replace(tape["pass"], g=g, accumulate=accumulate, first=self.first), [dlogits]
         for name, ops in reversed(self.blocks):
             dy = down("backward", p, ops, dy, tape[name, "caches"])
 

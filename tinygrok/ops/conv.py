@@ -36,16 +36,19 @@ def conv_forward(dev: Device, x: Array, w: Array, b: Array | None, stride: int =
     return y, (x, w, stride, pad)
 
 
-def conv_backward(dev: Device, dy: Array, cache: tuple, dw=None, db=None, accumulate: bool = False):
+def conv_backward(dev: Device, dy: Array, cache: tuple, dw=None, db=None, need_dx: bool = True, accumulate: bool = False):
     """dw[k,l,c,n] = sum over b, i, j of x[b, s i + k - p, s j + l - p, c] dy[b,i,j,n]        db = sum over b, i, j of dy
 
     dx = sum of dy[b,i,j,:] w[k,l,:,:]^T over the patches in which a pixel lies. Writes dw and db where given, or adds.
+    need_dx=False: no dx, None (a first layer).
     """
     x, w, stride, pad = cache
-    N, dx, into = w.shape[-1], dev.empty(x.shape), None if dw is None else dw.reshape(-1, w.shape[-1])
+    N, dx, into = w.shape[-1], dev.empty(x.shape) if need_dx else None, None if dw is None else dw.reshape(-1, w.shape[-1])
     for part, rows, inside, pairs in _patches(dev, x, dy, w.shape, stride, pad, dw is not None):
         cache, more = (rows, w.reshape(-1, N)), accumulate or part.start > 0
-        linear_backward(dev, dy[part].reshape(-1, N), cache, into, db, rows, accumulate=more)  # rows are read, then written
+        linear_backward(dev, dy[part].reshape(-1, N), cache, into, db, rows, need_dx, more)  # rows are read, then written
+        if not need_dx:
+            continue
         inside.fill(0)
         for pixels, column in pairs:
             pixels += column

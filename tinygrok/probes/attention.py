@@ -4,7 +4,7 @@ import numpy as np
 
 from ..engine.errors import InputError
 
-FIRST = 21  # queries before it have too short a past (specification, section 4.1)
+FIRST = 21  # queries before it have too short a past
 
 
 def _queries(pattern: np.ndarray, values: np.ndarray, first: int) -> np.ndarray:

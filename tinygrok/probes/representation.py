@@ -13,7 +13,7 @@ def pca(x: np.ndarray, components: int = 4) -> tuple[np.ndarray, np.ndarray, np.
     """Principal components of the rows of x (n, d): x - mean = U S V^T, scores U S.
 
     scores (n, c), shares of the variance S^2 / sum S^2 (c,), directions (c, d), c = min(components, n, d). The largest
-    absolute score of every component is positive. (Specification, sections 4.2 and 7.11: data and directions centred.)
+    absolute score of every component is positive. Data and directions are centred.
     """
     centred = x - x.mean(axis=0)
     u, s, v = np.linalg.svd(centred, full_matrices=False)
@@ -37,7 +37,7 @@ def character_power(feature: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def circle(feature: np.ndarray, order: np.ndarray) -> dict:
-    """The generator-free circle test of feature (p, d) (specification, section 4.3).
+    """The generator-free circle test of feature (p, d).
 
     m, share   the strongest pair of characters {m, p-1-m} and its share of the non-constant power
     gcd        of m and p - 1: with 1 the numbers 1..p-1 lie on one circle, in the order of the powers of
@@ -62,7 +62,7 @@ def circle(feature: np.ndarray, order: np.ndarray) -> dict:
 
 
 def legendre(feature: np.ndarray, order: np.ndarray) -> dict:
-    """Even and odd logarithms in two planes (specification, section 4.4): three principal components of feature (p, d).
+    """Even and odd logarithms in two planes: three principal components of feature (p, d).
 
     correlation (3,)  of each component with the Legendre symbol (n|p) = (-1)^log n over n = 1..p-1
     component         the one with the largest |correlation|
@@ -82,7 +82,7 @@ def legendre(feature: np.ndarray, order: np.ndarray) -> dict:
 def cosine_map(x: np.ndarray) -> np.ndarray:
     """<u_i, u_j> of the rows of x (n, d), each standardised over its d entries (unbiased, + 1e-8) and scaled to length 1.
 
-    (Specification, section 4.5; authors' code.)
+    (As in the authors' code.)
     """
     u = x - x.mean(axis=1, keepdims=True)
     u = u / (u.std(axis=1, ddof=1, keepdims=True) + 1e-8)

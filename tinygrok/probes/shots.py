@@ -35,7 +35,7 @@ def spanned(p: int, context: np.ndarray) -> np.ndarray:
 
 
 def grid(logits: Callable, p: int, task: np.ndarray, context: np.ndarray) -> dict[str, np.ndarray]:
-    """Ask all p^2 queries after the same context (k, 2) of a task (a, b) (specification, section 4.6).
+    """Ask all p^2 queries after the same context (k, 2) of a task (a, b).
 
     -> correct (p^2,), loss (p^2,), prediction (p^2,), logits (p^2, V)
     """
@@ -49,7 +49,7 @@ def grid(logits: Callable, p: int, task: np.ndarray, context: np.ndarray) -> dic
 
 
 def classes(p: int, context: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks (p^2,) of the queries by what their answer needs (specification, sections 4.8 and 5.6):
+    """Masks (p^2,) of the queries by what their answer needs:
 
     repeat      the query stands in the context (k, 2): copying is enough
     multiple    another multiple of an example: ratio matching
@@ -62,7 +62,7 @@ def classes(p: int, context: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def line_failures(p: int, correct: np.ndarray, within: np.ndarray, least: float = 0.9) -> dict:
-    """Errors that fall on whole lines through 0 (specification, section 3.4): the fingerprint of ratio matching.
+    """Errors that fall on whole lines through 0: the fingerprint of ratio matching.
 
     correct, within (p^2,): the errors are the wrong queries inside `within`, (0, 0) left out; a line fails as a whole when
     at least `least` of its p - 1 queries are wrong -> errors, on_lines, lines (directions y/x; p stands for x = 0)
@@ -83,7 +83,7 @@ def noise_random(logits: Callable, p: int, triples: np.ndarray, rng: np.random.G
     triples (B, n, 3), clean -> accuracy, loss, count (n, n), row k = 0..n-1 examples before the query, column m = 0..k wrong
     ones; nan where no sequence had such m. One pass serves all k: the number of wrong labels in a row is uniform in
     0..n and their places are a random subset, so that the m of them before a query are again a uniform subset of its k.
-    Targets stay clean. (Specification, section 4.9.)
+    Targets stay clean.
     """
     B, n, _ = triples.shape
     wrong = rng.permuted(np.tile(np.arange(n), (B, 1)), axis=1) < rng.integers(n + 1, size=(B, 1))
@@ -100,7 +100,7 @@ def noise_random(logits: Callable, p: int, triples: np.ndarray, rng: np.random.G
 
 def noise_single(logits: Callable, p: int, triples: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Every answer with one wrong label z_j: right (B, n, n), [j, k] the query after k examples when label j is wrong, and
-    clean (B, n), the answers without any. triples (B, n, 3); [j, k] = clean for k <= j. (Specification, section 4.9.)"""
+    clean (B, n), the answers without any. triples (B, n, 3); [j, k] = clean for k <= j."""
     B, n, _ = triples.shape
     noisy, j = np.repeat(triples[:, None], n + 1, axis=1), np.arange(n)
     noisy[:, j, j, 2] = (noisy[:, j, j, 2] + rng.integers(1, p, size=(B, n))) % p

@@ -180,7 +180,7 @@ def solver_accuracy(p: int, answers: np.ndarray, known: np.ndarray, truth: np.nd
 
 
 def exact_accuracy(p: int, k: int) -> dict[str, float]:
-    """Accuracies for uniform tasks and inputs with replacement, two variables, k examples (specification, section 5.3).
+    """Accuracies for uniform tasks and inputs with replacement, two variables, k examples.
 
     span     P(rank 2) = (1 - p^-k)(1 - p^(1-k))
     optimal  P2 + P1 [1/p + (1 - 1/p)/p] + P0 [1/p^2 + (1 - 1/p^2)/p],  P0 = p^-2k,  P1 = (p^k - 1)(p + 1)/p^2k

@@ -164,7 +164,7 @@ def _grid(m: int, a: np.ndarray, c: np.ndarray) -> tuple[int, np.ndarray, np.nda
 
 def fixed_modulus(m: int, length: int, rng: np.random.Generator, draws: int = 64) -> LcgData:
     """One modulus, a token a number: a and c of full period in the tests (`draws` of each, with replacement, all pairs);
-    every other a and c below m in training, most of them of short period. (Specification FM-plain.)"""
+    every other a and c below m in training, most of them of short period."""
     a, c = draw_multipliers(m, draws, rng, True), draw_increments(m, draws, rng, True)
     everything = np.arange(1, m)
     pools = (np.setdiff1d(everything, used)[None] for used in (a, c))
@@ -178,8 +178,8 @@ def unseen_modulus(
 
     Candidates are the integers from length to floor(1.2 m), the vocabulary; held_out: test moduli besides m (default: the
     paper's six for m = 2048, else the four with most multipliers). All moduli share `pool` multipliers and increments,
-    which need not be below the modulus, and exclude `draws` test values of each for m. (Specification UM-plain; its period
-    filter keeps all but a few sequences and is left out.)
+    which need not be below the modulus, and exclude `draws` test values of each for m. (The authors' period filter
+    keeps all but a few sequences and is left out.)
     """
     vocab = int(1.2 * m)
     candidates = np.arange(length, vocab + 1)
@@ -196,7 +196,7 @@ def unseen_modulus(
     if min(map(len, pools)) < pool:
         raise TaskError(f"{pool} multipliers and increments were asked for, but {min(map(len, pools))} are left beside the tests")
     a, c = (rng.choice(values, pool, replace=False)[None] for values in pools)
-    for q in map(int, held_out):  # all multipliers, 16 increments (specification, section 4.G)
+    for q in map(int, held_out):  # all multipliers, 16 increments
         tests[str(q)] = _grid(q, np.array(multipliers(q)), draw_increments(q, 16, rng, True))
     return LcgData(rng.choice(moduli, train_moduli, replace=False), a, c, tests, length, vocab)
 
@@ -205,7 +205,7 @@ def fixed_modulus_digits(
     m: int, length: int, base: int, digits: int, rng: np.random.Generator, pool: int = 1024, draws: int = 64
 ) -> LcgData:
     """One modulus up to base^digits, numbers cut in digits; `pool` multipliers and increments of full period in training,
-    `draws` others of each in the tests, all pairs. Sequences start at x_1. (Specification FM-base-b.)"""
+    `draws` others of each in the tests, all pairs. Sequences start at x_1."""
     if m > base**digits:
         raise TaskError(f"{digits} digits in base {base} hold numbers below {base**digits}, too few for the modulus {m}")
     a, c = draw_multipliers(m, pool + draws, rng), draw_increments(m, pool + draws, rng)
@@ -220,7 +220,7 @@ def unseen_modulus_digits(
     """Moduli up to `largest`, numbers cut in digits; tests on all powers (at least squares) of 2, 3, 5, 7 in the range.
 
     Every training modulus has `pool` multipliers and increments, of full period as far as there are such besides the
-    tests' values, which no modulus trains on, then arbitrary ones below `largest`. (Specification UM-base-b.)
+    tests' values, which no modulus trains on, then arbitrary ones below `largest`.
     """
     if largest > base**digits:
         raise TaskError(f"{digits} digits in base {base} hold numbers below {base**digits}, too few for moduli up to {largest}")
@@ -243,7 +243,7 @@ def unseen_modulus_digits(
 
 def elements_needed(accuracy: np.ndarray, level: float) -> int | None:
     """The fewest numbers in context from which on the accuracy stays at least at a level; accuracy (T,), with 1, 2, ..., T
-    numbers in context. None if it never does. (Specification, section 4.K.)"""
+    numbers in context. None if it never does."""
     below = np.flatnonzero(~(np.asarray(accuracy) >= level))
     needed = below[-1] + 2 if len(below) else 1
     return int(needed) if needed <= len(accuracy) else None
@@ -257,7 +257,7 @@ def known_modulus(x: np.ndarray, m) -> np.ndarray:
     """With d_i = x_{i+1} - x_i, d_{i+1} = a d_i: combine the pairs (d_i, d_{i+1}) by Euclid's algorithm to (g, a g), g their
     common divisor with m; then x_{t+1} = x_t + (d_{t-1}/g) (a g) mod m wherever g divides d_{t-1}.
 
-    Under Hull-Dobell d_0 is prime to m, so that three numbers suffice. m (B,) or an integer. (Specification, 5.1 and 5.2.)
+    Under Hull-Dobell d_0 is prime to m, so that three numbers suffice. m (B,) or an integer.
     """
     m = np.broadcast_to(np.asarray(m, dtype=np.uint64), len(x)).copy()
     x = x.astype(np.uint64)
@@ -281,7 +281,7 @@ def estimated_modulus(x: np.ndarray, small: int = 64) -> np.ndarray:
     """m from x_0 ... x_t at every t, (B, T); -1 as long as nothing is known.
 
     d_{i+2} d_i - d_{i+1}^2 is a multiple of m; M_t, the greatest common divisor of all of them, is m times a small factor
-    soon: the estimate is the smallest M_t / q, q <= small, that is above every number seen. (Specification, 5.3.)
+    soon: the estimate is the smallest M_t / q, q <= small, that is above every number seen.
     """
     d = np.diff(x).astype(object if x.max(initial=0) >= 2**30 else np.int64)  # the products reach 2 m^2
     divisor = np.gcd.accumulate(np.abs(d[:, 2:] * d[:, :-2] - d[:, 1:-1] ** 2), axis=1)
@@ -307,7 +307,7 @@ def look_back(x: np.ndarray, m: int, order: int = 1) -> np.ndarray:
     allows (n r <= t + 1).
 
     Order 1 copies: the digits of period r repeat (x mod p^i has the period p^i), the others are wrong. Order n is right when
-    n (v_p(r) + s) - s >= v_p(m), s = v_p(a - 1), for all p. (Specification, 1.6 and 5.5 to 5.7.)
+    n (v_p(r) + s) - s >= v_p(m), s = v_p(a - 1), for all p.
     """
     weights = [(-1) ** (j + 1) * math.comb(order, j) for j in range(1, order + 1)]
     answer = np.full(x.shape, -1)
