@@ -35,7 +35,9 @@ PRESETS = {  # what the flags may change
     "vgg": {"width": 8, "depth": 0, "activation": "relu", "optimizer": "sgd", "lr": [0.02], "steps": 1000, "batch": 64},
 }
 PRESETS["mixer"], PRESETS["vgg_bn"] = PRESETS["resmlp"], PRESETS["vgg"] | {"lr": [0.05]}
-QUICK = {"width": 50, "depth": 20, "steps": 300, "batch": 64, "tune_steps": 60}
+QUICK = {"steps": 300, "batch": 64, "tune_steps": 60}
+QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}, "resmlp": {"width": 32, "depth": 2, "steps": 100}, "vgg": {"steps": 60}}
+QUICK_SIZE["mixer"], QUICK_SIZE["vgg_bn"] = QUICK_SIZE["resmlp"], QUICK_SIZE["vgg"]
 TUNABLE = ("weight", "bias", "gain", "shift", "mu")
 INITS = ("off", "kaiming", "xavier", "autoinit")
 
@@ -70,8 +72,9 @@ def arguments(argv=None):
     p.add_argument("--measure-every", type=cli.integer(), default=100, help="steps between measurements")
     p.add_argument("--save-seconds", type=cli.real(), default=60.0, help="seconds between checkpoints")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
-    p.set_defaults(**PRESETS[p.parse_known_args(argv)[0].model])
-    return cli.parse(p, argv, QUICK)
+    model = p.parse_known_args(argv)[0].model
+    p.set_defaults(**PRESETS[model])
+    return cli.parse(p, argv, QUICK | QUICK_SIZE[model])
 
 
 def build(args, image):
@@ -80,8 +83,10 @@ def build(args, image):
     if args.model == "mlp":
         return vision.deep_mlp(H * W * C, args.width, args.depth, 10, args.activation, args.norm, args.mu or 0.0)
     if args.model.startswith("vgg"):
+        if 64 % args.width:
+            raise InputError(f"--width {args.width}: VGG's first convolution has 64 channels or a divisor of that")
         batchnorm = args.model == "vgg_bn"
-        return vision.vgg(image, 10, divide=max(64 // args.width, 1), batchnorm=batchnorm, activation=args.activation)
+        return vision.vgg(image, 10, divide=64 // args.width, batchnorm=batchnorm, activation=args.activation)
     mu = 1.0 if args.mu is None else args.mu
     patch = args.patch or max(n for n in (1, 2, 4, 7, 8) if not (H % n or W % n) and 4 * n <= H)  # 16 tokens
     sizes = {"patch": patch, "width": args.width, "depth": args.depth, "activation": args.activation, "mu": mu}
@@ -206,7 +211,7 @@ def main(argv=None):
     dev = cli.device(args)
     if world().size > 1:
         raise InputError("autoinit trains many small networks, each in one process: start it without mpirun")
-    data = images.normalised(images.load(args.data and Path(args.data)))
+    data = images.normalised(images.load(None if args.data is None else Path(args.data)))
     net = build(args, data.train.shape[1:])
     out = cli.output_folder(args, args.resume, f"{args.inits[0]}-{args.lr[0]:g}-0.npz")
     print(f"{len(data.train)} images of {data.train.shape[1:]}; {args.model}: {net!r}")

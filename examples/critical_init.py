@@ -60,7 +60,10 @@ def arguments(argv=None):
     p.add_argument("--sigma-b", type=cli.real(), default=None, help="where to measure (default: critical)")
     p.add_argument("--grid", type=cli.integer(2, 100), default=11, help="points along each axis of the phase diagram")
     p.add_argument("--survey", action="store_true", help="also measure every kind of network in the paper's tables")
-    return cli.parse(p, argv, QUICK)
+    args = cli.parse(p, argv, QUICK)
+    if args.norm == "batch" and args.batch == 1:
+        raise InputError("--norm batch needs at least 2 inputs at a time")
+    return args
 
 
 def effort(args, case):
@@ -205,6 +208,8 @@ def main(argv=None):
     case = MeanField(args.activation, sw2, sb2, args.residual, args.norm)
     if not np.all(abs(np.log(theory(case, args.depth)[0])) < 60):
         raise InputError("the kernel K leaves 1e-26..1e26 within --depth blocks: choose fewer, or another --sigma-w")
+    if start(case) < case.sb2 and args.norm != "batch":
+        raise InputError(f"the networks start at K = {start(case):.4g}, less than sigma_b^2: choose a smaller --sigma-b")
     out, points = cli.output_folder(args), critical_table()
     print(f"\n{'':<14}" + "".join(f"{name:>11}" for name in points["relu"]))
     for kind, row in points.items():

@@ -106,19 +106,20 @@ def intervene(decoder, x, m, n):
     """L. The answer after n numbers when one of them moves: shares not moved, by -delta, by 2 delta, otherwise.
 
     r is twice the largest divisor of m that fits in half the context; the deltas in the results keep the low digits."""
-    half = max(r for r in range(1, n // 2 + 1) if m % r == 0)
+    half = max(r for r in range(1, n // 2 + 1) if m % r == 0 and r < m)
     others = sorted({half // 2, half + half // 2} - {0, 1, half})
-    backs, far = [2 * half, half, *others, 1], m // 4 if m % 4 == 0 else half
+    backs, far = [2 * half, half, *others, 1], m // 4 if m % (4 * half) == 0 else half
     deltas = sorted({1, 2, half, far})
     table = digits.interventions(decoder.predict, x[:, :n], m, backs, deltas)
+    results = {"moved_r": table[0, deltas.index(far), -far % m], "moved_half_r": table[1, deltas.index(far), 2 * far % m]}
     moves = np.zeros((*table.shape[:2], 4))
     for i, j, kind in np.ndindex(*table.shape[:2], 3):
-        u = (0, -deltas[j], 2 * deltas[j])[kind] % m
+        u = (0, -deltas[j], 2 * deltas[j])[kind] % m  # where two of these are one residue, the bar counts it as the first
         moves[i, j, kind], table[i, j, u] = table[i, j, u], 0
     moves[..., 3] = table.sum(axis=-1)
-    results = {"moved_r": moves[0, deltas.index(far), 1], "moved_half_r": moves[1, deltas.index(far), 2]}
     results |= {"unmoved_others": moves[2:-1, :, 0].mean() if others else np.nan}
-    results |= {"unmoved_query_even": moves[-1, 1:, 0].mean(), "unmoved_query_1": moves[-1, 0, 0]}
+    even = [j for j, delta in enumerate(deltas) if delta % 2 == 0]
+    results |= {"unmoved_query_even": moves[-1, even, 0].mean(), "unmoved_query_1": moves[-1, 0, 0]}
     return results, (backs, deltas, moves)
 
 
@@ -189,9 +190,10 @@ def main(argv=None):
     args = arguments(argv)
     dev, began, rng = cli.device(args), time.perf_counter(), generator(args.seed, "probes")
     tiny = args.quick and args.checkpoint is None
-    config, data, model, weights = train_tiny(args, dev) if tiny else load(args.checkpoint or "runs/predict_lcg/checkpoint.npz")
-    decoder, m, unseen, T = Decoder(dev, model, weights), config.modulus, config.mode == "unseen", config.context
+    found = None if tiny else load(args.checkpoint or "runs/predict_lcg/checkpoint.npz")
     out = cli.output_folder(args)
+    config, data, model, weights = found or train_tiny(args, dev)
+    decoder, m, unseen, T = Decoder(dev, model, weights), config.modulus, config.mode == "unseen", config.context
     sets = {name: data.test(name, args.rows, rng) for name in data.tests}
     x = sets[str(m)][0]
     print(f"{model!r}; tests mod {', '.join(sets)}")

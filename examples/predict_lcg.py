@@ -26,7 +26,7 @@ from tinygrok.sequences import SequenceTraining
 from tinygrok.tasks import lcg
 
 PAPER = {"steps": 100_000, "batch": 256, "warmup": 2048, "weight_decay": 1.0, "measure_every": 1000}
-QUICK = {"modulus": 64, "context": 32, "width": 64, "lr": 3e-3, "test_draws": 8, "steps": 1500, "measure_every": 100}
+QUICK = {"modulus": 64, "context": 32, "width": 64, "lr": 3e-3, "test_draws": 8, "steps": 1500, "train_moduli": 30, "pool": 40}
 PRESETS = {
     "small": {},  # the defaults
     "quick": QUICK,
@@ -152,7 +152,7 @@ def main(argv=None):
 
     def text(row):
         last = {name: row[f"{name}_numbers"][-8:].mean() for name in ("train", main_set)}
-        return f"train loss {row['train_loss'].mean():.3f}  last 8 numbers: " + "  ".join(f"{k} {v:.3f}" for k, v in last.items())
+        return f"train loss {row['train_loss'].mean():.3f}  last 8 numbers: train {last['train']:.3f}  test {last[main_set]:.3f}"
 
     code = cli.train(args, run, out, args.measure_every, text, every=10.0)
     if code is not None:
@@ -191,7 +191,8 @@ def main(argv=None):
     if cli.plotting(args):
         from tinygrok import plots_sequences
 
-        plots_sequences.prediction(history["step"], last, curves, by_digit, out / "predict_lcg.png")
+        shown = {"training stream, of any period": last["train"], f"m = {main_set}, full period": last[main_set]}
+        plots_sequences.prediction(history["step"], shown, curves, by_digit, out / "predict_lcg.png")
     shown = {k: v for k, v in results.items() if not k.endswith(("by_context", "digit_accuracy")) and not k.startswith("m = ")}
     shown |= {name: f"{row['accuracy_last']:.4f}" for name, row in results.items() if name.startswith("m = ")}
     cli.report(out, shown, {}, "")

@@ -84,8 +84,9 @@ QUICK = {
     },
     "lcg_scaling": {
         "accuracy_last": lambda x: min(x) > 0.9,
-        "transformer: exponent_wrong": lambda x: 0.2 < x < 0.8,
-        "look-back order 3: wrong": lambda x: max(x) < 8,
+        "transformer: wrong": lambda x: 3 < x[0] < x[2] < 14,
+        "transformer: exponent_wrong": lambda x: x is None,  # within a factor of two there is no law
+        "look-back order 3: wrong": lambda x: max(x) < 9,
     },
     "critical_init": {
         "sigma_w_critical": lambda x: abs(x - 2**0.5) < 1e-12,

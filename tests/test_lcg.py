@@ -43,7 +43,7 @@ def test_the_authors_training_multipliers():
     assert counts == {2: 474, 3: 276, 4: 131, 5: 79, 6: 29, 7: 13, 8: 12, 9: 2, 10: 2, 11: 5, 16: 1}
 
 
-@pytest.mark.parametrize("m", [2, 3, 97, *MODULI, 2**48, 2**63])
+@pytest.mark.parametrize("m", [2, 3, 97, *MODULI, 2**48, 2**62])
 def test_generate_is_exact(m):
     draws = [[int(v) for v in rng(i).integers(0, m, 20, dtype=np.uint64)] for i in range(3)]
     x = lcg.generate(m, *(np.array(d, dtype=np.uint64) for d in draws), 37)
@@ -58,7 +58,7 @@ def test_parameters_above_the_modulus_and_a_modulus_a_row():
     np.testing.assert_array_equal(x, [[3, 0, 1, 4], [6, 5, 6, 5]])
 
 
-@pytest.mark.parametrize("m", [2**32 + 1, 3 * 2**31 + 3 * 2**30, 2**64, 1, 0])
+@pytest.mark.parametrize("m", [2**32 + 1, 3 * 2**31 + 3 * 2**30, 2**63, 1, 0])
 def test_moduli_that_overflow_are_refused(m):
     with pytest.raises(TaskError, match="modulus must lie"):
         lcg.hull_dobell_step(m)

@@ -43,7 +43,7 @@ def digits(tables: dict[str, dict[str, np.ndarray]], by_s: dict[int, np.ndarray]
         drawn = image(ax, values, style, title=f"accuracy, modulus {name}", xlabel="numbers in context", ylabel="digit of period")
         ax.set_yticks(range(len(rows)), rows)
     fig.colorbar(drawn, ax=axes[len(tables) - 1])
-    grey = [str(0.8 - 0.8 * s / max(by_s)) for s in by_s]
+    grey = [str(max(0.8 - 0.8 * s / max(by_s), 0)) for s in by_s]
     lines(axes[-1], {f"s = {s}": curve for s, curve in by_s.items()}, grey)
     label(axes[-1], title="number, by the power 2^s in a - 1", xlabel="numbers in context", ylim=SHARE)
     save(fig, path)

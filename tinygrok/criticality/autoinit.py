@@ -69,6 +69,8 @@ def autoinit(
     """
     w, x = {n: dev.to_device(a) for n, a in (model.init_buffers() | weights).items()}, dev.to_device(x)
     a = {n: 1.0 for n in w if n.endswith(tuple(f".{t}" for t in tune))}
+    if not a:
+        raise InputError(f"the network has nothing named {' or '.join(tune)} to tune")
     g, history = {n: dev.empty(w[n].shape) for n in a}, {"loss": [], "apjn": []}
     draw = lambda _, y: [dev.to_device(sphere(rng, y)) for _ in range(probes)]  # noqa: E731
     for t in range(steps + 1):

@@ -69,8 +69,8 @@ def vgg(image: tuple, classes: int, plan=VGG19, divide=1, batchnorm=False, activ
     (H, W, C), blocks, ops = image, [], ()
     for item in plan:
         if item == "M":
-            ops += (("maxpool", 2),) if min(H, W) > 1 else ()
-            H, W = max(H // 2, 1), max(W // 2, 1)
+            if min(H, W) > 1:
+                ops, H, W = (*ops, ("maxpool", 2)), H // 2, W // 2
             continue
         name, N = f"conv.{len(blocks)}", max(item // divide, 1)
         blocks.append((name, (*ops, ("conv", name, C, N, 3, 1, 1))))

@@ -19,8 +19,8 @@ PAPER_TEST_MODULI = (2048, 1521, 1800, 1936, 2178, 2312, 2352)
 
 
 def check_modulus(m: int) -> int:
-    if m < 2 or (m > LARGEST and (m & (m - 1) or m > 2**63)):
-        raise TaskError(f"the modulus must lie between 2 and 2^32, or be a power of two up to 2^63, not {m}")
+    if m < 2 or (m > LARGEST and (m & (m - 1) or m > 2**62)):
+        raise TaskError(f"the modulus must lie between 2 and 2^32, or be a power of two up to 2^62, not {m}")
     return m
 
 
@@ -114,7 +114,7 @@ def from_digits(digits: np.ndarray, base: int) -> np.ndarray:
 
 @dataclass
 class LcgData:
-    """A stream of training sequences, and test sequences whose a and c the stream never uses.
+    """A stream of training sequences, and test sequences whose modulus, or whose a and c, the stream never uses.
 
     moduli (M,);  a, c (M, n) or (1, n): multipliers and increments to train on, of each modulus or of all
     tests    {name: (m, a, c)}: the modulus and every pair (n,), (n,) to be tested
@@ -188,6 +188,9 @@ def unseen_modulus(
         if m != PAPER_TEST_MODULI[0]:
             choices = candidates[candidates != m]
             held_out = choices[np.argsort([hull_dobell_step(int(q)) / q for q in choices], kind="stable")[:4]]
+    held_out = [q for q in held_out if q != m]
+    if not set(held_out) <= set(range(2, vocab + 1)):
+        raise TaskError(f"test moduli must lie between 2 and {vocab}, the vocabulary of a network for moduli around {m}")
     moduli = np.setdiff1d(candidates, [m, *held_out])
     if len(moduli) < train_moduli:
         raise TaskError(f"{train_moduli} training moduli were asked for, but from {length} to {vocab} there are {len(moduli)}")
@@ -219,12 +222,12 @@ def unseen_modulus_digits(
 ) -> LcgData:  # fmt: skip
     """Moduli up to `largest`, numbers cut in digits; tests on all powers (at least squares) of 2, 3, 5, 7 in the range.
 
-    Every training modulus has `pool` multipliers and increments, of full period as far as there are such besides the
-    tests' values, which no modulus trains on, then arbitrary ones below `largest`.
+    Every training modulus has `pool` multipliers and increments, of full period as far as some 8 `pool` draws find such
+    besides the tests' values, which no modulus trains on, then arbitrary ones below `largest`.
     """
     if largest > base**digits:
         raise TaskError(f"{digits} digits in base {base} hold numbers below {base**digits}, too few for moduli up to {largest}")
-    smallest = max(base, length)
+    smallest = max(base, length, 5)
     powers = sorted(p**e for p in (2, 3, 5, 7) for e in range(2, 40) if smallest <= p**e <= largest)
     moduli = np.setdiff1d(np.arange(smallest, largest + 1), powers)
     if not powers or len(moduli) < train_moduli:
