@@ -102,8 +102,7 @@ class Start:
         self.args, self.dev, self.net, self.rng = args, dev, net, generator(seed, "probes")
         self.x = data.train[self.rng.choice(len(data.train), min(args.tune_batch, len(data.train)), replace=False)]
         draw = lambda *settings, **more: net.init(generator(seed, "init"), *settings, **more)  # noqa: E731
-        he = 2**0.5
-        self.weights = {"off": draw(args.off * he, args.sigma_b), "kaiming": draw(he), "xavier": draw(1.0, fan="mean")}
+        self.weights = {"off": draw(args.off * 2**0.5, args.sigma_b), "kaiming": draw(2**0.5), "xavier": draw(1.0, fan="mean")}
         began = time.perf_counter()
         self.weights["autoinit"], self.history = autoinit(
             dev, net, self.weights["off"], self.x, self.rng, args.tune_steps, args.tune_lr, args.jacobian_loss,

@@ -190,10 +190,10 @@ def main(argv=None):
     args = arguments(argv)
     dev, began, rng = cli.device(args), time.perf_counter(), generator(args.seed, "probes")
     tiny = args.quick and args.checkpoint is None
-    found = None if tiny else load(args.checkpoint or "runs/predict_lcg/checkpoint.npz")
-    out = cli.output_folder(args)
-    config, data, model, weights = found or train_tiny(args, dev)
+    early = cli.output_folder(args) if tiny else None  # refused before the training
+    config, data, model, weights = train_tiny(args, dev) if tiny else load(args.checkpoint or "runs/predict_lcg/checkpoint.npz")
     decoder, m, unseen, T = Decoder(dev, model, weights), config.modulus, config.mode == "unseen", config.context
+    out = early or cli.output_folder(args)
     sets = {name: data.test(name, args.rows, rng) for name in data.tests}
     x = sets[str(m)][0]
     print(f"{model!r}; tests mod {', '.join(sets)}")

@@ -270,8 +270,8 @@ def test_autoinit_tunes_and_trains_every_model(model, tmp_path):
 
 def test_autoinit_goes_on_where_it_stopped(tmp_path):
     """Ctrl-C in the second of three networks; the resumed run ends with the bits of the undisturbed one."""
-    flags = "--width 16 --depth 6 --tune-steps 3 --batch 32 --no-plot --inits kaiming autoinit xavier --steps 300".split()
-    flags += ["--threads", "1", "--save-seconds", "0.3"]
+    flags = "--width 16 --depth 6 --tune-steps 3 --batch 32 --no-plot --inits kaiming autoinit xavier --steps 1500".split()
+    flags += ["--threads", "1", "--save-seconds", "0.05"]
     assert run("autoinit", *flags, "--out", "whole", cwd=tmp_path).returncode == 0
     command = [sys.executable, str(EXAMPLES / "autoinit.py"), *flags, "--out", "parts"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
