@@ -85,8 +85,7 @@ def build(args, image):
     if args.model.startswith("vgg"):
         if 64 % args.width:
             raise InputError(f"--width {args.width}: VGG's first convolution has 64 channels or a divisor of that")
-        batchnorm = args.model == "vgg_bn"
-        return vision.vgg(image, 10, divide=64 // args.width, batchnorm=batchnorm, activation=args.activation)
+        return vision.vgg(image, 10, divide=64 // args.width, batchnorm=args.model == "vgg_bn", activation=args.activation)
     mu = 1.0 if args.mu is None else args.mu
     patch = args.patch or max(n for n in (1, 2, 4, 7, 8) if not (H % n or W % n) and 4 * n <= H)  # 16 tokens
     sizes = {"patch": patch, "width": args.width, "depth": args.depth, "activation": args.activation, "mu": mu}
@@ -112,9 +111,8 @@ class Start:
 
     def jacobians(self, init, probes=64):
         """(Jacobian loss, J of every block) from many probes."""
-        loss, weights = self.args.jacobian_loss, self.weights[init]
-        _, now = autoinit(self.dev, self.net, weights, self.x, self.rng, 0, loss=loss, probes=probes, tune=tuple(self.args.tune))
-        return now["loss"][0], now["apjn"][0]
+        _, h = autoinit(self.dev, self.net, self.weights[init], self.x, self.rng, 0, loss=self.args.jacobian_loss, probes=probes)
+        return h["loss"][0], h["apjn"][0]
 
 
 def training(args, dev, net, data, weights, lr, seed):
@@ -212,11 +210,13 @@ def main(argv=None):
         raise InputError("autoinit trains many small networks, each in one process: start it without mpirun")
     data = images.normalised(images.load(None if args.data is None else Path(args.data)))
     net = build(args, data.train.shape[1:])
+    if not any(name.endswith(f".{t}") for name in (*net.shapes, *net.buffers) for t in args.tune):
+        raise InputError(f"--tune: the network has no {' or '.join(args.tune)}")
     out = cli.output_folder(args, args.resume, f"{args.inits[0]}-{args.lr[0]:g}-0.npz")
     print(f"{len(data.train)} images of {data.train.shape[1:]}; {args.model}: {net!r}")
     began = time.perf_counter()
     starts = [Start(args, dev, net, data, args.seed + s) for s in range(args.seeds)]
-    (jll_before, before), (jll_after, after) = (starts[0].jacobians(init) for init in ("off", "autoinit"))
+    (jll_before, before), (jll_after, after) = map(starts[0].jacobians, ("off", "autoinit"))
     print(f"tuned in {starts[0].seconds:.1f} s: Jacobian log loss {jll_before:.4g} -> {jll_after:.4g}")
     runs = train(args, dev, net, data, starts, out) if args.steps else {}
     if runs is None:

@@ -404,6 +404,7 @@ def test_a_finished_run_can_be_resumed(example, tmp_path):
         ("predict_lcg", ["--quick", "--preset", "paper-2048"]),
         ("predict_lcg", ["--test-moduli", "100"]),
         ("predict_lcg", ["--resume"]),
+        ("autoinit", ["--quick", "--tune", "mu"]),
         ("lcg_scaling", ["--moduli", "64"]),
         ("lcg_scaling", ["--moduli", "64", "64"]),
         ("lcg_scaling", ["--moduli", "64", "97"]),

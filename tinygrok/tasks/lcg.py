@@ -280,16 +280,16 @@ def known_modulus(x: np.ndarray, m) -> np.ndarray:
     return answer
 
 
-def estimated_modulus(x: np.ndarray, small: int = 64) -> np.ndarray:
+def estimated_modulus(x: np.ndarray) -> np.ndarray:
     """m from x_0 ... x_t at every t, (B, T); -1 as long as nothing is known.
 
     d_{i+2} d_i - d_{i+1}^2 is a multiple of m; M_t, the greatest common divisor of all of them, is m times a small factor
-    soon: the estimate is the smallest M_t / q, q <= small, that is above every number seen.
+    soon: the estimate is the smallest M_t / q, q <= 64, that is above every number seen.
     """
     d = np.diff(x).astype(object if x.max(initial=0) >= 2**30 else np.int64)  # the products reach 2 m^2
     divisor = np.gcd.accumulate(np.abs(d[:, 2:] * d[:, :-2] - d[:, 1:-1] ** 2), axis=1)
     estimate, largest = np.full(x.shape, -1), np.maximum.accumulate(x, axis=1)[:, 3:]
-    for q in range(small, 0, -1):
+    for q in range(64, 0, -1):
         fits = (divisor % q == 0) & (divisor // q > largest) & (estimate[:, 3:] < 0) & (divisor // q < 2**63)
         estimate[:, 3:][fits] = (divisor // q)[fits]
     return estimate
