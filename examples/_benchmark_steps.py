@@ -1,14 +1,14 @@
-"""The workloads of benchmark.py: each builds a training step of tinygrok and, where PyTorch takes part, its twins.
+"""The workloads of benchmark.py: each builds a training step of tinygrok and, where PyTorch takes
+part, its twins.
 
-A workload is a function (args, dev, torch: bool) -> {candidate: function that makes its step}; "tinygrok" is ours. With
---only, which measures memory, nothing but the candidate runs, so there is no reference to compare it with.
-"""
+A workload is a function (args, dev, torch: bool) -> {candidate: function that makes its step};
+"tinygrok" is ours. With --only, which measures memory, nothing but the candidate runs, so there is
+no reference to compare it with."""
 
 import itertools
 
 import numpy as np
 
-from tinygrok.corrupted import build
 from tinygrok.criticality.jacobian import Propagation
 from tinygrok.engine.optim import AdamW
 from tinygrok.engine.params import Arena
@@ -17,10 +17,11 @@ from tinygrok.models.gpt import GPT
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.models.vision import deep_mlp
 from tinygrok.models.vision import vgg as vgg_chain
-from tinygrok.sequences import ImageTraining, SequenceTraining
 from tinygrok.tasks.in_context import InContextData
 from tinygrok.tasks.modular import addition
-from tinygrok.train import Evaluation, Training
+from tinygrok.training.ensembles import build
+from tinygrok.training.loop import Evaluation, Training
+from tinygrok.training.sequences import ImageTraining, SequenceTraining
 
 
 def arenas(dev, net, weights):
@@ -31,7 +32,11 @@ def arenas(dev, net, weights):
 
 def reference(args, run, batch):
     """(loss, gradients) of ours, on the host."""
-    return None if args.only else (run.dev.to_host(run.objective.gradient(run.grads, batch)), run.grads.to_host())
+    return (
+        None
+        if args.only
+        else (run.dev.to_host(run.objective.gradient(run.grads, batch)), run.grads.to_host())
+    )
 
 
 def mlp(args, dev, torch, batchnorm=False, p=None, width=None):
@@ -49,14 +54,19 @@ def mlp(args, dev, torch, batchnorm=False, p=None, width=None):
     if torch:
         import _torch_twins
 
-        candidates |= _torch_twins.mlp(dev, weights, inputs, target, reference(args, run, run.full_batch))
+        candidates |= _torch_twins.mlp(
+            dev, weights, inputs, target, reference(args, run, run.full_batch)
+        )
     return candidates
 
 
 def ensemble(args, dev, torch, members=25):
-    """Members of a phase diagram (five corrupted fractions and decays) in one run: a split, labels and weights of their own."""
+    """Members of a phase diagram (five corrupted fractions and decays) in one run: a split, labels
+    and weights of their own."""
     common = {"p": args.p, "width": args.width, "seed": args.seed}
-    grid = [(xi, decay) for xi in (0.1, 0.3, 0.5, 0.7, 0.9) for decay in (0.0, 5.0, 10.0, 15.0, 20.0)]
+    grid = [
+        (xi, decay) for xi in (0.1, 0.3, 0.5, 0.7, 0.9) for decay in (0.0, 5.0, 10.0, 15.0, 20.0)
+    ]
     points = [common | {"xi": xi, "weight_decay": decay} for xi, decay in grid[:members]]
     run = build(dev, points)
     candidates = {"tinygrok": lambda: run.step}
@@ -64,12 +74,15 @@ def ensemble(args, dev, torch, members=25):
         import _torch_twins
 
         weights, decays = run.params.to_host(), [decay for _, decay in grid[:members]]
-        candidates |= _torch_twins.ensemble(dev, weights, run.data, decays, reference(args, run, run.full_batch))
+        candidates |= _torch_twins.ensemble(
+            dev, weights, run.data, decays, reference(args, run, run.full_batch)
+        )
     return candidates
 
 
 def sequences(args, dev, torch, net, tokens, positions, std=0.02):
-    """AdamW step of a GPT on the same sequences again and again: cross-entropy at some positions."""
+    """AdamW step of a GPT on the same sequences again and again: cross-entropy at some
+    positions."""
     params, grads = arenas(dev, net, net.init(generator(args.seed, "init"), std))
     weights = params.to_host()
     optimizer = AdamW(dev, params, grads, lr=1e-3, weight_decay=0.5, no_decay=net.no_decay)
@@ -78,11 +91,15 @@ def sequences(args, dev, torch, net, tokens, positions, std=0.02):
     if torch:
         import _torch_twins
 
-        candidates |= _torch_twins.gpt(dev, net, weights, tokens, positions, reference(args, run, run.batch(1)))
+        candidates |= _torch_twins.gpt(
+            dev, net, weights, tokens, positions, reference(args, run, run.batch(1))
+        )
     return candidates
 
 
-def in_context(args, dev, torch, p=29, shots=32, tasks=32, width=128, heads=4, depth=2, batch=32, alpha=0.8):
+def in_context(
+    args, dev, torch, p=29, shots=32, tasks=32, width=128, heads=4, depth=2, batch=32, alpha=0.8
+):
     """The in-context decoder: rotary positions, ReLU, tied output, loss at every third position."""
     data = InContextData.make(p, shots, tasks, alpha, generator(args.seed, "split"), replace=p > 7)
     net = GPT.in_context(p, width, depth, heads, 3 * shots)
@@ -92,11 +109,14 @@ def in_context(args, dev, torch, p=29, shots=32, tasks=32, width=128, heads=4, d
 
 def small_in_context(args, dev, torch):
     """The step of examples/in_context.py --preset small."""
-    return in_context(args, dev, torch, p=7, shots=12, tasks=36, width=64, heads=2, depth=4, batch=144, alpha=0.7)
+    return in_context(
+        args, dev, torch, p=7, shots=12, tasks=36, width=64, heads=2, depth=4, batch=144, alpha=0.7
+    )
 
 
 def lcg(args, dev, torch, batch=8, context=256, channels=256):
-    """Pseudo-random numbers, one token a number: learned positions, GELU, loss at every position."""
+    """Pseudo-random numbers, one token a number: learned positions, GELU, loss at every
+    position."""
     net = GPT.numbers(2048, channels, 1, 4, context, activation="gelu")
     tokens = generator(args.seed, "batches").integers(0, 2048, (batch, context + 1))
     return sequences(args, dev, torch, net, tokens, np.arange(context))
@@ -136,20 +156,25 @@ def vgg(args, dev, torch, batch=64, divide=4):
     """AdamW step of a VGG of six convolutions (16 to 128 channels) on 32 x 32 images."""
     net, rng = vgg_chain((32, 32, 3), 10, PLAN, divide), generator(args.seed, "batches")
     params, grads = arenas(dev, net, net.init(generator(args.seed, "init"), 2**0.5))
-    weights, data = params.to_host(), (rng.standard_normal((batch, 32, 32, 3)), rng.integers(0, 10, batch))
+    weights, data = (
+        params.to_host(),
+        (rng.standard_normal((batch, 32, 32, 3)), rng.integers(0, 10, batch)),
+    )
     optimizer = AdamW(dev, params, grads, lr=1e-3, weight_decay=0.5, no_decay=net.no_decay)
     run = ImageTraining(dev, net, optimizer, lambda rng: data, None, {}, args.seed)
     candidates = {"tinygrok": lambda: run.step}
     if torch:
         import _torch_twins_criticality as twins
 
-        candidates |= twins.vgg(dev, weights, *data, PLAN, net.no_decay, reference(args, run, run.batch(1)))
+        candidates |= twins.vgg(
+            dev, weights, *data, PLAN, net.no_decay, reference(args, run, run.batch(1))
+        )
     return candidates
 
 
 def apjn(args, dev, torch, networks=4, width=500, depth=50, batch=64):
-    """The Jacobian norms from every layer to the last of deep ReLU networks, with a random cotangent each: the networks side
-    by side, as in examples/critical_init.py."""
+    """The Jacobian norms from every layer to the last of deep ReLU networks, with a random
+    cotangent each: the networks side by side, as in examples/critical_init.py."""
     chain, rng = deep_mlp(width, width, depth, 1), generator(args.seed, "init")
     weights = [chain.init(rng, 2**0.5) for _ in range(networks)]
     x = rng.standard_normal((batch, width))

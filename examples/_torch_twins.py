@@ -1,8 +1,9 @@
-"""The benchmark's steps in PyTorch, written the best way we know. Used by benchmark.py where PyTorch is installed.
+"""The benchmark's steps in PyTorch, written the best way we know. Used by benchmark.py where
+PyTorch is installed.
 
-Every twin starts from our weights, and is compared with our loss and gradients before it is timed (not where reference
-is None: in the process that measures memory). The functions return {name: function that makes the step}.
-"""
+Every twin starts from our weights, and is compared with our loss and gradients before it is timed
+(not where reference is None: in the process that measures memory). The functions return {name:
+function that makes the step}."""
 
 from functools import partial
 
@@ -14,7 +15,8 @@ LR, BETAS = 0.01, (0.9, 0.98)
 
 
 def setup(dev):
-    """(put, leaf): host array -> tensor, or -> parameter, where and as precise as our own device computes."""
+    """(put, leaf): host array -> tensor, or -> parameter, where and as precise as our own device
+    computes."""
     torch.set_num_threads(dev.threads)
     torch.backends.cuda.matmul.allow_tf32 = dev.tf32
     target, dtype = "cuda" if dev.kind == "cuda" else "cpu", getattr(torch, dev.dtype.name)
@@ -33,7 +35,9 @@ def compared(w, loss, step, reference, tolerance=1e-2):
     value = loss()
     value.sum().backward()
     np.testing.assert_allclose(value.detach().cpu().numpy(), reference[0], rtol=1e-4)
-    for name, g in reference[1].items():  # float32: one ReLU that flips at zero changes a few entries
+    for name, g in reference[
+        1
+    ].items():  # float32: one ReLU that flips at zero changes a few entries
         error = np.linalg.norm(w[name].grad.cpu().numpy().reshape(g.shape) - g) / np.linalg.norm(g)
         assert error < tolerance, f"gradient {name} differs from PyTorch's by {error:.1e}"
     return step
@@ -60,25 +64,38 @@ def mlp(dev, weights, inputs, target, reference):
 
     def build(form, compiled):
         def parts(arrays):  # two tables, or one
-            tables = {"U": np.concatenate(arrays["U"])} if form == "one-hot" else {f"U{s}": arrays["U"][s] for s in (0, 1)}
+            tables = (
+                {"U": np.concatenate(arrays["U"])}
+                if form == "one-hot"
+                else {f"U{s}": arrays["U"][s] for s in (0, 1)}
+            )
             return {name: x for name, x in arrays.items() if name != "U"} | tables
 
         w = {name: leaf(x) for name, x in parts(weights).items()}
         running = [put(np.full(len(weights["W"]), x)) for x in (0.0, 1.0)]
 
         def loss():
-            h = onehot @ w["U"] if form == "one-hot" else F.embedding(a, w["U0"]) + F.embedding(b, w["U1"])
+            h = (
+                onehot @ w["U"]
+                if form == "one-hot"
+                else F.embedding(a, w["U0"]) + F.embedding(b, w["U1"])
+            )
             h = h**2
-            if "gamma" in w:
-                h = F.batch_norm(h, *running, w["gamma"], w["beta"], training=True)
+            if "norm.gain" in w:
+                h = F.batch_norm(h, *running, w["norm.gain"], w["norm.shift"], training=True)
             return F.mse_loss(h @ w["W"], labels)
 
         loss = torch.compile(loss) if compiled else loss
         optimizer = torch.optim.AdamW(w.values(), lr=LR, betas=BETAS, weight_decay=5.0, fused=True)
-        return compared(w, loss, stepper(loss, optimizer), reference and (reference[0], parts(reference[1])))
+        return compared(
+            w, loss, stepper(loss, optimizer), reference and (reference[0], parts(reference[1]))
+        )
 
     forms = [(form, compiled) for form in ("one-hot", "embedding") for compiled in (False, True)]
-    return {f"torch {form}{' compiled' * compiled}": partial(build, form, compiled) for form, compiled in forms}
+    return {
+        f"torch {form}{' compiled' * compiled}": partial(build, form, compiled)
+        for form, compiled in forms
+    }
 
 
 def ensemble(dev, weights, data, decays, reference):
@@ -92,7 +109,11 @@ def ensemble(dev, weights, data, decays, reference):
 
     def batched(onehot, compiled):
         w = {"U": leaf(weights["U"].reshape(E * S * p, N)), "W": leaf(weights["W"])}
-        x = torch.cat([F.one_hot(rows[:, s], p) for s in range(S)], dim=-1).to(labels.dtype) if onehot else None
+        x = (
+            torch.cat([F.one_hot(rows[:, s], p) for s in range(S)], dim=-1).to(labels.dtype)
+            if onehot
+            else None
+        )
 
         def loss():
             if onehot:
@@ -106,7 +127,9 @@ def ensemble(dev, weights, data, decays, reference):
         plain = stepper(loss, optimizer)
 
         def step():
-            with torch.no_grad():  # a decay for each member, which AdamW's parameter groups do not offer
+            with (
+                torch.no_grad()
+            ):  # a decay for each member, which AdamW's parameter groups do not offer
                 w["U"].view(E, S * p, N).mul_(kept)
                 w["W"].mul_(kept)
             plain()
@@ -115,7 +138,10 @@ def ensemble(dev, weights, data, decays, reference):
 
     def one_by_one():
         w = [{"U": leaf(weights["U"][e]), "W": leaf(weights["W"][e])} for e in range(E)]
-        groups = [{"params": list(m.values()), "weight_decay": decay} for m, decay in zip(w, decays, strict=True)]
+        groups = [
+            {"params": list(m.values()), "weight_decay": decay}
+            for m, decay in zip(w, decays, strict=True)
+        ]
         optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=True)
 
         def loss(e):
@@ -142,7 +168,8 @@ def ensemble(dev, weights, data, decays, reference):
 
 
 def gpt(dev, net, weights, tokens, positions, reference):
-    """The decoder with PyTorch's fused attention, logits at the positions that carry loss; eager and compiled."""
+    """The decoder with PyTorch's fused attention, logits at the positions that carry loss; eager
+    and compiled."""
     put, leaf = setup(dev)
     H, D = net.heads, net.width // net.heads
     inputs = put(tokens[:, : positions[-1] + 1])
@@ -174,7 +201,11 @@ def gpt(dev, net, weights, tokens, positions, reference):
                 h = h + F.embedding(digit, w["embed.digit"])
             for i in range(net.depth):
                 b = f"blocks.{i}."
-                q, k, v = linear(norm(h, b + "ln1"), b + "attn.qkv").unflatten(-1, (3, H, D)).permute(2, 0, 3, 1, 4)
+                q, k, v = (
+                    linear(norm(h, b + "ln1"), b + "attn.qkv")
+                    .unflatten(-1, (3, H, D))
+                    .permute(2, 0, 3, 1, 4)
+                )
                 q, k = (turn(q), turn(k)) if net.positions == "rotary" else (q, k)
                 y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
                 h = h + linear(y.transpose(1, 2).flatten(-2), b + "attn.out")
@@ -183,8 +214,14 @@ def gpt(dev, net, weights, tokens, positions, reference):
             return F.cross_entropy(F.linear(norm(h[:, at], "final"), output).flatten(0, 1), targets)
 
         loss = torch.compile(loss) if compiled else loss
-        decayed = [[x for n, x in w.items() if (n in net.no_decay) == bare] for bare in (False, True)]
-        groups = [{"params": x, "weight_decay": wd} for x, wd in zip(decayed, (0.5, 0.0), strict=True) if x]
+        decayed = [
+            [x for n, x in w.items() if (n in net.no_decay) == bare] for bare in (False, True)
+        ]
+        groups = [
+            {"params": x, "weight_decay": wd}
+            for x, wd in zip(decayed, (0.5, 0.0), strict=True)
+            if x
+        ]
         optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=BETAS, fused=True)
         return compared(w, loss, stepper(loss, optimizer), reference)
 
@@ -202,7 +239,12 @@ def optimizer(dev, weights, grads, expected):
         optimizer = torch.optim.AdamW(w.values(), lr=1e-3, betas=BETAS, weight_decay=0.5, **kind)
         optimizer.step()
         for name, x in w.items() if expected else ():
-            np.testing.assert_allclose(x.detach().cpu().numpy(), expected[name], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                x.detach().cpu().numpy(), expected[name], rtol=1e-5, atol=1e-6
+            )
         return optimizer.step
 
-    return {"torch fused": partial(build, fused=True), "torch foreach": partial(build, foreach=True)}
+    return {
+        "torch fused": partial(build, fused=True),
+        "torch foreach": partial(build, foreach=True),
+    }

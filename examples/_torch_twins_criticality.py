@@ -1,4 +1,5 @@
-"""The benchmark's convolutional step and Jacobian estimator in PyTorch. Used by benchmark.py where PyTorch is installed."""
+"""The benchmark's convolutional step and Jacobian estimator in PyTorch. Used by benchmark.py where
+PyTorch is installed."""
 
 from functools import partial
 
@@ -9,7 +10,8 @@ from _torch_twins import BETAS, compared, setup, stepper
 
 
 def vgg(dev, weights, images, labels, plan, no_decay, reference):
-    """Channels-first and channels-last layouts, and compiled. Kernels of ours are (k, k, in, out)."""
+    """Channels-first and channels-last layouts, and compiled. Kernels of ours are (k, k, in,
+    out)."""
     put, leaf = setup(dev)
     x, y = put(images).permute(0, 3, 1, 2).contiguous(), put(labels)
     ours = lambda g: g.transpose(3, 2, 0, 1) if g.ndim == 4 else g  # noqa: E731
@@ -18,7 +20,9 @@ def vgg(dev, weights, images, labels, plan, no_decay, reference):
     def build(layout, compiled):
         w = {name: leaf(ours(a)) for name, a in weights.items()}
         for p in w.values():
-            p.data = p.data.contiguous(memory_format=layout if p.ndim == 4 else torch.contiguous_format)
+            p.data = p.data.contiguous(
+                memory_format=layout if p.ndim == 4 else torch.contiguous_format
+            )
         inputs = x.contiguous(memory_format=layout)
 
         def loss():
@@ -27,13 +31,21 @@ def vgg(dev, weights, images, labels, plan, no_decay, reference):
                 if item == "M":
                     h = F.max_pool2d(h, 2)
                 else:
-                    h, i = F.relu(F.conv2d(h, w[f"conv.{i}.weight"], w[f"conv.{i}.bias"], padding=1)), i + 1
+                    h, i = (
+                        F.relu(F.conv2d(h, w[f"conv.{i}.weight"], w[f"conv.{i}.bias"], padding=1)),
+                        i + 1,
+                    )
             z = h.permute(0, 2, 3, 1).flatten(1) @ w["readout.weight"] + w["readout.bias"]
             return F.cross_entropy(z, y)
 
         loss = torch.compile(loss) if compiled else loss
-        groups = [{"params": [p for n, p in w.items() if (n in no_decay) == bare], "weight_decay": 0.5 * (not bare)}
-                  for bare in (False, True)]  # fmt: skip
+        groups = [
+            {
+                "params": [p for n, p in w.items() if (n in no_decay) == bare],
+                "weight_decay": 0.5 * (not bare),
+            }
+            for bare in (False, True)
+        ]
         optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=BETAS, fused=True)
         return compared(w, loss, stepper(loss, optimizer), expected)
 
@@ -45,7 +57,8 @@ def vgg(dev, weights, images, labels, plan, no_decay, reference):
 
 
 def apjn(dev, weights, x, depth, expected):
-    """The same by autograd: gradients of every layer's output from one backward pass; a loop, and all networks by bmm."""
+    """The same by autograd: gradients of every layer's output from one backward pass; a loop, and
+    all networks by bmm."""
     put, _ = setup(dev)
     E, (B, _) = len(weights), x.shape
     x = put(x)

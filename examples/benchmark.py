@@ -1,13 +1,14 @@
-"""Benchmark: one training step of tinygrok, the same step in PyTorch, and the step's bare matrix products.
+"""Benchmark: one training step of tinygrok, the same step in PyTorch, and the step's bare matrix
+products.
 
     python examples/benchmark.py --workload all             # PyTorch columns appear where torch is installed
     python examples/benchmark.py --workload lcg --device cuda --tf32
     python examples/benchmark.py --scaling                  # how a step's time grows with its sizes
 
-All candidates take turns in one process; medians over the turns are compared, so that a machine whose speed drifts does
-not favour one of them. Losses and gradients are compared before anything is timed. Peak memory is that of a process of
-its own. On a GPU the times are those between device events.
-"""
+All candidates take turns in one process; medians over the turns are compared, so that a machine
+whose speed drifts does not favour one of them. Losses and gradients are compared before anything is
+timed. Peak memory is that of a process of its own. On a GPU the times are those between device
+events."""
 
 import time
 
@@ -39,12 +40,30 @@ SCALING = {  # what grows: (workload, its sizes, the leading terms of the work)
 def arguments(argv=None):
     p = cli.parser("benchmark", __doc__.splitlines()[0])
     p.add_argument("--workload", default="mlp", choices=["all", *WORKLOADS], help="what to time")
-    p.add_argument("--scaling", action="store_true", help="tinygrok's step over a range of sizes, with fitted exponents")
-    p.add_argument("--only", default=None, metavar="CANDIDATE", help="run this one alone and print its peak memory in MB")
-    p.add_argument("--repeats", type=cli.integer(), default=15, help="turns of every candidate, at most")
-    p.add_argument("--steps", type=cli.integer(), default=5, help="steps a turn; the first is not counted")
+    p.add_argument(
+        "--scaling",
+        action="store_true",
+        help="tinygrok's step over a range of sizes, with fitted exponents",
+    )
+    p.add_argument(
+        "--only",
+        default=None,
+        metavar="CANDIDATE",
+        help="run this one alone and print its peak memory in MB",
+    )
+    p.add_argument(
+        "--repeats", type=cli.integer(), default=15, help="turns of every candidate, at most"
+    )
+    p.add_argument(
+        "--steps", type=cli.integer(), default=5, help="steps a turn; the first is not counted"
+    )
     p.add_argument("--p", type=cli.integer(2, 1000), default=97, help="modulus")
-    p.add_argument("--width", type=cli.integer(), default=500, help="hidden neurons of the networks on modular arithmetic")
+    p.add_argument(
+        "--width",
+        type=cli.integer(),
+        default=500,
+        help="hidden neurons of the networks on modular arithmetic",
+    )
     return cli.parse(p, argv, {"repeats": 3, "p": 31, "width": 100})
 
 
@@ -54,7 +73,9 @@ def products(dev, step):
     step()
     calls, dev.threads, dev.products = dev.products, threads, None
     work = np.cumsum([np.prod(a) * b[-2 if tb else -1] for a, b, _, tb in calls], dtype=float)
-    share = np.minimum(work * threads // max(work[-1:].sum(), 1), threads - 1)  # a run of the calls for every thread
+    share = np.minimum(
+        work * threads // max(work[-1:].sum(), 1), threads - 1
+    )  # a run of the calls for every thread
     made = {}
 
     def operand(thread, role, shape):  # one array for each shape that a thread meets
@@ -93,9 +114,13 @@ def clock(dev):
 
 
 def interleaved(dev, candidates, repeats, steps):
-    """Median seconds of a step of every candidate, over turns taken in a circle; 50 ms of rest before a turn let the
-    spinning threads of the candidate before go to sleep."""
-    (mark, seconds), times, began = clock(dev), {name: [] for name in candidates}, time.perf_counter()
+    """Median seconds of a step of every candidate, over turns taken in a circle; 50 ms of rest
+    before a turn let the spinning threads of the candidate before go to sleep."""
+    (mark, seconds), times, began = (
+        clock(dev),
+        {name: [] for name in candidates},
+        time.perf_counter(),
+    )
     for turn in range(repeats + 1):
         for name, step in candidates.items():
             time.sleep(0.05)
@@ -103,7 +128,9 @@ def interleaved(dev, candidates, repeats, steps):
             for _ in range(steps):
                 step()
                 marks.append(mark())
-            if turn:  # the first turn warms up (and compiles), the first step of a turn fills the cache
+            if (
+                turn
+            ):  # the first turn warms up (and compiles), the first step of a turn fills the cache
                 times[name] += [seconds(a, b) for a, b in zip(marks[1:], marks[2:], strict=False)]
         if turn > 2 and time.perf_counter() - began > SECONDS:
             break
@@ -114,12 +141,18 @@ def own_flags(args, **changed):
     """The command line of a process with the same settings."""
     names = ("workload", "device", "dtype", "seed", "p", "width", "repeats", "steps")
     given = {name: getattr(args, name) for name in names} | {"threads": args.threads} | changed
-    flags = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    flags = [
+        word
+        for name, value in given.items()
+        if value is not None
+        for word in (f"--{name}", str(value))
+    ]
     return [sys.executable, __file__, *flags, *(["--tf32"] if args.tf32 else [])]
 
 
 def peak_memory(args, name):
-    """Peak memory in MB of a process that runs one candidate alone, libraries included; None where it cannot be had."""
+    """Peak memory in MB of a process that runs one candidate alone, libraries included; None where
+    it cannot be had."""
     done = subprocess.run(own_flags(args, only=name), capture_output=True, text=True)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
@@ -142,9 +175,18 @@ def one(args, dev):
     bare, work = products(dev, candidates["tinygrok"])
     timed = candidates | ({"matrix products": bare} if work else {})
     seconds = interleaved(dev, timed, args.repeats, max(args.steps, 2))
-    ours, best = seconds["tinygrok"], min((s for n, s in seconds.items() if n.startswith("torch")), default=None)
-    alone = [name for name in candidates if "compiled" not in name] if Path("/proc/self/status").exists() else []
-    memory = {name: peak_memory(args, name) for name in alone}  # a compiled one's peak is that of the compiler
+    ours, best = (
+        seconds["tinygrok"],
+        min((s for n, s in seconds.items() if n.startswith("torch")), default=None),
+    )
+    alone = (
+        [name for name in candidates if "compiled" not in name]
+        if Path("/proc/self/status").exists()
+        else []
+    )
+    memory = {
+        name: peak_memory(args, name) for name in alone
+    }  # a compiled one's peak is that of the compiler
     print(f"{args.workload:<28}{'ms a step':>10}{'tinygrok = 1':>14}{'peak MB':>10}")
     for name, s in seconds.items():
         print(f"{name:<28}{1e3 * s:>10.2f}{s / ours:>14.2f}{memory.get(name) or np.nan:>10.0f}")
@@ -154,7 +196,9 @@ def one(args, dev):
         "ratio_to_floor": ours / seconds["matrix products"] if work else None,
         "ratio_to_best_torch": None if best is None else ours / best,
         "peak_mb": memory.get("tinygrok"),
-        "torch_peak_mb": min((m for n, m in memory.items() if n.startswith("torch") and m), default=None),
+        "torch_peak_mb": min(
+            (m for n, m in memory.items() if n.startswith("torch") and m), default=None
+        ),
     }
 
 
@@ -171,9 +215,12 @@ def everything(args, out):
 
 
 def scaling(args, dev):
-    """Step times over a range of one size each; slopes in logarithms over the three largest sizes, beside those of the work."""
+    """Step times over a range of one size each; slopes in logarithms over the three largest sizes,
+    beside those of the work."""
     results = {}
-    print(f"{'tinygrok':<12}{'sizes':<24}{'ms a step':<32}{'exponent':>10}{'of products':>13}   leading terms")
+    print(
+        f"{'tinygrok':<12}{'sizes':<24}{'ms a step':<32}{'exponent':>10}{'of products':>13}   leading terms"
+    )
     for name, (workload, sizes, theory) in SCALING.items():
         seconds, work = [], []
         sizes = sizes[:3] if args.quick else sizes
@@ -181,11 +228,15 @@ def scaling(args, dev):
             step = workload(args, dev, False, **{name: size})["tinygrok"]()
             work.append(products(dev, step)[1])
             seconds.append(interleaved(dev, {name: step}, min(args.repeats, 5), args.steps)[name])
-        exponents = [float(np.polyfit(np.log(sizes[-3:]), np.log(y[-3:]), 1)[0]) for y in (seconds, work)]
+        exponents = [
+            float(np.polyfit(np.log(sizes[-3:]), np.log(y[-3:]), 1)[0]) for y in (seconds, work)
+        ]
         results[name] = {"sizes": list(sizes), "milliseconds": [1e3 * s for s in seconds]}
         results[name] |= {"exponent": exponents[0], "exponent_of_products": exponents[1]}
         times = " ".join(f"{1e3 * s:.2f}" for s in seconds)
-        print(f"{name:<12}{' '.join(map(str, sizes)):<24}{times:<32}{exponents[0]:>10.2f}{exponents[1]:>13.2f}   {theory}")
+        print(
+            f"{name:<12}{' '.join(map(str, sizes)):<24}{times:<32}{exponents[0]:>10.2f}{exponents[1]:>13.2f}   {theory}"
+        )
     return results
 
 
@@ -193,9 +244,15 @@ def main(argv=None):
     args = arguments(argv)
     dev = cli.device(args)
     if args.only:
-        candidates = WORKLOADS[args.workload](args, dev, args.only != "tinygrok") if args.workload in WORKLOADS else {}
+        candidates = (
+            WORKLOADS[args.workload](args, dev, args.only != "tinygrok")
+            if args.workload in WORKLOADS
+            else {}
+        )
         if args.only not in candidates:
-            raise cli.InputError(f"--only {args.only!r}: choose {', '.join(candidates) or 'a --workload first'}")
+            raise cli.InputError(
+                f"--only {args.only!r}: choose {', '.join(candidates) or 'a --workload first'}"
+            )
         step = candidates[args.only]()
         for _ in range(5):
             step()
@@ -217,7 +274,9 @@ def main(argv=None):
 
 def table(results):
     text = lambda x, digits: f"{x:.{digits}f}" if x is not None else "-"  # noqa: E731
-    print(f"\n{'':<18}{'ms a step':>10}{'to PyTorch':>12}{'to products':>13}{'GFLOP/s':>9}{'peak MB':>9}{'PyTorch MB':>12}")
+    print(
+        f"\n{'':<18}{'ms a step':>10}{'to PyTorch':>12}{'to products':>13}{'GFLOP/s':>9}{'peak MB':>9}{'PyTorch MB':>12}"
+    )
     for name, r in results.items():
         ratios = f"{text(r['ratio_to_best_torch'], 2):>12}{text(r['ratio_to_floor'], 2):>13}{r['gigaflops']:>9.0f}"
         memory = f"{text(r['peak_mb'], 0):>9}{text(r['torch_peak_mb'], 0):>12}"

@@ -1,15 +1,16 @@
-"""Which polynomials can be grokked: networks trained side by side on sums, products, h(g1(n1) + g2(n2)), and others.
+"""Which polynomials can be grokked: networks trained side by side on sums, products, h(g1(n1) +
+g2(n2)), and others.
 
     python examples/grok_polynomials.py                     # p = 97, width 500, 600 steps: the paper's six, and two more
     python examples/grok_polynomials.py --quick             # p = 61: the same picture in seconds
     python examples/grok_polynomials.py --width 5000        # the paper's width
     python examples/grok_polynomials.py --p 23 --width 2000 --steps 1000
 
-All networks are members of one ensemble with the same training inputs. Beside the test accuracy stand chance (the share of
-the most frequent answer), the share of test inputs that the training set contains up to equal rows and columns of the table
-("siblings"), the certificate that a table is of no separable form, and the fit to the weights that can be written down.
-Paper: Doshi, He, Das, Gromov, arXiv 2406.03495, hypothesis 5.1 and appendix C.
-"""
+All networks are members of one ensemble with the same training inputs. Beside the test accuracy
+stand chance (the share of the most frequent answer), the share of test inputs that the training set
+contains up to equal rows and columns of the table ("siblings"), the certificate that a table is of
+no separable form, and the fit to the weights that can be written down. Paper: Doshi, He, Das,
+Gromov, arXiv 2406.03495, hypothesis 5.1 and appendix C."""
 
 import time
 
@@ -26,11 +27,12 @@ from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.probes.fourier import neuron_ipr
 from tinygrok.tasks.modular import addition, multiplication, polynomial, require_prime, separable
-from tinygrok.train import Evaluation, Training
+from tinygrok.training.loop import Evaluation, Training
 
 QUICK = {"p": 61, "width": 300, "steps": 200}
 SUM, PRODUCT = "n1 + n2", "n1*n2"
-# polynomial: (its separable form, or None; test accuracy of appendix C in per cent at p = 97 and p = 23, width 5000)
+# polynomial: (its separable form, or None; test accuracy of appendix C in per cent at p = 97 and p
+# = 23, width 5000)
 POLYNOMIALS = {
     SUM: (lambda p, n: addition(p), "", ""),
     PRODUCT: (lambda p, n: multiplication(p), "100", ""),  # figure 3
@@ -47,39 +49,63 @@ def arguments(argv=None):
     p = cli.parser("grok_polynomials", __doc__.splitlines()[0])
     p.add_argument("--p", type=cli.integer(5, 400), default=97, help="modulus, a prime")
     p.add_argument("--width", type=cli.integer(), default=500, help="hidden neurons (paper: 5000)")
-    p.add_argument("--train-frac", type=cli.real(0, 1, True, True), default=0.5, help="share of the table to train on")
+    p.add_argument(
+        "--train-frac",
+        type=cli.real(0, 1, True, True),
+        default=0.5,
+        help="share of the table to train on",
+    )
     p.add_argument("--steps", type=cli.integer(), default=600, help="optimiser steps")
-    p.add_argument("--lr", type=cli.real(0, None, True), default=0.005, help="learning rate of AdamW")
+    p.add_argument(
+        "--lr", type=cli.real(0, None, True), default=0.005, help="learning rate of AdamW"
+    )
     p.add_argument("--weight-decay", type=cli.real(), default=5.0, help="decoupled weight decay")
     p.add_argument("--log-every", type=cli.integer(), default=20, help="steps between measurements")
-    p.add_argument("--save-seconds", type=cli.real(), default=30.0, help="seconds between checkpoints")
+    p.add_argument(
+        "--save-seconds", type=cli.real(), default=30.0, help="seconds between checkpoints"
+    )
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     return cli.parse(p, argv, QUICK)
 
 
 def tasks_of(p):
-    """{polynomial: task}: in its separable form where it has one, so that the coordinates of its waves are known."""
+    """{polynomial: task}: in its separable form where it has one, so that the coordinates of its
+    waves are known."""
     require_prime(p, "this example")
-    return {text: form(p, np.arange(p)) if form else polynomial(p, parse(text)) for text, (form, *_) in POLYNOMIALS.items()}
+    return {
+        text: form(p, np.arange(p)) if form else polynomial(p, parse(text))
+        for text, (form, *_) in POLYNOMIALS.items()
+    }
 
 
 def build(args, dev, tasks):
-    """One ensemble, a member a polynomial: own targets, the same training inputs and first weights."""
+    """One ensemble, a member a polynomial: own targets, the same training inputs and first
+    weights."""
     first = next(iter(tasks.values()))
     train, test = first.split(args.train_frac, generator(args.seed, "split"))
     everything = first.inputs(np.arange(first.size))
     labels = np.stack([task.labels(everything) for task in tasks.values()])
-    masks = {name: np.isin(np.arange(first.size), numbers) for name, numbers in (("train", train), ("test", test))}
-    evaluation = Evaluation(everything, {"true": labels}, {name: (mask, "true") for name, mask in masks.items()})
+    masks = {
+        name: np.isin(np.arange(first.size), numbers)
+        for name, numbers in (("train", train), ("test", test))
+    }
+    evaluation = Evaluation(
+        everything, {"true": labels}, {name: (mask, "true") for name, mask in masks.items()}
+    )
     net = TwoLayerNet(args.p, args.width)
     params, grads = Arena(dev, net.shapes, len(tasks)), Arena(dev, net.shapes, len(tasks))
     for e in range(len(tasks)):
         params.load(net.init(generator(args.seed, "init")), e)
-    optimizer = AdamW(dev, params, grads, lr=args.lr, betas=(0.9, 0.999), weight_decay=args.weight_decay)
+    optimizer = AdamW(
+        dev, params, grads, lr=args.lr, betas=(0.9, 0.999), weight_decay=args.weight_decay
+    )
     data = [(everything[:, train], y[train]) for y in labels]
 
     def explained(run):
-        shares = [fit_waves(run.params.to_host(e), t.circle).total if t.circle else np.nan for e, t in enumerate(tasks.values())]
+        shares = [
+            fit_waves(run.params.to_host(e), t.circle).total if t.circle else np.nan
+            for e, t in enumerate(tasks.values())
+        ]
         return {"explained": np.array(shares)}
 
     run = Training(dev, net, optimizer, data, evaluation, [args.seed] * len(tasks), extra=explained)
@@ -121,12 +147,18 @@ def describe(run, tasks, train, test, paper_column, first):
                 "explained_after": wave.total,
                 "common_frequency": float(wave.common.mean()),
                 "phase_residual_rms": root_mean_square(wave.residual),
-                "waves_accuracy_before": verify(idealise(first, task.circle), task, terms=False).accuracy,
-                "waves_accuracy": verify(idealise(weights, task.circle), task, terms=False).accuracy,
+                "waves_accuracy_before": verify(
+                    idealise(first, task.circle), task, terms=False
+                ).accuracy,
+                "waves_accuracy": verify(
+                    idealise(weights, task.circle), task, terms=False
+                ).accuracy,
             }
             iprs = neuron_ipr(weights, None if text != PRODUCT else task.circle.answers)
             rows[text] |= {
-                "ipr": float(iprs[~np.isnan(iprs)].mean()) if text in (SUM, PRODUCT) else None,  # others: not waves in n
+                "ipr": float(iprs[~np.isnan(iprs)].mean())
+                if text in (SUM, PRODUCT)
+                else None,  # others: not waves in n
             }
     return rows
 
@@ -145,9 +177,13 @@ def show(rows):
             f"{text:<26}{percent(r['train_accuracy']):>7}{percent(r['test_accuracy']):>8}{r['paper']:>8}{percent(r['chance']):>8}"
             f"   {split:<33}{no}"
         )
-    print("siblings: share of the test inputs that have an equal row and column in training, accuracy with and without them")
+    print(
+        "siblings: share of the test inputs that have an equal row and column in training, accuracy with and without them"
+    )
     print("not: proved to be of no form h(g1(n1) + g2(n2)) (sum), h(g1(n1) g2(n2)) (product)")
-    print(f"\n{'waves, before -> after':<26}{'weights explained':>20}{'accuracy as waves':>22}   common freq.   phase rms    IPR")
+    print(
+        f"\n{'waves, before -> after':<26}{'weights explained':>20}{'accuracy as waves':>22}   common freq.   phase rms    IPR"
+    )
     for text, r in rows.items():
         if r["learnable"]:
             print(
@@ -164,7 +200,9 @@ def main(argv=None):
     run, train, test = build(args, dev, tasks)
     before = run.params.to_host(list(tasks).index(PRODUCT))
     out = cli.start(args, run)
-    print(f"{len(tasks)} polynomials mod {args.p}: {len(train)} training pairs, {len(test)} held out; network {run.model!r}")
+    print(
+        f"{len(tasks)} polynomials mod {args.p}: {len(train)} training pairs, {len(test)} held out; network {run.model!r}"
+    )
 
     began = time.perf_counter()
 
@@ -179,7 +217,7 @@ def main(argv=None):
     cli.write_log(out, run.history)
     cli.write_run(out, args, dev, time.perf_counter() - began, rows)
     if cli.plotting(args):
-        from tinygrok import plots
+        from tinygrok.plots import modular_polynomials as plots
 
         members = [run.params.to_host(e) for e in range(len(tasks))]
         residuals = {
@@ -188,9 +226,13 @@ def main(argv=None):
             if task.circle
         }
         after, order = members[list(tasks).index(PRODUCT)], tasks[PRODUCT].circle.answers
-        plots.learnability(rows, run.history, before, after, order, residuals, out / "grok_polynomials.png")
+        plots.learnability(
+            rows, run.history, before, after, order, residuals, out / "grok_polynomials.png"
+        )
     show(rows)
-    print(f"\nfiles in {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}")
+    print(
+        f"\nfiles in {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Devices that every test can run on: NumPy, the strict fake of CuPy, and CuPy itself where there is a GPU."""
+"""Devices that every test can run on: NumPy, the strict fake of CuPy, and CuPy itself where there
+is a GPU."""
 
 import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported: worker threads must not multiply
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # read when NumPy is imported: worker threads must not multiply
 sys.path.insert(0, str(Path(__file__).parent))
 
 import fakecupy  # noqa: E402

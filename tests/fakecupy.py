@@ -1,11 +1,12 @@
-"""A module that looks like CuPy, keeps its arrays in NumPy, and refuses what CuPy refuses or does slowly or silently.
+"""A module that looks like CuPy, keeps its arrays in NumPy, and refuses what CuPy refuses or does
+slowly or silently.
 
-The whole suite runs on it where there is no GPU. It is stricter than CuPy: host arrays and lists never mix with device
-arrays, waiting for the device is counted and can be forbidden, memory of `empty` holds NaN, assignments through repeated
-or foreign indices raise, names and keywords are those of the real package (cupy_api.json). CUDA bodies run for real,
-compiled by the host's C++ compiler; cuBLAS is emulated on raw pointers. What it cannot show: races, atomics, rounding of
-cuBLAS and TF32, running out of memory, launch times.
-"""
+The whole suite runs on it where there is no GPU. It is stricter than CuPy: host arrays and lists
+never mix with device arrays, waiting for the device is counted and can be forbidden, memory of
+`empty` holds NaN, assignments through repeated or foreign indices raise, names and keywords are
+those of the real package (cupy_api.json). CUDA bodies run for real, compiled by the host's C++
+compiler; cuBLAS is emulated on raw pointers. What it cannot show: races, atomics, rounding of
+cuBLAS and TF32, running out of memory, launch times."""
 
 import ctypes
 import functools
@@ -35,7 +36,7 @@ class Refused(TypeError):
     """CuPy would raise, wait for the device, copy without notice, or give an undefined result."""
 
 
-# -- what is counted, and what is forbidden inside hot() ------------------------------------------------------------------
+# -- what is counted, and what is forbidden inside hot() -------------------------------------------
 
 
 @dataclass
@@ -43,13 +44,17 @@ class Counts:
     syncs: int = 0  # the host waited for the device
     allocs: int = 0  # new device buffers
     uploads: int = 0  # host arrays copied to the device
-    matmul_copies: int = 0  # operands that cupy.matmul copies: more than two axes and not contiguous
+    matmul_copies: int = (
+        0  # operands that cupy.matmul copies: more than two axes and not contiguous
+    )
 
 
 counts = Counts()
 _rules = SimpleNamespace(hot=False, dtype=None, alloc=True)
 _local = threading.local()  # the current device, as in CuPy one per thread
-_buffers: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()  # address -> live buffer
+_buffers: weakref.WeakValueDictionary[int, np.ndarray] = (
+    weakref.WeakValueDictionary()
+)  # address -> live buffer
 _guard = threading.Lock()  # of _buffers: two ranks of a test share it
 
 
@@ -62,7 +67,8 @@ def reset() -> None:
 
 @contextmanager
 def hot(dtype=None, alloc: bool = True):
-    """Inside, waiting for the device raises, and so do floats of another dtype and (alloc=False) new buffers."""
+    """Inside, waiting for the device raises, and so do floats of another dtype and (alloc=False)
+    new buffers."""
     before = dict(_rules.__dict__)
     _rules.__dict__.update(hot=True, dtype=None if dtype is None else np.dtype(dtype), alloc=alloc)
     try:
@@ -81,7 +87,7 @@ def _device() -> int:
     return getattr(_local, "device", 0)
 
 
-# -- arrays -----------------------------------------------------------------------------------------------------------
+# -- arrays ----------------------------------------------------------------------------------------
 
 
 def _new(a) -> "ndarray":
@@ -100,7 +106,8 @@ def _new(a) -> "ndarray":
 
 
 def _wrap(result, sources=()):
-    """NumPy result -> device array: a view where it shares memory with a source, else a new buffer."""
+    """NumPy result -> device array: a view where it shares memory with a source, else a new
+    buffer."""
     if isinstance(result, tuple | list):
         return type(result)(_wrap(r, sources) for r in result)
     if not isinstance(result, np.ndarray | np.generic):
@@ -113,13 +120,18 @@ def _wrap(result, sources=()):
 
 
 def _unwrap(x, what: str):
-    """Device array -> its NumPy array; scalars, axes, shapes and dtypes pass; host arrays and lists of numbers do not."""
+    """Device array -> its NumPy array; scalars, axes, shapes and dtypes pass; host arrays and lists
+    of numbers do not."""
     if isinstance(x, ndarray):
         if x.device != _device():
-            raise Refused(f"{what}: an array of device {x.device} while device {_device()} is current")
+            raise Refused(
+                f"{what}: an array of device {x.device} while device {_device()} is current"
+            )
         return x._a
     if isinstance(x, np.ndarray):
-        raise Refused(f"{what}: a host array {x.dtype}{list(x.shape)} where CuPy wants a device array")
+        raise Refused(
+            f"{what}: a host array {x.dtype}{list(x.shape)} where CuPy wants a device array"
+        )
     if isinstance(x, list) and not (x and all(isinstance(v, ndarray) for v in x)):
         raise Refused(f"{what}: a list where CuPy wants a device array or a tuple")
     if isinstance(x, tuple | list):
@@ -158,7 +170,8 @@ class ndarray:
         for name in ("shape", "dtype", "itemsize", "strides", "size", "ndim", "nbytes", "flags")
     )
     T, real, imag = (
-        property(lambda self, name=name: _wrap(getattr(self._a, name), (self._a,))) for name in ("T", "real", "imag")
+        property(lambda self, name=name: _wrap(getattr(self._a, name), (self._a,)))
+        for name in ("T", "real", "imag")
     )
 
     @property
@@ -230,9 +243,13 @@ class ndarray:
         if any(a.dtype == bool for a in arrays) and not assign:
             _sync("a boolean mask")
         if assign and any(a.dtype != bool for a in arrays):
-            touched = np.arange(self.size).reshape(self.shape)[plain]  # raises IndexError out of range; CuPy wraps
+            touched = np.arange(self.size).reshape(self.shape)[
+                plain
+            ]  # raises IndexError out of range; CuPy wraps
             if np.unique(touched).size != touched.size:
-                raise Refused("assignment through repeated indices: the order of the writes is undefined")
+                raise Refused(
+                    "assignment through repeated indices: the order of the writes is undefined"
+                )
         return plain if arrays or Ellipsis in [i for i in plain if i is Ellipsis] else (*plain, ...)
 
     def __getitem__(self, index):
@@ -242,7 +259,11 @@ class ndarray:
     def __setitem__(self, index, value):
         if not isinstance(value, ndarray | bool | int | float | complex | np.generic):
             raise Refused(f"assignment of a {type(value).__name__}")
-        a, value, index = _unwrap(self, "assignment"), _unwrap(value, "assignment"), self._index(index, assign=True)
+        a, value, index = (
+            _unwrap(self, "assignment"),
+            _unwrap(value, "assignment"),
+            self._index(index, assign=True),
+        )
         if np.ndim(value) and any(isinstance(i, np.ndarray) and i.dtype == bool for i in index):
             _sync("assignment of an array through a boolean mask")
         a[index] = value
@@ -260,25 +281,43 @@ def _operator(ufunc, kind):
 
 
 _BINARY = dict(
-    add="add", sub="subtract", mul="multiply", truediv="true_divide", floordiv="floor_divide", mod="remainder", pow="power",
-    and_="bitwise_and", or_="bitwise_or", xor="bitwise_xor", lshift="left_shift", rshift="right_shift",
-)  # fmt: skip
+    add="add",
+    sub="subtract",
+    mul="multiply",
+    truediv="true_divide",
+    floordiv="floor_divide",
+    mod="remainder",
+    pow="power",
+    and_="bitwise_and",
+    or_="bitwise_or",
+    xor="bitwise_xor",
+    lshift="left_shift",
+    rshift="right_shift",
+)
 for _name, _ufunc in _BINARY.items():
     for _kind in ("", "r", "i"):
         setattr(ndarray, f"__{_kind}{_name.rstrip('_')}__", _operator(getattr(np, _ufunc), _kind))
 for _name, _ufunc in dict(
-    lt="less", le="less_equal", gt="greater", ge="greater_equal", eq="equal", ne="not_equal", neg="negative",
-    abs="absolute", invert="invert",
-).items():  # fmt: skip
+    lt="less",
+    le="less_equal",
+    gt="greater",
+    ge="greater_equal",
+    eq="equal",
+    ne="not_equal",
+    neg="negative",
+    abs="absolute",
+    invert="invert",
+).items():
     setattr(ndarray, f"__{_name}__", _operator(getattr(np, _ufunc), ""))
 
 
-# -- functions: those of NumPy, under the names and signatures of CuPy ------------------------------------------------------
+# -- functions: those of NumPy, under the names and signatures of CuPy -----------------------------
 
 
 @functools.cache
 def signature(name: str) -> inspect.Signature | None:
-    """The signature of a CuPy function, from the table; None where the real package does not tell."""
+    """The signature of a CuPy function, from the table; None where the real package does not
+    tell."""
     text = API[name]
     return None if text is None else inspect.signature(eval(f"lambda {text}: 0"))
 
@@ -291,9 +330,27 @@ def _bind(name, args, kwargs):
             raise Refused(f"cupy.{name}: {error}") from None
 
 
-_SYNCS = {"nonzero", "flatnonzero", "argwhere", "unique", "bincount", "histogram", "extract", "compress"}
+_SYNCS = {
+    "nonzero",
+    "flatnonzero",
+    "argwhere",
+    "unique",
+    "bincount",
+    "histogram",
+    "extract",
+    "compress",
+}
 _PRODUCTS = {"matmul", "dot", "vdot", "inner", "tensordot", "einsum"}
-_SHAPED = {"zeros", "ones", "full", "arange", "eye", "identity", "linspace", "tri"}  # take no arrays
+_SHAPED = {
+    "zeros",
+    "ones",
+    "full",
+    "arange",
+    "eye",
+    "identity",
+    "linspace",
+    "tri",
+}  # take no arrays
 
 
 def _call(name, function, args, kwargs):
@@ -310,7 +367,12 @@ def _call(name, function, args, kwargs):
     arrays = _unwrap(tuple(args), name)
     options = {k: _unwrap(v, name) for k, v in kwargs.items()}
     sources = [*arrays, *(v for k, v in options.items() if k != "out")]
-    sources = [a for x in sources for a in (x if isinstance(x, tuple | list) else (x,)) if isinstance(a, np.ndarray)]
+    sources = [
+        a
+        for x in sources
+        for a in (x if isinstance(x, tuple | list) else (x,))
+        if isinstance(a, np.ndarray)
+    ]
     if base in _PRODUCTS:
         _check_product(name, sources, out)
     with np.errstate(all="ignore"):
@@ -346,7 +408,12 @@ class _Ufunc:
         return _elementwise(self.ufunc, args, **kwargs)
 
     def reduce(self, *args, **kwargs):
-        return _call("ufunc.reduce", lambda *a, **k: self.ufunc.reduce(*a[1:], **k), (self.name, *args), kwargs)
+        return _call(
+            "ufunc.reduce",
+            lambda *a, **k: self.ufunc.reduce(*a[1:], **k),
+            (self.name, *args),
+            kwargs,
+        )
 
 
 def _method(name):
@@ -354,17 +421,49 @@ def _method(name):
     return lambda self, *args, **kwargs: _call(f"ndarray.{name}", function, (self, *args), kwargs)
 
 
-for _name in (
-    "sum prod max min mean std var any all argmax argmin argsort cumsum clip take repeat dot round conj diagonal trace "
-    "reshape ravel flatten squeeze swapaxes transpose nonzero"
-).split():
+for _name in [
+    "sum",
+    "prod",
+    "max",
+    "min",
+    "mean",
+    "std",
+    "var",
+    "any",
+    "all",
+    "argmax",
+    "argmin",
+    "argsort",
+    "cumsum",
+    "clip",
+    "take",
+    "repeat",
+    "dot",
+    "round",
+    "conj",
+    "diagonal",
+    "trace",
+    "reshape",
+    "ravel",
+    "flatten",
+    "squeeze",
+    "swapaxes",
+    "transpose",
+    "nonzero",
+]:
     setattr(ndarray, _name, _method(_name))
 
 
 def empty(shape, dtype=float, order="C"):
     """Memory of a pool holds old data: NaN or a large negative number, so that reading it shows."""
     dtype = np.dtype(dtype or float)
-    junk = np.nan if dtype.kind in "fc" else True if dtype.kind == "b" else np.iinfo(dtype).min // 2 or np.iinfo(dtype).max
+    junk = (
+        np.nan
+        if dtype.kind in "fc"
+        else True
+        if dtype.kind == "b"
+        else np.iinfo(dtype).min // 2 or np.iinfo(dtype).max
+    )
     return _new(np.full(shape, junk, dtype))
 
 
@@ -390,7 +489,11 @@ def asnumpy(a):
 
 def ascontiguousarray(a, dtype=None):
     host = _unwrap(a, "ascontiguousarray")
-    return a.astype(dtype or a.dtype, copy=False) if host.flags.c_contiguous else a.astype(dtype or a.dtype)
+    return (
+        a.astype(dtype or a.dtype, copy=False)
+        if host.flags.c_contiguous
+        else a.astype(dtype or a.dtype)
+    )
 
 
 def copyto(dst, src):
@@ -413,7 +516,10 @@ _MODULES = {name: _Module(name) for name in ("linalg", "fft")}
 @functools.cache
 def _find(name, found):
     if name not in API or name.startswith("random"):
-        raise AttributeError(f"module 'cupy' has no attribute {name!r}" + ", or none that tinygrok may use" * (name in API))
+        raise AttributeError(
+            f"module 'cupy' has no attribute {name!r}"
+            + ", or none that tinygrok may use" * (name in API)
+        )
     if found is None:
         raise NotImplementedError(f"fakecupy lacks {name}; the real package has it")
     if isinstance(found, np.ufunc) and found.signature is None:
@@ -429,11 +535,22 @@ def __getattr__(name):
     return _find(name, _MODULES.get(name) or getattr(np, name, None))
 
 
-# -- ElementwiseKernel: the CUDA body as a C++ loop on the host -------------------------------------------------------------
+# -- ElementwiseKernel: the CUDA body as a C++ loop on the host ------------------------------------
 
-COMPILER = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
-C_TYPES = {"int32": "int", "int64": "long long", "uint32": "unsigned int", "uint64": "unsigned long long", "bool": "bool",
-           "float32": "float", "float64": "double", "int8": "signed char", "uint8": "unsigned char"}  # fmt: skip
+COMPILER = next(
+    (c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None
+)
+C_TYPES = {
+    "int32": "int",
+    "int64": "long long",
+    "uint32": "unsigned int",
+    "uint64": "unsigned long long",
+    "bool": "bool",
+    "float32": "float",
+    "float64": "double",
+    "int8": "signed char",
+    "uint8": "unsigned char",
+}
 
 
 def parameters(text: str) -> list[tuple[bool, str, str]]:
@@ -454,10 +571,13 @@ template <typename T> struct Raw {  // a raw parameter, with the bounds that a G
 
 
 def cpp_source(inputs: str, outputs: str, body: str, name: str) -> str:
-    """C++ for one kernel, with references as CuPy makes them; _n[j] is the step of argument j (0: a scalar), raw: its size."""
+    """C++ for one kernel, with references as CuPy makes them; _n[j] is the step of argument j (0: a
+    scalar), raw: its size."""
     const = [True] * len(parameters(inputs)) + [False] * len(parameters(outputs))
     outside, inside = [], []
-    for j, ((raw, kind, p), c) in enumerate(zip(parameters(inputs) + parameters(outputs), const, strict=True)):
+    for j, ((raw, kind, p), c) in enumerate(
+        zip(parameters(inputs) + parameters(outputs), const, strict=True)
+    ):
         t = ("const " if c else "") + C_TYPES.get(kind, kind)
         if raw:
             outside.append(f"Raw<{t}> {p} = {{({t}*)_args[{j}], _n[{j}], &_outside}};")
@@ -485,14 +605,29 @@ template <typename T> static bool {name}_host(std::ptrdiff_t _size, void** _args
 @functools.cache
 def _library(source: str) -> ctypes.CDLL:
     source = HEADER + source
-    folder = Path(tempfile.gettempdir()) / f"tinygrok-kernels-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    folder = (
+        Path(tempfile.gettempdir())
+        / f"tinygrok-kernels-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    )
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / (hashlib.sha256(source.encode()).hexdigest()[:24] + ".so")
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as work:  # renamed when done: other processes see all or nothing
+        with tempfile.TemporaryDirectory(
+            dir=folder
+        ) as work:  # renamed when done: other processes see all or nothing
             cpp, so = Path(work, "k.cpp"), Path(work, "k.so")
             cpp.write_text(source)
-            command = [COMPILER, "-std=c++14", "-O2", "-ffp-contract=off", "-fPIC", "-shared", str(cpp), "-o", str(so)]
+            command = [
+                COMPILER,
+                "-std=c++14",
+                "-O2",
+                "-ffp-contract=off",
+                "-fPIC",
+                "-shared",
+                str(cpp),
+                "-o",
+                str(so),
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise ValueError(f"the CUDA body does not compile as C++:\n{done.stderr}")
@@ -502,7 +637,8 @@ def _library(source: str) -> ctypes.CDLL:
 
 @functools.cache
 def _host_function(inputs, outputs, body, name, ctype):
-    """The compiled loop; all of tinygrok's kernels go into one library, which takes one run of the compiler."""
+    """The compiled loop; all of tinygrok's kernels go into one library, which takes one run of the
+    compiler."""
     from tinygrok.engine.kernels import KERNELS
 
     known = {k.name: (k.inputs, k.outputs, k.cuda, k.name) for k in KERNELS.values()}
@@ -514,7 +650,9 @@ def _host_function(inputs, outputs, body, name, ctype):
 def _scalar(value, dtype, what):
     if not isinstance(value, bool | int | float | np.generic):
         raise Refused(f"{what}: {type(value).__name__} for a scalar")
-    if dtype.kind in "iu" and not (value == int(value) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max):
+    if dtype.kind in "iu" and not (
+        value == int(value) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+    ):
         raise Refused(f"{what}: {value} does not fit {dtype}")
     return np.array(value, dtype=dtype)
 
@@ -531,7 +669,8 @@ def _gather_sum(u, rows, S, P, N, B, stride, h):
 
 
 def _segment_sum(dh, order, starts, S, P, N, B, order_stride, starts_stride, accumulate, du):
-    """du[e, s, v] = (or +=) sum of the rows b of dh[e] with rows[s, b] = v, listed in order[starts[v]:starts[v + 1]]"""
+    """du[e, s, v] = (or +=) sum of the rows b of dh[e] with rows[s, b] = v, listed in
+    order[starts[v]:starts[v + 1]]"""
     rows, out = dh.reshape(-1, B, N), du.reshape(-1, S, P, N)
     order, starts = order.reshape(-1, S, B), starts.reshape(-1, S, P + 1)
     for e in range(len(out)):
@@ -546,7 +685,8 @@ TWINS = {"gather_sum": _gather_sum, "segment_sum": _segment_sum}
 
 
 class ElementwiseKernel:
-    """cupy.ElementwiseKernel with outputs given; `T` is taken from the array arguments, scalars are cast to it."""
+    """cupy.ElementwiseKernel with outputs given; `T` is taken from the array arguments, scalars are
+    cast to it."""
 
     def __init__(self, in_params, out_params, operation, name="kernel"):
         self.key = (in_params, out_params, operation, name)
@@ -557,9 +697,14 @@ class ElementwiseKernel:
 
     def __call__(self, *args):
         if len(args) != len(self.params):
-            raise Refused(f"{self.name} takes {len(self.params)} arguments with outputs, not {len(args)}")
+            raise Refused(
+                f"{self.name} takes {len(self.params)} arguments with outputs, not {len(args)}"
+            )
         types, arrays = {}, []
-        for j in (*range(self.nin, len(args)), *range(self.nin)):  # outputs decide first, as in CuPy
+        for j in (
+            *range(self.nin, len(args)),
+            *range(self.nin),
+        ):  # outputs decide first, as in CuPy
             (_, kind, p), a = self.params[j], args[j]
             if not isinstance(a, ndarray):
                 if j >= self.nin or not isinstance(a, bool | int | float | np.generic):
@@ -568,7 +713,11 @@ class ElementwiseKernel:
             want = types.setdefault(kind, a.dtype) if len(kind) == 1 else np.dtype(kind)
             if a.dtype != want:
                 raise Refused(f"{self.name}: Type is mismatched. {p} {a.dtype} {want}")
-        shapes = [a.shape for a, (raw, _, _) in zip(args, self.params, strict=True) if isinstance(a, ndarray) and not raw]
+        shapes = [
+            a.shape
+            for a, (raw, _, _) in zip(args, self.params, strict=True)
+            if isinstance(a, ndarray) and not raw
+        ]
         shape = np.broadcast_shapes(*shapes)
         for (raw, kind, p), a in zip(self.params, args, strict=True):
             what = f"{self.name}: {p}"
@@ -592,22 +741,29 @@ class ElementwiseKernel:
         if COMPILER is None:
             from tinygrok.engine.kernels import KERNELS
 
-            (KERNELS[self.name].numpy or TWINS[self.name])(*(a._a if isinstance(a, ndarray) else a for a in args))
+            (KERNELS[self.name].numpy or TWINS[self.name])(
+                *(a._a if isinstance(a, ndarray) else a for a in args)
+            )
             return
         function = _host_function(*self.key, "double" if dtype == np.float64 else "float")
         flat = [np.ascontiguousarray(a) if a.ndim else a for a in arrays]
         pointers = (ctypes.c_void_p * len(flat))(*(a.ctypes.data for a in flat))
         raws = [raw for raw, _, _ in self.params]
-        steps = [a.size if raw else int(isinstance(a, ndarray)) for a, raw in zip(args, raws, strict=True)]
+        steps = [
+            a.size if raw else int(isinstance(a, ndarray))
+            for a, raw in zip(args, raws, strict=True)
+        ]
         steps = (ctypes.c_ssize_t * len(flat))(*steps)
         if function(ctypes.c_ssize_t(math.prod(shape)), pointers, steps):
-            raise Refused(f"{self.name}: an index outside a raw parameter; a GPU would read or write other memory")
+            raise Refused(
+                f"{self.name}: an index outside a raw parameter; a GPU would read or write other memory"
+            )
         for given, used in zip(arrays[self.nin :], flat[self.nin :], strict=True):
             if given is not used:
                 given[...] = used
 
 
-# -- cuda: devices, and cuBLAS on raw pointers --------------------------------------------------------------------------------
+# -- cuda: devices, and cuBLAS on raw pointers -----------------------------------------------------
 
 _HANDLE = 4711
 _DEVICES = 2
@@ -636,7 +792,8 @@ class _CudaDevice:
 
 
 def _memory(pointer, dtype, batch, rows, cols, ld, stride):
-    """Column-major (rows, cols) matrices at an address, as the row-major (batch, cols, rows) array NumPy sees there."""
+    """Column-major (rows, cols) matrices at an address, as the row-major (batch, cols, rows) array
+    NumPy sees there."""
     if stride < 0 or rows * cols * batch == 0:
         raise Refused(f"cuBLAS: a {batch} x {rows} x {cols} operand with batch stride {stride}")
     count = (batch - 1) * stride + (cols - 1) * ld + rows
@@ -658,9 +815,30 @@ def _shares(a, b):
 
 
 def _gemm(
-    handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB, beta, C, Ctype, ldc, strideC,
-    batchCount, computeType, algo,
-):  # fmt: skip
+    handle,
+    transa,
+    transb,
+    m,
+    n,
+    k,
+    alpha,
+    A,
+    Atype,
+    lda,
+    strideA,
+    B,
+    Btype,
+    ldb,
+    strideB,
+    beta,
+    C,
+    Ctype,
+    ldc,
+    strideC,
+    batchCount,
+    computeType,
+    algo,
+):
     """C = alpha op(A) op(B) + beta C, column-major, for every matrix of the batch."""
     if handle != _HANDLE + _device() or algo != -1 or {transa, transb} - {0, 1}:
         raise Refused("cuBLAS: wrong handle, algorithm or transpose flag")

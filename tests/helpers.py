@@ -7,17 +7,31 @@ from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.tasks.modular import addition
-from tinygrok.train import Evaluation, Training
+from tinygrok.training.loop import Evaluation, Training
 
 
 def small_run(
-    dev, p=11, width=12, seeds=0, dropout=0.0, batch_size=None, loss="mse", terms=2, lr=0.01, decay=1.0, own_split=False,
-    fractions=None, batchnorm=False,
-):  # fmt: skip
-    """A training run on addition; seeds of several members make an ensemble, with own splits and data fractions."""
+    dev,
+    p=11,
+    width=12,
+    seeds=0,
+    dropout=0.0,
+    batch_size=None,
+    loss="mse",
+    terms=2,
+    lr=0.01,
+    decay=1.0,
+    own_split=False,
+    fractions=None,
+    batchnorm=False,
+):
+    """A training run on addition; seeds of several members make an ensemble, with own splits and
+    data fractions."""
     task = addition(p, (1,) * terms)
     members = list(seeds) if isinstance(seeds, list | tuple) else None
-    net = TwoLayerNet(p, width, terms, "square" if terms == 2 else f"power{terms}", batchnorm=batchnorm)
+    net = TwoLayerNet(
+        p, width, terms, "square" if terms == 2 else f"power{terms}", batchnorm=batchnorm
+    )
     params, grads = (Arena(dev, net.shapes, len(members) if members else None) for _ in range(2))
     for e in range(len(members)) if members else (None,):
         params.load(net.init(generator(seeds if e is None else members[e], "init")), e)

@@ -1,4 +1,5 @@
-"""Weights written down: exactness over every input, the predicted noise, refusals, and what training finds."""
+"""Weights written down: exactness over every input, the predicted noise, refusals, and what
+training finds."""
 
 import math
 import subprocess
@@ -27,8 +28,17 @@ from tinygrok.engine.optim import SGD, AdamW
 from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.probes.fourier import neuron_ipr
-from tinygrok.tasks.modular import TaskError, addition, discrete_log, division, multiplication, polynomial, product, separable
-from tinygrok.train import Evaluation, Training, fit
+from tinygrok.tasks.modular import (
+    TaskError,
+    addition,
+    discrete_log,
+    division,
+    multiplication,
+    polynomial,
+    product,
+    separable,
+)
+from tinygrok.training.loop import Evaluation, Training, fit
 
 check = verify.verify
 EXACT = 1e-28
@@ -38,54 +48,77 @@ def logits(network, task, dev):
     return dev.to_host(verify.evaluator(dev, network)(task.inputs(np.arange(task.size))))
 
 
-# -- addition -------------------------------------------------------------------------------------------------------------
+# -- addition --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("terms, width", [(1, 23), (2, 67), (3, 177), (4, 441)])
+@pytest.mark.parametrize(("terms", "width"), [(1, 23), (2, 67), (3, 177), (4, 441)])
 def test_addition_is_one_hot_exact(terms, width):
     task = addition(23, (1,) * terms)
     weights = addition_weights(task)
-    assert weights["W"].shape == (width, 23) and weights["U"].shape == (terms, 23, width)
+    assert weights["W"].shape == (width, 23)
+    assert weights["U"].shape == (terms, 23, width)
     v = check(weights, task)
-    assert v.accuracy == 1 and v.whole and v.inputs == 23**terms and v.mse < EXACT and abs(v.min_margin - 1) < 1e-12
-    assert v.noise < 1e-12 and abs(v.signal - 22 / 23) < 1e-12
+    assert v.accuracy == 1
+    assert v.whole
+    assert v.inputs == 23**terms
+    assert v.mse < EXACT
+    assert abs(v.min_margin - 1) < 1e-12
+    assert v.noise < 1e-12
+    assert abs(v.signal - 22 / 23) < 1e-12
 
 
-@pytest.mark.parametrize("terms, width", [(1, 2), (2, 6), (3, 16), (4, 40)])
+@pytest.mark.parametrize(("terms", "width"), [(1, 2), (2, 6), (3, 16), (4, 40)])
 def test_one_frequency_is_enough(terms, width):
     task = addition(23, (1,) * terms)
     v = check(addition_weights(task, width), task)
-    assert v.accuracy == 1 and width == group_size(terms)
+    assert v.accuracy == 1
+    assert width == group_size(terms)
     assert abs(v.min_margin - 2 / 23 * (1 - math.cos(2 * math.pi / 23))) < 1e-12
 
 
-@pytest.mark.parametrize("p, terms, coefficients", [(97, 2, (1, 1)), (97, 2, (5, -3)), (31, 3, (2, 5, 7)), (12, 3, (1, 11, 5))])
+@pytest.mark.parametrize(
+    ("p", "terms", "coefficients"),
+    [(97, 2, (1, 1)), (97, 2, (5, -3)), (31, 3, (2, 5, 7)), (12, 3, (1, 11, 5))],
+)
 def test_addition_with_coefficients(p, terms, coefficients):
     task = addition(p, coefficients)
     v = check(addition_weights(task), task)
-    assert v.accuracy == 1 and v.mse < EXACT
+    assert v.accuracy == 1
+    assert v.mse < EXACT
 
 
 def test_margin_of_several_frequencies():
     task = addition(23)
     for count in (2, 5):
-        v, d, f = check(addition_weights(task, 6 * count), task), np.arange(1, 23)[:, None], np.arange(1, count + 1)
-        assert abs(v.min_margin - (2 / 23 * (1 - np.cos(2 * np.pi * f * d / 23)).sum(axis=1)).min()) < 1e-12
+        v, d, f = (
+            check(addition_weights(task, 6 * count), task),
+            np.arange(1, 23)[:, None],
+            np.arange(1, count + 1),
+        )
+        assert (
+            abs(v.min_margin - (2 / 23 * (1 - np.cos(2 * np.pi * f * d / 23)).sum(axis=1)).min())
+            < 1e-12
+        )
 
 
 @pytest.mark.parametrize("terms", [2, 3, 4])
 def test_lattice_phases_are_exact_too(terms):
     task = addition(11, (1,) * terms)
     v = check(addition_weights(task, phases="lattice"), task)
-    assert v.accuracy == 1 and v.mse < EXACT and len(lattice_phases(terms)) >= group_size(terms)
+    assert v.accuracy == 1
+    assert v.mse < EXACT
+    assert len(lattice_phases(terms)) >= group_size(terms)
 
 
 def test_equal_phases_have_a_margin_that_depends_on_the_input():
     task = addition(97)
     v = check(addition_weights(task, 3, "equal"), task)
-    assert v.accuracy == 1 and 2e-8 < v.min_margin < 2.5e-8
+    assert v.accuracy == 1
+    assert 2e-8 < v.min_margin < 2.5e-8
     v = check(addition_weights(task, phases="equal"), task)
-    assert v.accuracy == 1 and abs(v.min_margin - 0.5) < 1e-9 and v.noise > 0.05
+    assert v.accuracy == 1
+    assert abs(v.min_margin - 0.5) < 1e-9
+    assert v.noise > 0.05
 
 
 @pytest.mark.parametrize("h", ["identity", "cube", "square"])
@@ -93,26 +126,34 @@ def test_any_function_of_a_sum(h):
     n = np.arange(23)
     task = separable(23, [4 * n, n**2], {"identity": n, "cube": n**3, "square": n**2}[h])
     v = check(addition_weights(task), task)
-    assert v.accuracy == 1 and v.mse < EXACT
+    assert v.accuracy == 1
+    assert v.mse < EXACT
 
 
 def test_predictions():
     """Noise per neuron, and the width at which random phases make no error."""
     assert [round(noise_constant(s), 3) for s in (1, 2, 3, 4)] == [0.5, 4.0, 25.333, 164.535]
-    assert [[random_width(p, s) for p in (11, 23, 31, 97)] for s in (2, 3)] == [[79, 113, 127, 179], [728, 1017, 1134, 1583]]
+    assert [[random_width(p, s) for p in (11, 23, 31, 97)] for s in (2, 3)] == [
+        [79, 113, 127, 179],
+        [728, 1017, 1134, 1583],
+    ]
 
 
-@pytest.mark.parametrize("p, terms, width, low, high", [(97, 2, 500, 3.5, 4.6), (23, 3, 1000, 23, 28)])
+@pytest.mark.parametrize(
+    ("p", "terms", "width", "low", "high"), [(97, 2, 500, 3.5, 4.6), (23, 3, 1000, 23, 28)]
+)
 def test_random_phases(p, terms, width, low, high):
     task = addition(p, (1,) * terms)
     v = check(addition_weights(task, width, "random", generator(0, "init")), task)
-    assert v.accuracy == 1 and low < v.mse * width < high
+    assert v.accuracy == 1
+    assert low < v.mse * width < high
     assert abs(v.signal / v.noise / math.sqrt(width / noise_constant(terms)) - 1) < 0.1
 
 
-@pytest.mark.parametrize("p, terms, width", [(23, 2, 70), (23, 3, 111)])
+@pytest.mark.parametrize(("p", "terms", "width"), [(23, 2, 70), (23, 3, 111)])
 def test_the_terms_account_for_the_whole_error(p, terms, width):
-    """MSE = sum of rms^2 of the cross terms + the error of signal and constant, which only count frequencies."""
+    """MSE = sum of rms^2 of the cross terms + the error of signal and constant, which only count
+    frequencies."""
     task = addition(p, (1,) * terms)
     weights = addition_weights(task, width, "random", generator(1, "init"))
     v = check(weights, task)
@@ -123,27 +164,42 @@ def test_the_terms_account_for_the_whole_error(p, terms, width):
     h = sum(weights["U"][s, 0][fit_.frequency == 0] for s in range(terms)) ** terms
     constant = h @ weights["W"][fit_.frequency == 0, 0]
     expected = v.noise**2 + ((signal - 2 / p) ** 2).sum() / 2 + (constant - 1 / p) ** 2
-    assert abs(v.mse - expected) < 1e-12 and abs(v.signal - signal.sum()) < 1e-12
+    assert abs(v.mse - expected) < 1e-12
+    assert abs(v.signal - signal.sum()) < 1e-12
 
 
 def test_exact_phases_cancel_every_term_but_one():
-    for terms, design in ((2, exact_phases), (3, exact_phases), (4, exact_phases), (3, lattice_phases)):
+    for terms, design in (
+        (2, exact_phases),
+        (3, exact_phases),
+        (4, exact_phases),
+        (3, lattice_phases),
+    ):
         task = addition(11, (1,) * terms)
         first, *rest = verify.cross_terms(
-            addition_weights(task, len(design(terms)), "exact" if design is exact_phases else "lattice"), task.circle
+            addition_weights(
+                task, len(design(terms)), "exact" if design is exact_phases else "lattice"
+            ),
+            task.circle,
         )
-        assert first.m == (1,) * terms and first.words == math.factorial(terms) and rest[0].rms < 1e-14 < first.rms
-    _, second, *_ = verify.cross_terms(addition_weights(addition(11), 3, "equal"), addition(11).circle)
-    assert second.rms > 1e-2 and len(equal_phases(2)) == 3
+        assert first.m == (1,) * terms
+        assert first.words == math.factorial(terms)
+        assert rest[0].rms < 1e-14 < first.rms
+    _, second, *_ = verify.cross_terms(
+        addition_weights(addition(11), 3, "equal"), addition(11).circle
+    )
+    assert second.rms > 1e-2
+    assert len(equal_phases(2)) == 3
 
 
-# -- multiplication -------------------------------------------------------------------------------------------------------
+# -- multiplication --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("p", [2, 3, 23, 97])
 def test_discrete_logarithm(p):
     log = discrete_log(p)
-    assert log[0] == -1 and sorted(log[1:]) == list(range(p - 1))
+    assert log[0] == -1
+    assert sorted(log[1:]) == list(range(p - 1))
     x = np.arange(1, p)
     assert ((log[x][:, None] + log[x] - log[x[:, None] * x % p]) % (p - 1) == 0).all()
 
@@ -153,35 +209,48 @@ def test_multiplication_is_one_hot_exact(exponents):
     task = multiplication(23, exponents)
     weights = multiplication_weights(task)
     v = check(weights, task)
-    assert weights["W"].shape == (74, 23) and v.accuracy == 1 and v.mse < EXACT
+    assert weights["W"].shape == (74, 23)
+    assert v.accuracy == 1
+    assert v.mse < EXACT
 
 
 @pytest.mark.parametrize(
-    "p, exponents, width", [(97, (1, 1), 296), (11, (1, 1, 1), 96 + 7), (13, (1, 3, 2, 4), 280 + 15), (11, (3,), 13)]
+    ("p", "exponents", "width"),
+    [(97, (1, 1), 296), (11, (1, 1, 1), 96 + 7), (13, (1, 3, 2, 4), 280 + 15), (11, (3,), 13)],
 )
 def test_many_factors_and_powers(p, exponents, width):
     task = multiplication(p, exponents)
     weights = multiplication_weights(task)
     v = check(weights, task)
-    assert len(weights["W"]) == width and v.accuracy == 1 and v.mse < EXACT and v.inputs == p ** len(exponents)
+    assert len(weights["W"]) == width
+    assert v.accuracy == 1
+    assert v.mse < EXACT
+    assert v.inputs == p ** len(exponents)
 
 
 def test_any_function_of_a_product_and_division():
     n = np.arange(13)
-    task = product(13, [n + 1, n**2], (n**3 + 5) % 13)  # zero factors at n_1 = 12 and n_2 = 0, zero answers 5
+    task = product(
+        13, [n + 1, n**2], (n**3 + 5) % 13
+    )  # zero factors at n_1 = 12 and n_2 = 0, zero answers 5
     v = check(multiplication_weights(task), task)
-    assert v.accuracy == 1 and v.mse < EXACT
+    assert v.accuracy == 1
+    assert v.mse < EXACT
     v = check(multiplication_weights(multiplication(13, (1, 11))), division(13))
-    assert v.accuracy == 1 and v.inputs == 13 * 12 and v.mse < EXACT
+    assert v.accuracy == 1
+    assert v.inputs == 13 * 12
+    assert v.mse < EXACT
 
 
 def test_zero_neurons():
     forms, readout = zero_neurons(2)
-    assert forms.tolist() == [[1, 1], [1, -1]] and np.allclose(readout, [0.25, 0.75])
+    assert forms.tolist() == [[1, 1], [1, -1]]
+    assert np.allclose(readout, [0.25, 0.75])
 
 
 def test_random_multiplication_and_the_printed_exponent():
-    """Eq. 6 as printed, with (2/(N-1))^(-1/3), drowns the zero neuron: every input with a zero is wrong."""
+    """Eq. 6 as printed, with (2/(N-1))^(-1/3), drowns the zero neuron: every input with a zero is
+    wrong."""
     task = multiplication(97)
     weights = multiplication_weights(task, 500, "random")
     assert check(weights, task).accuracy == 1
@@ -192,22 +261,24 @@ def test_random_multiplication_and_the_printed_exponent():
     assert abs((1 - v.accuracy) * 97**2 / 193 - 1) < 0.05  # 2 p - 1 = 193 inputs with a zero
 
 
-# -- polynomials ----------------------------------------------------------------------------------------------------------
+# -- polynomials -----------------------------------------------------------------------------------
 
 PAPER = "2*n1^4*n2 + n1^2*n2^2 + 3*n1*n2^3"
 
 
 def test_polynomial_of_the_paper():
-    """Appendix B: MSE 0.00767 with N_1 = 500, N_2 = 2000, which are logits of 3/4 the stated normalisation."""
+    """Appendix B: MSE 0.00767 with N_1 = 500, N_2 = 2000, which are logits of 3/4 the stated
+    normalisation."""
     net = PolynomialNetwork(97, parse(PAPER), "random", (500, 2000))
     v = check(net, net.task)
-    assert v.accuracy == 1 and abs(v.mse * 2000 / noise_constant(3) - 1) < 0.1
+    assert v.accuracy == 1
+    assert abs(v.mse * 2000 / noise_constant(3) - 1) < 0.1
     assert 0.0072 < v.mse * 9 / 16 + 1 / 16 / 97 < 0.0082
 
 
 @pytest.mark.parametrize("beta", [100.0, None])
 @pytest.mark.parametrize(
-    "p, text, widths",
+    ("p", "text", "widths"),
     [
         (97, PAPER, (296, 769)),
         (23, PAPER, (74, 177)),
@@ -218,7 +289,9 @@ def test_polynomial_of_the_paper():
 def test_polynomial_with_exact_experts(p, text, widths, beta):
     net = PolynomialNetwork(p, parse(text), beta=beta)
     v = check(net, net.task)
-    assert v.accuracy == 1 and v.mse < EXACT and v.inputs == net.task.size
+    assert v.accuracy == 1
+    assert v.mse < EXACT
+    assert v.inputs == net.task.size
     assert widths is None or (len(net.experts[0][1]["W"]), len(net.top["W"])) == widths
 
 
@@ -228,7 +301,7 @@ def test_a_soft_step_only_scales_exact_logits():
 
 
 @pytest.mark.parametrize(
-    "text, value",
+    ("text", "value"),
     [
         ("n1", lambda a, b: a),
         ("-n1 + 2*n2^0 - (n1 - n2)^3*2", lambda a, b: -a + 2 - 2 * (a - b) ** 3),
@@ -245,20 +318,42 @@ def test_parser(text, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "2", "n1 + x", "n10", "n0", "n1 n2", "2n1", "n1^^2", "n1^n2", "n1^-1", "n1**2", "n1/2", "n1.real", "(n1", "n1)", "n1 +",
-     "__import__('os').system('ls')", "(n1 + n2)^101", "(n1 + n2 + n3 + n4)^30", "n1 + ²", "(" * 5000, "n1^" + "9" * 5000],
-)  # fmt: skip
+    [
+        "",
+        "2",
+        "n1 + x",
+        "n10",
+        "n0",
+        "n1 n2",
+        "2n1",
+        "n1^^2",
+        "n1^n2",
+        "n1^-1",
+        "n1**2",
+        "n1/2",
+        "n1.real",
+        "(n1",
+        "n1)",
+        "n1 +",
+        "__import__('os').system('ls')",
+        "(n1 + n2)^101",
+        "(n1 + n2 + n3 + n4)^30",
+        "n1 + ²",
+        "(" * 5000,
+        "n1^" + "9" * 5000,
+    ],
+)
 def test_parser_refuses(text):
     with pytest.raises(PolynomialError) as error:
         parse(text)
     assert "\n" not in str(error.value)
 
 
-# -- refusals, devices, samples ---------------------------------------------------------------------------------------------
+# -- refusals, devices, samples --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "build, says",
+    ("build", "says"),
     [
         (lambda: multiplication(12), "12 is not prime"),
         (lambda: PolynomialNetwork(12, parse("n1*n2")), "12 is not prime"),
@@ -288,10 +383,12 @@ def test_refusals(build, says):
 def test_every_device_computes_the_same(dev):
     task = addition(11, (1, 2, 3))
     v = check(addition_weights(task, 16), task, dev)
-    assert v.accuracy == 1 and abs(v.min_margin - 2 / 11 * (1 - math.cos(2 * math.pi / 11))) < 1e-5
+    assert v.accuracy == 1
+    assert abs(v.min_margin - 2 / 11 * (1 - math.cos(2 * math.pi / 11))) < 1e-5
     net = PolynomialNetwork(7, parse("n1*n2 + 3*n1^2"))
     v = check(net, net.task, dev)
-    assert v.accuracy == 1 and v.mse < 1e-10
+    assert v.accuracy == 1
+    assert v.mse < 1e-10
 
 
 def test_verify_against_plain_numpy(host_dev):
@@ -303,24 +400,31 @@ def test_verify_against_plain_numpy(host_dev):
     assert abs(v.mse - ((z - np.eye(23)[y]) ** 2).mean()) < 1e-14
     z[np.arange(529), y] = -np.inf
     margin = right - z.max(axis=1)
-    assert v.accuracy == (margin > 0).mean() < 1 and v.min_margin == margin.min() and abs(v.mean_margin - margin.mean()) < 1e-14
+    assert v.accuracy == (margin > 0).mean() < 1
+    assert v.min_margin == margin.min()
+    assert abs(v.mean_margin - margin.mean()) < 1e-14
     assert v.at == tuple(task.inputs(margin.argmin()))
 
 
 def test_large_tables_are_sampled_and_say_so():
     task = addition(23, (1,) * 5)
     v = check(addition_weights(task, 96), task, limit=10**9)
-    assert v.accuracy == 1 and v.inputs == verify.SAMPLE and not v.whole and "a random sample" in str(v)
+    assert v.accuracy == 1
+    assert v.inputs == verify.SAMPLE
+    assert not v.whole
+    assert "a random sample" in str(v)
 
 
 def test_float32_keeps_the_margin_of_one_frequency():
     task, dev = addition(97), verify.get_device("cpu", "float32")
     v = check(addition_weights(task, 6), task, dev)
-    assert v.accuracy == 1 and abs(v.min_margin - 4.32e-5) < 1e-7
+    assert v.accuracy == 1
+    assert abs(v.min_margin - 4.32e-5) < 1e-7
 
 
 def test_exact_weights_are_a_stationary_point(host_dev):
-    """They load into the parameters that training uses; the gradient of the MSE is 0 there, and plain descent stays."""
+    """They load into the parameters that training uses; the gradient of the MSE is 0 there, and
+    plain descent stays."""
     task = addition(11)
     weights = addition_weights(task)
     net = verify.two_layer(weights)
@@ -328,11 +432,19 @@ def test_exact_weights_are_a_stationary_point(host_dev):
     params.load(weights)
     numbers = np.arange(task.size)
     data = [(task.inputs(numbers), task.labels(task.inputs(numbers)))]
-    run = Training(host_dev, net, SGD(host_dev, params, grads, lr=1.0), data, Evaluation.of_task(task, train=numbers), 0)
-    assert run.step() < EXACT and np.abs(grads.flat).max() < 1e-14
+    run = Training(
+        host_dev,
+        net,
+        SGD(host_dev, params, grads, lr=1.0),
+        data,
+        Evaluation.of_task(task, train=numbers),
+        0,
+    )
+    assert run.step() < EXACT
+    assert np.abs(grads.flat).max() < 1e-14
 
 
-# -- trained networks -----------------------------------------------------------------------------------------------------
+# -- trained networks ------------------------------------------------------------------------------
 
 
 def train(task, width, steps, seed=0, lr=0.005, betas=(0.9, 0.999)):
@@ -344,7 +456,9 @@ def train(task, width, steps, seed=0, lr=0.005, betas=(0.9, 0.999)):
     params.load(net.init(generator(seed, "init")))
     optimizer = AdamW(dev, params, grads, lr, betas, weight_decay=5.0)
     data = [(task.inputs(parts[0]), task.labels(task.inputs(parts[0])))]
-    run = Training(dev, net, optimizer, data, Evaluation.of_task(task, train=parts[0], test=parts[1]), seed)
+    run = Training(
+        dev, net, optimizer, data, Evaluation.of_task(task, train=parts[0], test=parts[1]), seed
+    )
     fit(run, steps, log_every=steps)
     return run.params.to_host(), run.history["test_accuracy"][-1], parts
 
@@ -361,12 +475,18 @@ def test_the_fit_of_written_weights_is_perfect():
         weights = build(task, 150, "random", generator(0, "init"))
         fit_ = trained.fit_waves(weights, task.circle)
         on = fit_.share > 0.5  # all but the zero neuron
-        assert on.sum() >= 149 and np.allclose(fit_.share[on], 1) and fit_.common[on].mean() > 0.9
+        assert on.sum() >= 149
+        assert np.allclose(fit_.share[on], 1)
+        assert fit_.common[on].mean() > 0.9
         told = np.isfinite(fit_.residual)
-        if (task.circle.answers == np.roll(task.circle.answers[::-1], 1)).all():  # h(t) = h(-t) hides the phases
-            assert not told.any() and verify.cross_terms(weights, task.circle) == []
+        if (
+            task.circle.answers == np.roll(task.circle.answers[::-1], 1)
+        ).all():  # h(t) = h(-t) hides the phases
+            assert not told.any()
+            assert verify.cross_terms(weights, task.circle) == []
         else:
-            assert told.sum() > 130 and np.abs(fit_.residual[told]).max() < 1e-6
+            assert told.sum() > 130
+            assert np.abs(fit_.residual[told]).max() < 1e-6
         for name, x in trained.idealise(weights, task.circle).items():
             np.testing.assert_allclose(x, weights[name], atol=1e-9)
 
@@ -376,37 +496,49 @@ def test_the_fit_recovers_phases():
     waves = designed_waves(23, np.arange(1, 12), exact_phases(2) + 0.2)
     weights = render(task.circle, 23, waves)
     fit_ = trained.fit_waves(weights, task.circle)
-    assert (fit_.frequency == waves.frequency).all() and np.allclose(fit_.amplitude, waves.amplitude)
+    assert (fit_.frequency == waves.frequency).all()
+    assert np.allclose(fit_.amplitude, waves.amplitude)
     assert np.allclose(np.exp(1j * fit_.phase[:-1]), np.exp(1j * waves.phase.T))
-    weights["W"] = render(task.circle, 23, waves._replace(phase=waves.phase + 0.15))["W"]  # read-out phases off by 0.3
+    weights["W"] = render(task.circle, 23, waves._replace(phase=waves.phase + 0.15))[
+        "W"
+    ]  # read-out phases off by 0.3
     assert np.allclose(trained.fit_waves(weights, task.circle).residual, 0.3)
     kept = trained.idealise(weights, task.circle)
-    assert np.allclose(kept["W"], weights["W"]) and np.allclose(kept["U"], weights["U"])
+    assert np.allclose(kept["W"], weights["W"])
+    assert np.allclose(kept["U"], weights["U"])
 
 
 def test_trained_multiplication_is_the_written_solution():
-    """Section 8: p = 97, N = 500; log-Fourier IPR, phases, share of the weights explained before and after."""
+    """Section 8: p = 97, N = 500; log-Fourier IPR, phases, share of the weights explained before
+    and after."""
     task = multiplication(97)
     weights, accuracy, _ = train(task, 500, 100)
     order = task.circle.answers
     assert accuracy == 1
-    assert np.nanmean(neuron_ipr(weights, order)) > 0.6 and np.nanmean(neuron_ipr(weights)) < 0.06
+    assert np.nanmean(neuron_ipr(weights, order)) > 0.6
+    assert np.nanmean(neuron_ipr(weights)) < 0.06
     after = trained.fit_waves(weights, task.circle)
     before = trained.fit_waves(verify.TwoLayerNet(97, 500).init(generator(0, "init")), task.circle)
-    assert before.total < 0.15 and after.total > 0.75 and after.common.mean() > 0.7
+    assert before.total < 0.15
+    assert after.total > 0.75
+    assert after.common.mean() > 0.7
     assert np.sqrt(np.nanmean(after.residual[after.share > 0.8] ** 2)) < 0.2
     assert check(trained.idealise(weights, task.circle), task).accuracy > 0.99
     untrained = verify.TwoLayerNet(97, 500).init(generator(0, "init"))
-    assert check(trained.idealise(untrained, task.circle), task).accuracy < 0.05, "the fit must not write the solution"
+    assert check(trained.idealise(untrained, task.circle), task).accuracy < 0.05, (
+        "the fit must not write the solution"
+    )
 
 
 def test_separability_certificate():
     n = np.arange(23)
     sums = separable(23, [4 * n, n**2], n**3).table()
     assert not trained.excluded(sums, "add")
-    assert trained.excluded((sums + n[:, None] * n) % 23, "add") and trained.excluded((sums + n[:, None] * n) % 23, "multiply")
+    assert trained.excluded((sums + n[:, None] * n) % 23, "add")
+    assert trained.excluded((sums + n[:, None] * n) % 23, "multiply")
     times = multiplication(23, (2, 3)).table()
-    assert trained.excluded(multiplication(23).table(), "add") and not trained.excluded(times, "multiply")
+    assert trained.excluded(multiplication(23).table(), "add")
+    assert not trained.excluded(times, "multiply")
     assert trained.excluded(addition(23).table(), "multiply")
 
 
@@ -414,10 +546,13 @@ def test_siblings_and_majority():
     table = polynomial(31, parse("(5*n1^3 + 2*n2^4)^2 - n2")).table()
     train_, test = (np.arange(31 * 31)[i::2] for i in (0, 1))
     count = trained.siblings(table, train_, test)
-    rows = [[x for x in range(31) if (table[x] == table[a]).all()] for a in range(31)]  # columns are distinct
+    rows = [
+        [x for x in range(31) if (table[x] == table[a]).all()] for a in range(31)
+    ]  # columns are distinct
     for number, found in list(zip(test, count, strict=True))[::37]:
         a, b = divmod(int(number), 31)
-        assert found == sum((x * 31 + b) % 2 == 0 for x in rows[a]) and len(rows[a]) == (3 if a else 1)
+        assert found == sum((x * 31 + b) % 2 == 0 for x in rows[a])
+        assert len(rows[a]) == (3 if a else 1)
     assert trained.majority_share(np.array([0, 1, 1, 4])) == 0.5
 
 
@@ -440,7 +575,9 @@ def test_hostile_input_is_refused_at_once(flags, tmp_path):
     example = Path(__file__).parent.parent / "examples" / "analytic_weights.py"
     command = [sys.executable, str(example), *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and len(done.stderr) < 300, done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and len(done.stderr) < 300, (
+        done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -449,6 +586,7 @@ def test_verification_samples_within_its_limit_and_shows_nan():
     weights = addition_weights(task)
     assert verify.verify(weights, task, limit=100 * 67 * 23, sample=10**6).inputs == 100
     whole = verify.verify(weights, task, limit=529 * 67 * 23, sample=10)
-    assert whole.whole and whole.inputs == 529
+    assert whole.whole
+    assert whole.inputs == 529
     weights["U"][0, 5, 3] = np.nan
     assert np.isnan(verify.verify(weights, task).min_margin)

@@ -1,4 +1,5 @@
-"""Attention and rotary positions against definitions written out element by element, and planted errors in both passes."""
+"""Attention and rotary positions against definitions written out element by element, and planted
+errors in both passes."""
 
 import math
 
@@ -6,8 +7,8 @@ import fakecupy
 import numpy as np
 import pytest
 
-from tinygrok import audit_cases
-from tinygrok.audit import audit, cpu_device
+from tinygrok.audit import cases as audit_cases
+from tinygrok.audit.checker import audit, cpu_device
 from tinygrok.engine import gemm
 from tinygrok.models import gpt
 from tinygrok.ops import attention
@@ -33,7 +34,9 @@ def turned_by_definition(x, size, base=10000.0):
     for t in range(len(x)):
         for c in range(0, x.shape[1], 2):
             a = t * base ** (-(c % size) / size)
-            y[t, c : c + 2] = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) @ x[t, c : c + 2]
+            y[t, c : c + 2] = (
+                np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) @ x[t, c : c + 2]
+            )
     return y
 
 
@@ -63,7 +66,9 @@ def test_attention(dev, lead, queries, heads):
     y, *_, pattern = got = run(dev, q, k, v, dy, heads, queries)
     tol = tolerance(dev)
     for i in np.ndindex(lead):
-        np.testing.assert_allclose(y[i], by_definition(q[i], k[i], v[i], heads, queries), rtol=tol, atol=tol)
+        np.testing.assert_allclose(
+            y[i], by_definition(q[i], k[i], v[i], heads, queries), rtol=tol, atol=tol
+        )
         allowed = np.arange(5) <= np.array(queries)[:, None]
         assert (pattern[(slice(None), *i)][:, ~allowed] == 0).all()
         np.testing.assert_allclose(pattern[(slice(None), *i)].sum(axis=-1), 1, rtol=tol)
@@ -72,7 +77,8 @@ def test_attention(dev, lead, queries, heads):
 
 
 def test_slices_of_one_array_and_given_buffers(dev):
-    """q, k, v and their gradients side by side in one array, results in given buffers: the same numbers."""
+    """q, k, v and their gradients side by side in one array, results in given buffers: the same
+    numbers."""
     q, k, v, dy = tensors((3,))
     expected = run(dev, q, k, v, dy, 2, range(5))
     qkv = dev.to_device(np.concatenate([q, k, v], axis=-1))
@@ -94,14 +100,24 @@ def test_rotary(dev, lead):
     y, cache = attention.rotary_forward(dev, dev.to_device(x), table)
     tol = tolerance(dev)
     for i in np.ndindex(lead):
-        np.testing.assert_allclose(dev.to_host(y)[i], turned_by_definition(x[i], 4), rtol=tol, atol=tol)
+        np.testing.assert_allclose(
+            dev.to_host(y)[i], turned_by_definition(x[i], 4), rtol=tol, atol=tol
+        )
     back = dev.to_host(attention.rotary_backward(dev, y, cache))
-    np.testing.assert_allclose(back, x, rtol=tol, atol=tol)  # the transpose of a rotation is its inverse
-    some = dev.to_host(attention.rotary_forward(dev, dev.to_device(x[..., 1::2, :]), table.at(slice(1, None, 2)))[0])
+    np.testing.assert_allclose(
+        back, x, rtol=tol, atol=tol
+    )  # the transpose of a rotation is its inverse
+    some = dev.to_host(
+        attention.rotary_forward(dev, dev.to_device(x[..., 1::2, :]), table.at(slice(1, None, 2)))[
+            0
+        ]
+    )
     np.testing.assert_allclose(some, dev.to_host(y)[..., 1::2, :], rtol=tol, atol=tol)
     part = dev.to_device(np.concatenate([x, x], axis=-1))  # in place, on half of the channels
     attention.rotary_forward(dev, part[..., :12], table, part[..., :12])
-    np.testing.assert_allclose(dev.to_host(part), np.concatenate([dev.to_host(y), x], axis=-1), rtol=tol, atol=tol)
+    np.testing.assert_allclose(
+        dev.to_host(part), np.concatenate([dev.to_host(y), x], axis=-1), rtol=tol, atol=tol
+    )
 
 
 @pytest.mark.parametrize("lead", [(3,), (2, 3)], ids=["alone", "ensemble"])
@@ -111,7 +127,8 @@ def test_causal_blocks_leave_out_zeros_only(dev, lead, monkeypatch):
     expected = run(dev, q, k, v, dy, 2, range(7))
     monkeypatch.setattr(attention, "BLOCK", 2)
     host = attention.causal_blocks(HOST, 7)
-    assert host == [(0, 2), (2, 4), (4, 7)] and attention.causal_blocks(fakecupy.fake_device("float32"), 7) == [(0, 7)]
+    assert host == [(0, 2), (2, 4), (4, 7)]
+    assert attention.causal_blocks(fakecupy.fake_device("float32"), 7) == [(0, 7)]
     forward = attention.attention_forward
     monkeypatch.setattr(attention, "attention_forward", lambda *args: forward(*args, blocks=host))
     tol = tolerance(dev)
@@ -136,7 +153,10 @@ def test_scores_depend_on_distance_only():
 def test_nothing_waits_for_the_device():
     dev = fakecupy.fake_device("float32")
     q, k, v, dy = (dev.to_device(x) for x in tensors((2, 3)))
-    mask, table = attention.causal_mask_host(dev, range(5), 5), attention.rotary_table_host(dev, 5, 4, 2)
+    mask, table = (
+        attention.causal_mask_host(dev, range(5), 5),
+        attention.rotary_table_host(dev, 5, 4, 2),
+    )
     with fakecupy.hot("float32"):
         _, turn = attention.rotary_forward(dev, q, table, q)
         _, cache = attention.attention_forward(dev, q, k, v, 2, mask)
@@ -145,7 +165,7 @@ def test_nothing_waits_for_the_device():
         attention.rotary_backward(dev, dq, turn, dq)
 
 
-# -- planted errors: the forward must leave its definition, the backward must fail the audit -----------------------------------
+# -- planted errors: the forward must leave its definition, the backward must fail the audit -------
 
 
 def follows_definitions() -> bool:
@@ -153,7 +173,9 @@ def follows_definitions() -> bool:
     mask = attention.causal_mask_host(HOST, range(5), 5)
     y = attention.attention_forward(HOST, q.copy(), k, v, 2, mask)[0]
     x = attention.rotary_forward(HOST, q, attention.rotary_table_host(HOST, 5, 4, 2))[0]
-    return np.allclose(y, by_definition(q, k, v, 2, range(5))) and np.allclose(x, turned_by_definition(q, 4))
+    return np.allclose(y, by_definition(q, k, v, 2, range(5))) and np.allclose(
+        x, turned_by_definition(q, 4)
+    )
 
 
 def passes_audit(case: str) -> bool:
@@ -161,7 +183,10 @@ def passes_audit(case: str) -> bool:
 
 
 def test_without_errors_both_hold():
-    assert follows_definitions() and all(passes_audit(c) for c in audit_cases.BUILDERS if c.startswith(("attention", "rotary")))
+    assert follows_definitions()
+    assert all(
+        passes_audit(c) for c in audit_cases.BUILDERS if c.startswith(("attention", "rotary"))
+    )
 
 
 def _mask_off_by_one(right, dev, queries, keys):
@@ -202,13 +227,20 @@ def _one_frequency_late(right, dev, positions, size, copies, base=10000.0):
 
 
 FORWARD = [
-    ("causal_mask_host", _mask_off_by_one), ("causal_mask_host", _mask_strict), ("attention_forward", _no_scale),
-    ("attention_forward", _scale_of_all_heads), ("_split", _heads_transposed), ("_rotate", _other_pairs),
-    ("_rotate", _turned_the_other_way), ("rotary_table_host", _one_frequency_late),
-]  # fmt: skip
+    ("causal_mask_host", _mask_off_by_one),
+    ("causal_mask_host", _mask_strict),
+    ("attention_forward", _no_scale),
+    ("attention_forward", _scale_of_all_heads),
+    ("_split", _heads_transposed),
+    ("_rotate", _other_pairs),
+    ("_rotate", _turned_the_other_way),
+    ("rotary_table_host", _one_frequency_late),
+]
 
 
-@pytest.mark.parametrize("name, wrong", FORWARD, ids=[w.__name__.strip("_") for _, w in FORWARD])
+@pytest.mark.parametrize(
+    ("name", "wrong"), FORWARD, ids=[w.__name__.strip("_") for _, w in FORWARD]
+)
 def test_wrong_forward_is_caught(monkeypatch, name, wrong):
     right = getattr(attention, name)
     monkeypatch.setattr(attention, name, lambda *args: wrong(right, *args))
@@ -250,19 +282,25 @@ def _rotary_not_turned_back(right, dev, dy, cache, dx=None):
 
 
 BACKWARD = [
-    ("attention_backward", _backward_no_scale), ("attention_backward", _backward_scales_keys_too),
-    ("attention_backward", _backward_diagonal_softmax), ("attention_backward", _backward_other_pattern),
-    ("attention_backward", _backward_heads_swapped), ("attention_backward", _backward_q_and_k_swapped),
+    ("attention_backward", _backward_no_scale),
+    ("attention_backward", _backward_scales_keys_too),
+    ("attention_backward", _backward_diagonal_softmax),
+    ("attention_backward", _backward_other_pattern),
+    ("attention_backward", _backward_heads_swapped),
+    ("attention_backward", _backward_q_and_k_swapped),
     ("rotary_backward", _rotary_not_turned_back),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize("name, wrong", BACKWARD, ids=[w.__name__.strip("_") for _, w in BACKWARD])
+@pytest.mark.parametrize(
+    ("name", "wrong"), BACKWARD, ids=[w.__name__.strip("_") for _, w in BACKWARD]
+)
 def test_wrong_backward_is_caught(monkeypatch, name, wrong):
     """In the operation's own cases and inside the decoder."""
     right = getattr(attention, name)
     monkeypatch.setattr(attention, name, lambda *args: wrong(right, *args))
-    assert not passes_audit(name.removesuffix("_backward")) and not passes_audit("gpt untied, recompute")
+    assert not passes_audit(name.removesuffix("_backward"))
+    assert not passes_audit("gpt untied, recompute")
 
 
 def _tied_written(right, dev, dh, cache, du, accumulate=False):
@@ -282,10 +320,14 @@ def _queries_not_added(right, x, select, shape, update):
     """The gradient through the queries, or the residual connection, reaches no position"""
 
 
-MODEL = [("embedding_backward", _tied_written), ("matmul", _output_share_lost), ("_add_at", _queries_not_added)]
+MODEL = [
+    ("embedding_backward", _tied_written),
+    ("matmul", _output_share_lost),
+    ("_add_at", _queries_not_added),
+]
 
 
-@pytest.mark.parametrize("name, wrong", MODEL, ids=[w.__name__.strip("_") for _, w in MODEL])
+@pytest.mark.parametrize(("name", "wrong"), MODEL, ids=[w.__name__.strip("_") for _, w in MODEL])
 def test_wrong_model_backward_is_caught(monkeypatch, name, wrong):
     assert gpt.matmul is gemm.matmul
     right = getattr(gpt, name)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import tinygrok.ops as ops_package
-from tinygrok import audit_cases
-from tinygrok.audit import COMPLEX_TOLERANCE, TOLERANCE, audit, table
+from tinygrok.audit import cases as audit_cases
+from tinygrok.audit.checker import COMPLEX_TOLERANCE, TOLERANCE, audit, table
 from tinygrok.engine import kernels
 from tinygrok.ops import activation, dropout, embedding, linear, loss, norm
 
@@ -16,7 +16,8 @@ from tinygrok.ops import activation, dropout, embedding, linear, loss, norm
 def test_case_passes(name):
     rows = audit(audit_cases.BUILDERS[name](name))
     assert rows and all(r.passed for r in rows), "\n" + table(rows)
-    assert TOLERANCE == 1e-7 and COMPLEX_TOLERANCE == 1e-12
+    assert TOLERANCE == 1e-7
+    assert COMPLEX_TOLERANCE == 1e-12
 
 
 def test_every_backward_is_audited():
@@ -29,35 +30,45 @@ def test_every_backward_is_audited():
         module = importlib.import_module(f"tinygrok.ops.{module.name}")
         for name, f in inspect.getmembers(module, inspect.isfunction):
             if name.endswith("_backward") and f.__module__ == module.__name__:
-                assert hasattr(module, name.replace("_backward", "_forward")), f"{name} has no forward beside it"
+                assert hasattr(module, name.replace("_backward", "_forward")), (
+                    f"{name} has no forward beside it"
+                )
                 backwards.add(f)
     audited = {f for case in audit_cases.cases() for f in case.source}
     assert backwards and backwards <= audited, backwards - audited
 
 
-# -- deliberately wrong backwards: (case, module, function, wrong version of it) -----------------------------------------
+# -- deliberately wrong backwards: (case, module, function, wrong version of it) -------------------
 
 
-def _linear_transposed(right, dev, dy, cache, dw=None, db=None, dx=None, need_dx=True, accumulate=False):
+def _linear_transposed(
+    right, dev, dy, cache, dw=None, db=None, dx=None, need_dx=True, accumulate=False
+):
     result = right(dev, dy, cache, dw, db, dx, need_dx)
     dw[:] = dw[..., ::-1, :].copy()
     return result
 
 
-def _linear_accumulates(right, dev, dy, cache, dw=None, db=None, dx=None, need_dx=True, accumulate=False):
+def _linear_accumulates(
+    right, dev, dy, cache, dw=None, db=None, dx=None, need_dx=True, accumulate=False
+):
     before = dw.copy()
     result = right(dev, dy, cache, dw, db, dx, need_dx)
     dw += before
     return result
 
 
-def _linear_bias_column(right, dev, dy, cache, dw=None, db=None, dx=None, need_dx=True, accumulate=False):
+def _linear_bias_column(
+    right, dev, dy, cache, dw=None, db=None, dx=None, need_dx=True, accumulate=False
+):
     result = right(dev, dy, cache, dw, db, dx, need_dx)
     db[..., 0] *= 1.01
     return result
 
 
-def _linear_mean_bias(right, dev, dy, cache, dw=None, db=None, dx=None, need_dx=True, accumulate=False):
+def _linear_mean_bias(
+    right, dev, dy, cache, dw=None, db=None, dx=None, need_dx=True, accumulate=False
+):
     result = right(dev, dy, cache, dw, db, dx, need_dx)
     db /= dy.shape[-2]
     return result
@@ -93,7 +104,8 @@ def _activation_no_cotangent(right, dev, dy, cache, dx=None):
 
 
 def _gelu_as_tanh(right, dev, dy, cache, dx=None):
-    """The derivative of the tanh approximation for the exact GELU: wrong by 1e-4, too little for loose tolerances"""
+    """The derivative of the tanh approximation for the exact GELU: wrong by 1e-4, too little for
+    loose tolerances"""
     return right(dev, dy, (cache[0], "gelu_tanh"), dx)
 
 
@@ -105,30 +117,30 @@ def _dropout_stale_mask(right, dev, dy, cache, dx=None):
     return dy * np.roll(cache[0], 1, axis=-1)
 
 
-def _batchnorm_eval_formula(right, dev, dy, cache, dgamma, dbeta):
-    xhat, rstd, gamma, _ = cache
-    return right(dev, dy, (xhat, rstd, gamma, None), dgamma, dbeta)
+def _batchnorm_eval_formula(right, dev, dy, cache, dgain, dshift):
+    xhat, rstd, gain, _ = cache
+    return right(dev, dy, (xhat, rstd, gain, None), dgain, dshift)
 
 
-def _batchnorm_unweighted(right, dev, dy, cache, dgamma, dbeta):
-    xhat, rstd, gamma, q = cache
-    return right(dev, dy, (xhat, rstd, gamma, np.full_like(q, 1 / xhat.shape[-2])), dgamma, dbeta)
+def _batchnorm_unweighted(right, dev, dy, cache, dgain, dshift):
+    xhat, rstd, gain, q = cache
+    return right(dev, dy, (xhat, rstd, gain, np.full_like(q, 1 / xhat.shape[-2])), dgain, dshift)
 
 
-def _batchnorm_swapped(right, dev, dy, cache, dgamma, dbeta):
-    return right(dev, dy, cache, dbeta, dgamma)
+def _batchnorm_swapped(right, dev, dy, cache, dgain, dshift):
+    return right(dev, dy, cache, dshift, dgain)
 
 
-def _layernorm_without_mean(right, dev, dy, cache, dgamma, dbeta=None):
-    xhat, rstd, gamma = cache
-    right(dev, dy, cache, dgamma, dbeta)
-    dxhat = dy * gamma[..., None, :]
+def _layernorm_without_mean(right, dev, dy, cache, dgain, dshift=None):
+    xhat, rstd, gain = cache
+    right(dev, dy, cache, dgain, dshift)
+    dxhat = dy * gain[..., None, :]
     return rstd * (dxhat - xhat * (dxhat * xhat).mean(axis=-1, keepdims=True))
 
 
-def _layernorm_stale_gamma(right, dev, dy, cache, dgamma, dbeta=None):
-    xhat, rstd, gamma = cache
-    return right(dev, dy, (xhat, rstd, np.ones_like(gamma)), dgamma, dbeta)
+def _layernorm_stale_gamma(right, dev, dy, cache, dgain, dshift=None):
+    xhat, rstd, gain = cache
+    return right(dev, dy, (xhat, rstd, np.ones_like(gain)), dgain, dshift)
 
 
 def _softmax_diagonal_only(right, dev, dy, cache):
@@ -183,14 +195,20 @@ def caught(case: str) -> bool:
     return any(not r.passed for r in audit(audit_cases.BUILDERS[case](case)))
 
 
-@pytest.mark.parametrize("case, module, name, wrong", MUTANTS, ids=[m[3].__name__.strip("_") for m in MUTANTS])
+@pytest.mark.parametrize(
+    ("case", "module", "name", "wrong"), MUTANTS, ids=[m[3].__name__.strip("_") for m in MUTANTS]
+)
 def test_wrong_backward_is_caught(monkeypatch, case, module, name, wrong):
     right = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *args, **kwargs: wrong(right, *args, **kwargs))
     assert caught(case)
 
 
-@pytest.mark.parametrize("case, wrong", LOSS_MUTANTS, ids=[f"{m[0]}: {m[1].__name__.strip('_')}" for m in LOSS_MUTANTS])
+@pytest.mark.parametrize(
+    ("case", "wrong"),
+    LOSS_MUTANTS,
+    ids=[f"{m[0]}: {m[1].__name__.strip('_')}" for m in LOSS_MUTANTS],
+)
 def test_wrong_loss_is_caught(monkeypatch, case, wrong):
     kind = "mse" if case.startswith("mse") else "cross_entropy"
     forward, right = loss.LOSSES[kind]

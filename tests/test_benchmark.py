@@ -1,4 +1,5 @@
-"""The benchmark's workloads on the fake GPU, its count of products, and a run of all workloads of which one fails."""
+"""The benchmark's workloads on the fake GPU, its count of products, and a run of all workloads of
+which one fails."""
 
 import json
 import subprocess
@@ -51,7 +52,8 @@ def test_products_are_those_of_the_step(host_dev):
     """mlp: z = a W, dW = a^T dz and da = dz W^T, over half of the table."""
     bare, work = benchmark.products(host_dev, small("mlp", host_dev))
     rows = 11 * 11 // 2
-    assert work == 3 * rows * 8 * 11 and host_dev.products is None
+    assert work == 3 * rows * 8 * 11
+    assert host_dev.products is None
     bare()
     assert benchmark.products(host_dev, small("optimizer", host_dev))[1] == 0
 
@@ -60,7 +62,9 @@ def test_a_workload_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, c
     def run(command):
         name, out = (command[command.index(flag) + 1] for flag in ("--workload", "--out"))
         Path(out).mkdir(parents=True)
-        (Path(out) / "run.json").write_text(json.dumps({"results": {name: {"ratio_to_floor": 1.5}}}))
+        (Path(out) / "run.json").write_text(
+            json.dumps({"results": {name: {"ratio_to_floor": 1.5}}})
+        )
         return subprocess.CompletedProcess(command, name == "lcg")
 
     monkeypatch.setattr(benchmark.subprocess, "run", run)
@@ -75,12 +79,16 @@ def test_medians_over_turns(host_dev):
     def step(name):
         calls[name] += 1
 
-    seconds = benchmark.interleaved(host_dev, {name: lambda name=name: step(name) for name in calls}, 3, 4)
-    assert calls == {"a": 16, "b": 16} and all(0 < s < 0.1 for s in seconds.values())
+    seconds = benchmark.interleaved(
+        host_dev, {name: lambda name=name: step(name) for name in calls}, 3, 4
+    )
+    assert calls == {"a": 16, "b": 16}
+    assert all(0 < s < 0.1 for s in seconds.values())
 
 
 def test_scaling(host_dev, monkeypatch):
     monkeypatch.setattr(benchmark, "SCALING", {"width": (steps.mlp, (8, 16, 32), "width^1")})
     args = benchmark.arguments(["--scaling", "--p", "11", "--repeats", "1"])
     found = benchmark.scaling(args, host_dev)["width"]
-    assert abs(found["exponent_of_products"] - 1) < 1e-12 and np.isfinite(found["exponent"])
+    assert abs(found["exponent_of_products"] - 1) < 1e-12
+    assert np.isfinite(found["exponent"])

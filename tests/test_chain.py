@@ -1,10 +1,11 @@
-"""Chains of blocks: every rule against PyTorch and its double backward, on every device; the models' stages and state."""
+"""Chains of blocks: every rule against PyTorch and its double backward, on every device; the
+models' stages and state."""
 
 import numpy as np
 import pytest
 
-from tinygrok.audit import audit
-from tinygrok.audit_cases import BUILDERS, CHAINS
+from tinygrok.audit.cases import BUILDERS, CHAINS
+from tinygrok.audit.checker import audit
 from tinygrok.criticality.autoinit import jacobian_loss, sphere
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.params import Arena
@@ -25,7 +26,9 @@ def on(dev, arrays):
 
 
 def probes_of(dev, count=2):
-    return lambda block, shape: [dev.to_device(sphere(np.random.default_rng([block, i]), shape)) for i in range(count)]
+    return lambda block, shape: [
+        dev.to_device(sphere(np.random.default_rng([block, i]), shape)) for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize("which", CHAINS)
@@ -41,14 +44,30 @@ def test_devices_agree(dev, host_dev, which):
         y, tape = net.forward(d, w, d.to_device(x), True)
         dz = np.random.default_rng(2).standard_normal(y.shape)
         net.backward(d, d.to_device(dz), tape, g)
-        second = {n: d.empty(s) for n, s in (net.shapes | net.buffers).items() if not n.endswith((".mean", ".var"))}
+        second = {
+            n: d.empty(s)
+            for n, s in (net.shapes | net.buffers).items()
+            if not n.endswith((".mean", ".var"))
+        }
         loss, J = jacobian_loss(d, net, w, d.to_device(x), probes_of(d), second)
-        everything = {"y": y, "loss": loss, "J": J, **g, **{"second " + n: a for n, a in second.items()}}
+        everything = {
+            "y": y,
+            "loss": loss,
+            "J": J,
+            **g,
+            **{"second " + n: a for n, a in second.items()},
+        }
         assert all(a.dtype == d.dtype for a in everything.values())
         found.append({n: d.to_host(a) for n, a in everything.items()})
     tolerance = 1e-11 if dev.dtype == np.float64 else 2e-4
     for name, a in found[0].items():
-        np.testing.assert_allclose(found[1][name], a, rtol=tolerance, atol=tolerance * max(1, np.abs(a).max()), err_msg=name)
+        np.testing.assert_allclose(
+            found[1][name],
+            a,
+            rtol=tolerance,
+            atol=tolerance * max(1, np.abs(a).max()),
+            err_msg=name,
+        )
 
 
 def test_every_kind_is_audited():
@@ -58,12 +77,16 @@ def test_every_kind_is_audited():
             if kind == "residual":
                 yield from kinds(rest[-1])
 
-    assert {k for _, blocks in CHAINS.values() for _, ops in blocks for k in kinds(ops)} == {*RULES, "residual"}
+    assert {k for _, blocks in CHAINS.values() for _, ops in blocks for k in kinds(ops)} == {
+        *RULES,
+        "residual",
+    }
 
 
 @pytest.mark.parametrize("which", CHAINS)
 def test_stages_are_the_network(host_dev, which):
-    """One after the other they give the outputs; each backward is the transpose of its tangent; running statistics rest."""
+    """One after the other they give the outputs; each backward is the transpose of its tangent;
+    running statistics rest."""
     shape, blocks = CHAINS[which]
     net, x = Chain(blocks), np.random.default_rng(1).standard_normal((B, *shape))
     w = tensors(net)
@@ -75,10 +98,15 @@ def test_stages_are_the_network(host_dev, which):
         rng = np.random.default_rng(3)
         v, d = rng.standard_normal(out.shape), rng.standard_normal(x.shape)
         moved = [stage.forward(x + t * d)[0] for t in (1e-5, -1e-5)]
-        np.testing.assert_allclose((v * (moved[0] - moved[1])).sum() / 2e-5, (stage.backward(v, cache) * d).sum(), rtol=1e-6)
+        np.testing.assert_allclose(
+            (v * (moved[0] - moved[1])).sum() / 2e-5,
+            (stage.backward(v, cache) * d).sum(),
+            rtol=1e-6,
+        )
         x = out
     np.testing.assert_array_equal(x, y)
-    assert all((w[n] == before[n]).all() for n in w) and x0.shape[0] == B
+    assert all((w[n] == before[n]).all() for n in w)
+    assert x0.shape[0] == B
 
 
 def test_batchnorm_records_in_training_only(host_dev):
@@ -86,9 +114,12 @@ def test_batchnorm_records_in_training_only(host_dev):
     net, w = Chain(blocks), tensors(Chain(blocks))
     x = np.random.default_rng(0).standard_normal((B, *shape))
     net.forward(host_dev, w, x)
-    assert (w["n.mean"] == 0).all() and (w["n.var"] == 1).all() and net.batchnorm
+    assert (w["n.mean"] == 0).all()
+    assert (w["n.var"] == 1).all()
+    assert net.batchnorm
     net.forward(host_dev, w, x, True)
-    assert (w["n.mean"] != 0).all() and (w["n.var"] != 1).all()
+    assert (w["n.mean"] != 0).all()
+    assert (w["n.var"] != 1).all()
 
 
 def test_shards_add_up(host_dev):
@@ -99,15 +130,28 @@ def test_shards_add_up(host_dev):
     dz = np.random.default_rng(2).standard_normal((B, 2))
     net.backward(host_dev, dz, net.forward(host_dev, w, x, True)[1], whole.views)
     for i, part in enumerate((slice(0, 1), slice(1, B))):
-        net.backward(host_dev, dz[part], net.forward(host_dev, w, x[part], True)[1], parts.views, accumulate=i > 0)
+        net.backward(
+            host_dev,
+            dz[part],
+            net.forward(host_dev, w, x[part], True)[1],
+            parts.views,
+            accumulate=i > 0,
+        )
     np.testing.assert_allclose(parts.flat, whole.flat, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("k, stride, pad, size", [(3, 1, 1, (5, 6)), (3, 2, 1, (7, 6)), (2, 2, 0, (5, 4)), (1, 1, 0, (3, 3))])
+@pytest.mark.parametrize(
+    ("k", "stride", "pad", "size"),
+    [(3, 1, 1, (5, 6)), (3, 2, 1, (7, 6)), (2, 2, 0, (5, 4)), (1, 1, 0, (3, 3))],
+)
 def test_convolution_is_the_sum(host_dev, monkeypatch, k, stride, pad, size):
     """Against the definition, also when few images fit the columns at once."""
     rng = np.random.default_rng(0)
-    x, w, b = rng.standard_normal((3, *size, 2)), rng.standard_normal((k, k, 2, 4)), rng.standard_normal(4)
+    x, w, b = (
+        rng.standard_normal((3, *size, 2)),
+        rng.standard_normal((k, k, 2, 4)),
+        rng.standard_normal(4),
+    )
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     expected = np.empty((3, *((n + 2 * pad - k) // stride + 1 for n in size), 4))
     for i, j in np.ndindex(expected.shape[1:3]):
@@ -129,7 +173,9 @@ def test_convolution_is_the_sum(host_dev, monkeypatch, k, stride, pad, size):
 def test_maximum_of_equal_pixels_goes_to_the_first(host_dev):
     y, cache = conv.maxpool_forward(host_dev, np.ones((1, 5, 4, 1)), 2)
     dx = conv.maxpool_backward(host_dev, np.ones_like(y), cache)
-    assert y.shape == (1, 2, 2, 1) and dx.sum() == 4 and (dx[0, :4:2, ::2, 0] == 1).all()
+    assert y.shape == (1, 2, 2, 1)
+    assert dx.sum() == 4
+    assert (dx[0, :4:2, ::2, 0] == 1).all()
 
 
 def test_unknown_operation_is_refused():
@@ -137,20 +183,29 @@ def test_unknown_operation_is_refused():
         Chain([("a", (("dense", "a", 2, 3),))])
 
 
-# -- the same networks in PyTorch -----------------------------------------------------------------------------------------
+# -- the same networks in PyTorch ------------------------------------------------------------------
 
 
 def twin(torch, net, ops, w, x):
     """The operations of a chain by torch functions on torch tensors, channels last."""
     F = torch.nn.functional
-    activations = {"relu": F.relu, "tanh": torch.tanh, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
+    activations = {
+        "relu": F.relu,
+        "tanh": torch.tanh,
+        "gelu": F.gelu,
+        "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    }
     image = lambda f, x: f(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # noqa: E731
     for kind, *rest in ops:
         name = rest[0] if rest else ""
         if kind == "linear":
             x = x @ w[f"{name}.weight"] + w[f"{name}.bias"]
         elif kind == "conv":
-            kernel, bias, stride, pad = w[f"{name}.weight"].permute(3, 2, 0, 1), w[f"{name}.bias"], *rest[4:]
+            kernel, bias, stride, pad = (
+                w[f"{name}.weight"].permute(3, 2, 0, 1),
+                w[f"{name}.bias"],
+                *rest[4:],
+            )
             x = image(lambda x, k=kernel, b=bias, s=stride, p=pad: F.conv2d(x, k, b, s, p), x)
         elif kind == "act":
             x = activations[name](x)
@@ -158,7 +213,9 @@ def twin(torch, net, ops, w, x):
             x = F.layer_norm(x, x.shape[-1:], w[f"{name}.gain"], w[f"{name}.shift"])
         elif kind == "batchnorm":
             rows = x.reshape(-1, x.shape[-1])
-            x = F.batch_norm(rows, None, None, w[f"{name}.gain"], w[f"{name}.shift"], True).reshape(x.shape)
+            x = F.batch_norm(rows, None, None, w[f"{name}.gain"], w[f"{name}.shift"], True).reshape(
+                x.shape
+            )
         elif kind == "scale":
             x = x * w[f"{name}.gain"] + (w[f"{name}.shift"] if rest[3] else 0)
         elif kind == "maxpool":
@@ -222,15 +279,19 @@ def test_second_order_equals_double_backward(host_dev, which, loss):
     np.testing.assert_allclose(ourJ, J.detach(), rtol=1e-12)
     for name, e in zip(names, expected, strict=True):
         e = np.zeros(w[name].shape) if e is None else e.numpy()
-        np.testing.assert_allclose(g[name], e, rtol=1e-9, atol=1e-11 * max(1, np.abs(e).max()), err_msg=name)
+        np.testing.assert_allclose(
+            g[name], e, rtol=1e-9, atol=1e-11 * max(1, np.abs(e).max()), err_msg=name
+        )
 
 
-# -- rules that are wrong on purpose ----------------------------------------------------------------------------------------
+# -- rules that are wrong on purpose ---------------------------------------------------------------
 
 
 def _scaled(which):
     """The rule with one of its two results one per cent off."""
-    return lambda right, *a, **k: tuple(1.01 * x if i == which else x for i, x in enumerate(right(*a, **k)))
+    return lambda right, *a, **k: tuple(
+        1.01 * x if i == which else x for i, x in enumerate(right(*a, **k))
+    )
 
 
 def _forgets_tangent_weight(right, dev, dy, cache, dw, db=None, **k):
@@ -250,15 +311,30 @@ def _forgets_projection(right, dev, xbar, lam, cache, tangent, *g):
     return right(dev, xbar, lam, cache, (tangent[0], 0 * tangent[1]), *g)
 
 
-WRONG = [(k, f, _scaled(i)) for k in ("act", "layernorm", "batchnorm") for f, i in (("pair", 0), ("pair", 1), ("tangent", 0))]
-WRONG += [("maxpool", "tangent", _scaled(0)), ("act", "pair", _forgets_curvature), ("layernorm", "pair", _forgets_projection)]
-WRONG += [("batchnorm", "pair", _forgets_projection), *((k, "forward", _shifts_tangent) for k in ("linear", "conv"))]
+WRONG = [
+    (k, f, _scaled(i))
+    for k in ("act", "layernorm", "batchnorm")
+    for f, i in (("pair", 0), ("pair", 1), ("tangent", 0))
+]
+WRONG += [
+    ("maxpool", "tangent", _scaled(0)),
+    ("act", "pair", _forgets_curvature),
+    ("layernorm", "pair", _forgets_projection),
+]
+WRONG += [
+    ("batchnorm", "pair", _forgets_projection),
+    *((k, "forward", _shifts_tangent) for k in ("linear", "conv")),
+]
 WRONG += [(k, "backward", _forgets_tangent_weight) for k in ("linear", "conv", "scale")]
 
 
-@pytest.mark.parametrize("kind, which, wrong", WRONG, ids=[f"{k} {f} {i}" for i, (k, f, _) in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    ("kind", "which", "wrong"), WRONG, ids=[f"{k} {f} {i}" for i, (k, f, _) in enumerate(WRONG)]
+)
 def test_wrong_rule_is_caught(monkeypatch, kind, which, wrong):
     right = getattr(RULES[kind], which)
-    monkeypatch.setitem(RULES, kind, RULES[kind]._replace(**{which: lambda *a, **k: wrong(right, *a, **k)}))
+    monkeypatch.setitem(
+        RULES, kind, RULES[kind]._replace(**{which: lambda *a, **k: wrong(right, *a, **k)})
+    )
     cases = [BUILDERS[f"log loss {name}"](f"log loss {name}") for name in CHAINS]
     assert any(not r.passed for case in cases for r in audit(case))

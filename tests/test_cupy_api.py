@@ -1,7 +1,7 @@
 """Every name and keyword that tinygrok takes from CuPy exists in the real package.
 
-cupy_api.json lists them, with signatures; a GPU is not needed to make it. Refresh it with an installed CuPy by
-`python tests/test_cupy_api.py --refresh`.
+cupy_api.json lists them, with signatures; a GPU is not needed to make it. Refresh it with an
+installed CuPy by `python tests/test_cupy_api.py --refresh`.
 """
 
 import ast
@@ -20,7 +20,7 @@ if __name__ != "__main__":  # the refresh runs where CuPy is, with or without py
 TABLE = Path(__file__).with_name("cupy_api.json")
 PACKAGE = Path(__file__).parents[1] / "tinygrok"
 
-# -- the table, from the real package ---------------------------------------------------------------------------------------
+# -- the table, from the real package --------------------------------------------------------------
 
 _DOC = re.compile(r"^[\w.]*\((.*)\)( -> .*)?$")
 
@@ -49,7 +49,8 @@ def _parameters(text: str) -> str | None:
 
 
 def _signature(x) -> str | None:
-    """Parameters of a Python function or class, or those in the first line of a compiled one's docstring."""
+    """Parameters of a Python function or class, or those in the first line of a compiled one's
+    docstring."""
     if not callable(x):
         return None
     documented = _DOC.match((x.__doc__ or "").partition("\n")[0])
@@ -59,7 +60,10 @@ def _signature(x) -> str | None:
         given = None
     if given is not None and not (documented and "kwargs" in given.parameters):
         plain = [
-            p.replace(annotation=p.empty, default=p.default if p.default is p.empty else _literal(p.default))
+            p.replace(
+                annotation=p.empty,
+                default=p.default if p.default is p.empty else _literal(p.default),
+            )
             for p in given.parameters.values()
         ]
         return str(inspect.Signature(plain))[1:-1].replace("Ellipsis", "...")
@@ -71,16 +75,25 @@ def _literal(value):
 
 
 def _public(prefix: str, owner) -> dict[str, str | None]:
-    """Public names of a module or class. What CuPy takes over from NumPy, types and constants, is a name only."""
-    found = {n: getattr(owner, n) for n in dir(owner) if not n.startswith("_") and hasattr(owner, n)}
+    """Public names of a module or class. What CuPy takes over from NumPy, types and constants, is a
+    name only."""
+    found = {
+        n: getattr(owner, n) for n in dir(owner) if not n.startswith("_") and hasattr(owner, n)
+    }
     found = {n: x for n, x in found.items() if not inspect.ismodule(x) or n in ("linalg", "fft")}
-    return {prefix + n: None if x is getattr(np, n, _public) else _signature(x) for n, x in found.items()}
+    return {
+        prefix + n: None if x is getattr(np, n, _public) else _signature(x)
+        for n, x in found.items()
+    }
 
 
 def _from_binary(prefix: str, path: Path, names: str) -> dict[str, str | None]:
-    """Signatures out of the docstrings in a compiled module that needs a GPU library to be imported."""
+    """Signatures out of the docstrings in a compiled module that needs a GPU library to be
+    imported."""
     text = path.read_bytes().decode("latin-1")
-    found = re.findall(rf"(?<![\w.])(?:NcclCommunicator\.)?({names})\((.*?)\)(?: -> \w+)?[\n\0]", text)
+    found = re.findall(
+        rf"(?<![\w.])(?:NcclCommunicator\.)?({names})\((.*?)\)(?: -> \w+)?[\n\0]", text
+    )
     return {prefix + name: _parameters(parameters) for name, parameters in found}
 
 
@@ -91,22 +104,41 @@ def collect() -> dict:
         import cupy
         import cupy_backends.cuda.libs as libs
 
-        names = _public("", cupy) | _public("ndarray.", cupy.ndarray) | _public("ufunc.", cupy.ufunc)
+        names = (
+            _public("", cupy) | _public("ndarray.", cupy.ndarray) | _public("ufunc.", cupy.ufunc)
+        )
         for module in ("linalg", "fft"):
             names |= _public(module + ".", getattr(cupy, module))
-        for name in ("is_available", "Device", "Stream", "Event", "get_current_stream", "device", "runtime", "Graph"):
+        for name in (
+            "is_available",
+            "Device",
+            "Stream",
+            "Event",
+            "get_current_stream",
+            "device",
+            "runtime",
+            "Graph",
+        ):
             names[f"cuda.{name}"] = _signature(getattr(cupy.cuda, name))
         for name in ("Device", "Stream", "Event", "device"):
             names |= _public(f"cuda.{name}.", getattr(cupy.cuda, name))
         runtime = "getDeviceCount getDeviceProperties deviceSynchronize memGetInfo setDevice getDevice deviceCanAccessPeer"
-        names |= {f"cuda.runtime.{n}": _signature(getattr(cupy.cuda.runtime, n)) for n in runtime.split()}
+        names |= {
+            f"cuda.runtime.{n}": _signature(getattr(cupy.cuda.runtime, n)) for n in runtime.split()
+        }
     (folder,) = libs.__path__
     names |= {"cuda": None, "cuda.cublas": None, "cuda.nccl": None}
     (cublas,) = Path(folder).glob("cublas.*")
-    names |= _from_binary("cuda.cublas.", cublas, "gemmStridedBatchedEx|gemmEx|setStream|setWorkspace|setMathMode")
+    names |= _from_binary(
+        "cuda.cublas.", cublas, "gemmStridedBatchedEx|gemmEx|setStream|setWorkspace|setMathMode"
+    )
     (nccl,) = Path(folder).glob("nccl.*")
     names |= _from_binary("cuda.nccl.", nccl, "get_unique_id|groupStart|groupEnd|get_version")
-    names |= _from_binary("cuda.nccl.NcclCommunicator.", nccl, "allReduce|broadcast|bcast|reduce|initAll|destroy|allGather")
+    names |= _from_binary(
+        "cuda.nccl.NcclCommunicator.",
+        nccl,
+        "allReduce|broadcast|bcast|reduce|initAll|destroy|allGather",
+    )
     return {"cupy": cupy.__version__, "names": dict(sorted(names.items()))}
 
 
@@ -117,23 +149,41 @@ if __name__ == "__main__":
     sys.exit()
 
 
-# -- what the library uses ------------------------------------------------------------------------------------------------------
+# -- what the library uses -------------------------------------------------------------------------
 
-GPU_FILES = {"engine/device.py", "engine/gemm.py", "engine/kernels.py", "parallel.py"}  # may name cupy and xp.cuda
-HOST_CODE = {"init", "init_buffers", "__init__"}  # functions of ops/ and models/ that may call NumPy, besides those named *_host
+GPU_FILES = {
+    "engine/device.py",
+    "engine/gemm.py",
+    "engine/kernels.py",
+    "training/parallel.py",
+}  # may name cupy and xp.cuda
+HOST_CODE = {
+    "init",
+    "init_buffers",
+    "__init__",
+}  # functions of ops/ and models/ that may call NumPy, besides those named *_host
 NOT_ARRAYS = {"np", "math", "kernels"}
-SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES = {
+    path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
 class Uses(ast.NodeVisitor):
     """complaints: what a source takes from CuPy that is not there;  names: every name it takes"""
 
     def __init__(self, source: str, table: dict[str, str | None]):
-        self.table, self.complaints, self.names, self.aliases, self.functions = table, [], set(), {}, []
+        self.table, self.complaints, self.names, self.aliases, self.functions = (
+            table,
+            [],
+            set(),
+            {},
+            [],
+        )
         self.visit(ast.parse(source))
 
     def path(self, node) -> str | None:
-        """ "cuda.cublas.gemmEx" of `dev.xp.cuda.cublas.gemmEx`, "" of `xp`; None for what is no part of CuPy."""
+        """ "cuda.cublas.gemmEx" of `dev.xp.cuda.cublas.gemmEx`, "" of `xp`; None for what is no
+        part of CuPy."""
         if isinstance(node, ast.Name):
             return "" if node.id in ("xp", "cupy") else self.aliases.get(node.id)
         if isinstance(node, ast.Call):  # a method of a new object: cuda.Device(0).use
@@ -151,7 +201,9 @@ class Uses(ast.NodeVisitor):
         owner, _, method = path.rpartition(".")
         if path in self.table:
             return path
-        return f"ufunc.{method}" if owner in self.table and f"ufunc.{method}" in self.table else None
+        return (
+            f"ufunc.{method}" if owner in self.table and f"ufunc.{method}" in self.table else None
+        )
 
     def visit_Assign(self, node):
         if len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
@@ -176,12 +228,20 @@ class Uses(ast.NodeVisitor):
     def visit_Call(self, node):
         path = self.path(node.func)
         name = self.entry(path) if path else None
-        bound = name is not None and re.match(r"ufunc\.|(.*\.)?[A-Z]\w*\.", name) is not None  # the table's signature has self
-        if path is None and isinstance(node.func, ast.Attribute) and not self.on_host(node.func.value):
+        bound = (
+            name is not None and re.match(r"ufunc\.|(.*\.)?[A-Z]\w*\.", name) is not None
+        )  # the table's signature has self
+        if (
+            path is None
+            and isinstance(node.func, ast.Attribute)
+            and not self.on_host(node.func.value)
+        ):
             name, bound = f"ndarray.{node.func.attr}", True
         parameters = self.table.get(name)
         keywords = [k.arg for k in node.keywords]
-        if parameters is not None and (path is not None or keywords):  # the receiver of a method may be no array
+        if parameters is not None and (
+            path is not None or keywords
+        ):  # the receiver of a method may be no array
             starred = None in keywords or any(isinstance(a, ast.Starred) for a in node.args)
             positional = [0] * (bound + len(node.args))
             signature = inspect.signature(eval(f"lambda {parameters}: 0"))
@@ -207,7 +267,8 @@ def table() -> dict[str, str | None]:
 
 
 def device_code(name: str) -> bool:
-    """Files whose arrays may live on a device; elsewhere a method called with keywords may belong to a host array."""
+    """Files whose arrays may live on a device; elsewhere a method called with keywords may belong
+    to a host array."""
     return name.startswith(("ops/", "models/")) or name == "engine/gemm.py"
 
 
@@ -221,7 +282,13 @@ def test_names_and_keywords_exist_in_cupy(name):
 
 def test_the_walk_sees_what_the_library_uses():
     names = set().union(*(Uses(text, table()).names for text in SOURCES.values()))
-    assert {"sum", "cuda.cublas.gemmStridedBatchedEx", "ElementwiseKernel", "cuda.Device.use", "cuda.is_available"} <= names
+    assert {
+        "sum",
+        "cuda.cublas.gemmStridedBatchedEx",
+        "ElementwiseKernel",
+        "cuda.Device.use",
+        "cuda.is_available",
+    } <= names
 
 
 @pytest.mark.parametrize(
@@ -252,30 +319,44 @@ def test_the_walk_finds_mistakes(bad):
 
 @pytest.mark.parametrize(
     "good",
-    ["xp.sum(a, axis=0, out=b)", "xp.add.reduce(a, axis=-2, out=b)", "a.sum(axis=(-1, -2))", "xp.einsum('i,i', a, b)",
-     "np.take(a, i, mode='clip')", "def f_host(a):\n    a.take(i, mode='clip')", "text.split(sep=',')", "xp.sum(*a, axis=0)",
-     "cupy.cuda.Device(0).use()", "cupy.__version__"],
-)  # fmt: skip
+    [
+        "xp.sum(a, axis=0, out=b)",
+        "xp.add.reduce(a, axis=-2, out=b)",
+        "a.sum(axis=(-1, -2))",
+        "xp.einsum('i,i', a, b)",
+        "np.take(a, i, mode='clip')",
+        "def f_host(a):\n    a.take(i, mode='clip')",
+        "text.split(sep=',')",
+        "xp.sum(*a, axis=0)",
+        "cupy.cuda.Device(0).use()",
+        "cupy.__version__",
+    ],
+)
 def test_the_walk_lets_correct_code_pass(good):
     assert not Uses(good, table()).complaints
 
 
-# -- where CuPy and NumPy may be named ------------------------------------------------------------------------------------------
+# -- where CuPy and NumPy may be named -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(set(SOURCES) - GPU_FILES))
 def test_only_the_device_layer_names_cupy(name):
     for node in ast.walk(ast.parse(SOURCES[name])):
-        modules = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        modules = (
+            [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        )
         modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         modules += [node.id] if isinstance(node, ast.Name) else []
-        assert not any(m.split(".")[0].startswith("cupy") for m in modules), f"line {node.lineno} names cupy"
+        assert not any(m.split(".")[0].startswith("cupy") for m in modules), (
+            f"line {node.lineno} names cupy"
+        )
     used = {n for n in Uses(SOURCES[name], table()).names if n.startswith("cuda")}
     assert not used, f"{sorted(used)} outside the device layer"
 
 
 def numpy_calls(source: str):
-    """Lines that use NumPy outside annotations, the class RowIndex (host indices) and host functions."""
+    """Lines that use NumPy outside annotations, the class RowIndex (host indices) and host
+    functions."""
     tree = ast.parse(source)
     allowed = set()
     for node in ast.walk(tree):
@@ -301,19 +382,29 @@ def test_operations_and_models_leave_numpy_alone(name):
 
 
 def test_numpy_calls_are_found():
-    assert list(numpy_calls("import numpy as np\ndef f(x: np.ndarray) -> np.ndarray:\n    return np.exp(x)\n")) == [3]
+    assert list(
+        numpy_calls(
+            "import numpy as np\ndef f(x: np.ndarray) -> np.ndarray:\n    return np.exp(x)\n"
+        )
+    ) == [3]
     assert list(numpy_calls("from numpy import exp\n")) == [1]
 
 
-# -- the table itself ---------------------------------------------------------------------------------------------------------
+# -- the table itself ------------------------------------------------------------------------------
 
 
 def test_table_is_that_of_the_installed_cupy():
     """Of another version of CuPy only the names that the library uses are compared."""
-    pytest.importorskip("cupy", reason="CuPy is not installed: the table cannot be checked (this needs no GPU)")
+    pytest.importorskip(
+        "cupy", reason="CuPy is not installed: the table cannot be checked (this needs no GPU)"
+    )
     stored, installed = json.loads(TABLE.read_text()), collect()
     if stored["cupy"] == installed["cupy"]:
         assert stored == installed, "run: python tests/test_cupy_api.py --refresh"
         return
     for name, text in SOURCES.items():
-        assert not [c for c in Uses(text, installed["names"]).complaints if "ndarray" not in c or device_code(name)]
+        assert not [
+            c
+            for c in Uses(text, installed["names"]).complaints
+            if "ndarray" not in c or device_code(name)
+        ]

@@ -1,13 +1,14 @@
-"""Probes of pseudo-random number networks on predictors whose answer is known, and interventions inside the decoder."""
+"""Probes of pseudo-random number networks on predictors whose answer is known, and interventions
+inside the decoder."""
 
 import numpy as np
 import pytest
 
-from tinygrok import inspect_gpt
 from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
-from tinygrok.inspect_gpt import Decoder
+from tinygrok.models import inspect as inspect_gpt
 from tinygrok.models.gpt import GPT, Tokens
+from tinygrok.models.inspect import Decoder
 from tinygrok.probes import digits
 from tinygrok.tasks import lcg
 
@@ -19,7 +20,7 @@ def sequences(m, length, rows=400, seed=0):
     return lcg.generate(m, a, c, rng.integers(m, size=rows), length), a
 
 
-# -- digits ---------------------------------------------------------------------------------------------------------------
+# -- digits ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("m", [64, 2352, 1521, 29, 2048])
@@ -29,8 +30,13 @@ def test_digits_are_the_residue_number_system(m):
     assert list(parts) == [p**i for p, e in factors.items() for i in range(1, e + 1)]
     for p, e in factors.items():
         assert (sum(parts[p**i] * p ** (i - 1) for i in range(1, e + 1)) == x % p**e).all()
-    assert len(set(zip(*(d.tolist() for d in parts.values()), strict=True))) == m  # Chinese remainders: all different
-    assert all(set(d.tolist()) == set(range(next(p for p in factors if q % p == 0))) for q, d in parts.items())
+    assert (
+        len(set(zip(*(d.tolist() for d in parts.values()), strict=True))) == m
+    )  # Chinese remainders: all different
+    assert all(
+        set(d.tolist()) == set(range(next(p for p in factors if q % p == 0)))
+        for q, d in parts.items()
+    )
 
 
 @pytest.mark.parametrize("m", [64, 2352])
@@ -47,12 +53,17 @@ def test_digit_accuracy_of_copying():
     predicted, r = np.zeros_like(x[:, :-1]), 16
     predicted[:, r - 1 :] = x[:, : 64 - r + 1]
     accuracy = digits.digit_accuracy(predicted, x[:, 1:], {2: 8})
-    assert list(accuracy) == [2, 4, 8, 16, 32, 64, 128, 256] and accuracy[2].shape == (64,)
+    assert list(accuracy) == [2, 4, 8, 16, 32, 64, 128, 256]
+    assert accuracy[2].shape == (64,)
     for q, right in accuracy.items():
         assert (right[r:] == 1).all() if q <= r else (right[r:] < 0.8).all()
     np.testing.assert_allclose(accuracy[256][r:], 0.5, atol=0.1)
-    three = digits.digit_accuracy(np.zeros((900, 1), int), np.arange(900)[:, None], {2: 2, 3: 2, 5: 2})
-    np.testing.assert_allclose([three[q][0] for q in (2, 4, 3, 9, 5, 25)], [1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 5, 1 / 5])
+    three = digits.digit_accuracy(
+        np.zeros((900, 1), int), np.arange(900)[:, None], {2: 2, 3: 2, 5: 2}
+    )
+    np.testing.assert_allclose(
+        [three[q][0] for q in (2, 4, 3, 9, 5, 25)], [1 / 2, 1 / 2, 1 / 3, 1 / 3, 1 / 5, 1 / 5]
+    )
 
 
 def test_accuracy_by_valuation():
@@ -62,10 +73,12 @@ def test_accuracy_by_valuation():
     x, a = sequences(256, 33, 2000)
     exact = digits.by_valuation(lcg.look_back(x[:, :-1], 256, 2) == x[:, 1:], a)
     for s, curve in exact.items():  # order 2 with look-back r is exact when 2 (v(r) + s) - s >= 8
-        assert [curve[2 * r - 1] == 1 for r in (2, 4, 8, 16)] == [2 * k + s >= 8 for k in (1, 2, 3, 4)]
+        assert [curve[2 * r - 1] == 1 for r in (2, 4, 8, 16)] == [
+            2 * k + s >= 8 for k in (1, 2, 3, 4)
+        ]
 
 
-# -- attention and interventions -----------------------------------------------------------------------------------------------
+# -- attention and interventions -------------------------------------------------------------------
 
 
 def test_look_back_mass():
@@ -78,10 +91,21 @@ def test_look_back_mass():
             pattern[0, n - 1, n - back] += weight
     pattern[1] = np.eye(T)
     r, mass = digits.look_back_mass(pattern)
-    assert r[[0, 1, 2, 3, 7, 30, 31, 32]].tolist() == [1, 2, 2, 4, 8, 16, 32, 32] and mass.shape == (2, T, 2)
+    assert r[[0, 1, 2, 3, 7, 30, 31, 32]].tolist() == [
+        1,
+        2,
+        2,
+        4,
+        8,
+        16,
+        32,
+        32,
+    ]
+    assert mass.shape == (2, T, 2)
     np.testing.assert_allclose(mass[0, 3:], [[0.5, 0.3]] * (T - 3))
     np.testing.assert_allclose(mass[0, 1:3], [[0.5, 0.5]] * 2)  # r/2 is the query itself
-    assert (mass[1, 3:] == 0).all() and (mass[1, 0] == 1).all()
+    assert (mass[1, 3:] == 0).all()
+    assert (mass[1, 0] == 1).all()
 
 
 def test_attention_to_the_largest_number():
@@ -94,9 +118,10 @@ def test_attention_to_the_largest_number():
     np.testing.assert_allclose(digits.largest_mass(pattern, tokens), [[1, 0.25, 0.6]])
 
 
-@pytest.mark.parametrize("m, n", [(64, 32), (64, 24), (100, 20)])
+@pytest.mark.parametrize(("m", "n"), [(64, 32), (64, 24), (100, 20)])
 def test_interventions_on_the_order_2_extrapolation(m, n):
-    """x_n = 2 x_(n-r/2) - x_(n-r): moving x_(n-r) by delta moves the answer by -delta, x_(n-r/2) by 2 delta, others not."""
+    """x_n = 2 x_(n-r/2) - x_(n-r): moving x_(n-r) by delta moves the answer by -delta, x_(n-r/2) by
+    2 delta, others not."""
     x, _ = sequences(m, n, 60)
     asked = []
 
@@ -107,13 +132,16 @@ def test_interventions_on_the_order_2_extrapolation(m, n):
     before, half = x.copy(), max(r for r in range(1, n // 2 + 1) if m % r == 0)
     backs, deltas = [2 * half, half, 1, half + 1], [1, 2, half, m - 1]
     table = digits.interventions(predict, x, m, backs, deltas)
-    assert table.shape == (4, 4, m) and (x == before).all() and all(((t >= 0) & (t < m)).all() for t in asked)
+    assert table.shape == (4, 4, m)
+    assert (x == before).all()
+    assert all(((t >= 0) & (t < m)).all() for t in asked)
     for i, j in np.ndindex(4, 4):
         move = {2 * half: -deltas[j], half: 2 * deltas[j]}.get(backs[i], 0) % m
-        assert table[i, j, move] == 1 and table[i, j].sum() == 1
+        assert table[i, j, move] == 1
+        assert table[i, j].sum() == 1
 
 
-# -- residues and the modulus -------------------------------------------------------------------------------------------------
+# -- residues and the modulus ----------------------------------------------------------------------
 
 
 def test_residue_share_is_the_power_of_a_period():
@@ -131,31 +159,38 @@ def test_residue_share_is_the_power_of_a_period():
     for q in (2, 3, 5, 7):  # q need not divide n
         assert digits.residue_share(noise, q) == pytest.approx((q - 1) / 999, rel=0.3)
         assert digits.residue_share(np.eye(q)[np.arange(1000) % q], q) == pytest.approx(1)
-    assert digits.residue_share(np.ones((5, 2)), 3) == 0 and digits.residue_share(x, 1000) == pytest.approx(1)
+    assert digits.residue_share(np.ones((5, 2)), 3) == 0
+    assert digits.residue_share(x, 1000) == pytest.approx(1)
 
 
 def test_cosine():
     x = np.array([[[3.0, 4.0], [0.0, 0.0]]])
     np.testing.assert_allclose(
-        digits.cosine(x, np.array([[6.0, 8.0], [-8.0, 6.0], [-1.0, 0.0]])), [[[1, 0, -0.6], [0, 0, 0]]], atol=1e-15
+        digits.cosine(x, np.array([[6.0, 8.0], [-8.0, 6.0], [-1.0, 0.0]])),
+        [[[1, 0, -0.6], [0, 0, 0]]],
+        atol=1e-15,
     )
 
 
 def test_modulus_estimates():
-    """A head that writes the embedding of the largest number so far is found out; the maximum estimator is that plus one."""
+    """A head that writes the embedding of the largest number so far is found out; the maximum
+    estimator is that plus one."""
     embedding = generator(2, "probes").normal(size=(50, 16))
     tokens = np.array([[3, 7, 5, 41, 2], [9, 9, 10, 1, 30]])
     largest = np.maximum.accumulate(tokens, axis=1)
     estimate, maximum = digits.modulus_estimates(0.1 * embedding[largest], embedding, tokens)
-    assert (estimate == largest).all() and (maximum == largest + 1).all()
+    assert (estimate == largest).all()
+    assert (maximum == largest + 1).all()
 
 
 def test_agreements():
     clean, donor = np.array([[1, 2, 3, 4]]), np.array([[1, 2, 0, 0]])
-    np.testing.assert_array_equal(digits.agreements([clean, donor + 0], [clean, donor]), [[1, 0.5], [0.5, 1]])
+    np.testing.assert_array_equal(
+        digits.agreements([clean, donor + 0], [clean, donor]), [[1, 0.5], [0.5, 1]]
+    )
 
 
-# -- interventions inside the decoder -------------------------------------------------------------------------------------------
+# -- interventions inside the decoder --------------------------------------------------------------
 
 V, T, C, H = 9, 12, 8, 2
 
@@ -174,7 +209,9 @@ def logits(decoder, tokens, edit=None):
 
 
 def close(decoder, a, b):
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 if decoder.dev.dtype == np.float64 else 2e-4)
+    np.testing.assert_allclose(
+        a, b, rtol=0, atol=1e-11 if decoder.dev.dtype == np.float64 else 2e-4
+    )
 
 
 def test_predictions_and_readings(opened):
@@ -185,7 +222,8 @@ def test_predictions_and_readings(opened):
     assert (decoder.predict(tokens) == logits(decoder, tokens).argmax(axis=-1)).all()
     for name in ("blocks.1.attn.pattern", "blocks.0.attn.out"):
         close(decoder, decoder.read(tokens, name), decoder.dev.to_host(tape[name]))
-    assert decoder.patterns(tokens).shape == (11, 2, H, T, T) and decoder.heads(tokens, [0]).shape == (11, 2, H, 1, C)
+    assert decoder.patterns(tokens).shape == (11, 2, H, T, T)
+    assert decoder.heads(tokens, [0]).shape == (11, 2, H, 1, C)
 
 
 def test_top_k_attention(opened):
@@ -209,12 +247,14 @@ def test_top_k_attention(opened):
         expected = np.zeros_like(before)
         np.put_along_axis(expected, kept, np.take_along_axis(before, kept, -1), -1)
         close(decoder, after, expected / expected.sum(axis=-1, keepdims=True))
-        assert (np.triu(after, 1) == 0).all()  # selected after the mask: no future key takes a place
+        assert (
+            np.triu(after, 1) == 0
+        ).all()  # selected after the mask: no future key takes a place
         assert ((after > 0).sum(axis=-1) == np.minimum(np.arange(1, T + 1), k)).all()
     assert np.abs(logits(decoder, tokens, decoder.top_k(1)) - clean).max() > 0.1
 
 
-@pytest.mark.parametrize("block, head", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("block", "head"), [(0, 1), (1, 0)])
 def test_pruning_a_head_with_zero_deletes_its_rows(opened, block, head):
     decoder, weights, tokens = opened
     name, D = f"blocks.{block}.attn.out.weight", C // H
@@ -229,8 +269,8 @@ def test_pruning_a_head_with_zero_deletes_its_rows(opened, block, head):
 
 
 def test_patching_from_a_donor(opened):
-    """A run patched with its own slice is unchanged; with all heads of the first block from a donor, it goes on as the donor
-    does after that block, on the embeddings of its own tokens."""
+    """A run patched with its own slice is unchanged; with all heads of the first block from a
+    donor, it goes on as the donor does after that block, on the embeddings of its own tokens."""
     decoder, weights, tokens = opened
     donor, clean = tokens[::-1].copy(), logits(decoder, tokens)
     D = C // H

@@ -1,4 +1,5 @@
-"""The fake refuses what it is there to refuse, counts what it is there to count, and lets clean code pass."""
+"""The fake refuses what it is there to refuse, counts what it is there to count, and lets clean
+code pass."""
 
 import fakecupy as xp
 import numpy as np
@@ -27,8 +28,19 @@ def kernel(body="y = x;", inputs="T x", outputs="T y"):
     return xp.ElementwiseKernel(inputs, outputs, body, "probe")
 
 
-CONVERSION, WAIT, DTYPE, KEYWORD, ABSENT = "implicit", "waits for the device", "float64 result", "unexpected", "no attribute"
-OVERLAP, OUTSIDE, MISMATCH, SHAPE = "overlaps", "index outside", "Type is mismatched", "Out shape is mismatched"
+CONVERSION, WAIT, DTYPE, KEYWORD, ABSENT = (
+    "implicit",
+    "waits for the device",
+    "float64 result",
+    "unexpected",
+    "no attribute",
+)
+OVERLAP, OUTSIDE, MISMATCH, SHAPE = (
+    "overlaps",
+    "index outside",
+    "Type is mismatched",
+    "Out shape is mismatched",
+)
 REFUSED = {  # what: (part of the message, the offence)
     "numpy ufunc": (CONVERSION, lambda x: np.exp(x)),
     "numpy function": (CONVERSION, lambda x: np.sum(x)),
@@ -56,7 +68,7 @@ REFUSED = {  # what: (part of the message, the offence)
     "nonzero": (WAIT, lambda x: xp.nonzero(x)),
     "where of one argument": (WAIT, lambda x: xp.where(x > 0)),
     "synchronize": (WAIT, lambda x: xp.cuda.Stream.null.synchronize()),
-    "row iteration": ("iteration", lambda x: [row for row in x]),
+    "row iteration": ("iteration", lambda x: list(x)),
     "float64 scalar": (DTYPE, lambda x: x * np.float64(2)),
     "float64 scalar of a host function": (DTYPE, lambda x: x / np.sqrt(3)),
     "zeros without dtype": (DTYPE, lambda x: xp.zeros((2, 2))),
@@ -76,14 +88,26 @@ REFUSED = {  # what: (part of the message, the offence)
     "assignment out of range": ("out of bounds", lambda x: x.__setitem__(xp.asarray([5]), 1.0)),
     "out of another shape": (SHAPE, lambda x: xp.exp(x, out=xp.empty((2, 3, 4), dtype="float32"))),
     "matmul of two dtypes": ("dtypes", lambda x: xp.matmul(x, x.T.astype("int32"))),
-    "matmul into a view": ("C-contiguous", lambda x: xp.matmul(x.T, x, out=xp.empty((4, 8), dtype="float32")[:, ::2])),
-    "matmul into an operand": (OVERLAP, lambda x: (lambda q: xp.matmul(q, q, out=q))(xp.zeros((3, 3), dtype="float32"))),
+    "matmul into a view": (
+        "C-contiguous",
+        lambda x: xp.matmul(x.T, x, out=xp.empty((4, 8), dtype="float32")[:, ::2]),
+    ),
+    "matmul into an operand": (
+        OVERLAP,
+        lambda x: (lambda q: xp.matmul(q, q, out=q))(xp.zeros((3, 3), dtype="float32")),
+    ),
     "array of another device": ("device 1", lambda x: x + other_device()),
     "kernel: two types for T": (MISMATCH, lambda x: kernel()(x, xp.empty((3, 4), dtype="int32"))),
-    "kernel: wrong integer type": (MISMATCH, lambda x: kernel(inputs="int32 x")(xp.zeros((4,), dtype="int64"), x[0])),
+    "kernel: wrong integer type": (
+        MISMATCH,
+        lambda x: kernel(inputs="int32 x")(xp.zeros((4,), dtype="int64"), x[0]),
+    ),
     "kernel: host argument": ("is a ndarray", lambda x: kernel()(HOST, x)),
     "kernel: out too small": (SHAPE, lambda x: kernel()(x, x[0].copy())),
-    "kernel: raw and not contiguous": ("raw", lambda x: kernel("y = x[i];", "raw T x")(x.T, x.T.copy())),
+    "kernel: raw and not contiguous": (
+        "raw",
+        lambda x: kernel("y = x[i];", "raw T x")(x.T, x.T.copy()),
+    ),
     "kernel: index outside": (OUTSIDE, lambda x: kernel("y = x[i + 1];", "raw T x")(x, x.copy())),
     "kernel: number too large": ("does not fit", lambda x: kernel("y = k;", "uint32 k")(2**32, x)),
     "kernel: missing output": ("arguments", lambda x: kernel()(x)),
@@ -97,7 +121,10 @@ def test_refuses_what_cupy_would_not_do(what, x):
     message, offence = REFUSED[what]
     if message in ("compile", OUTSIDE) and xp.COMPILER is None:
         pytest.skip("needs a C++ compiler")
-    with pytest.raises((TypeError, ValueError, AttributeError, IndexError), match=message), xp.hot(dtype="float32"):
+    with (
+        pytest.raises((TypeError, ValueError, AttributeError, IndexError), match=message),
+        xp.hot(dtype="float32"),
+    ):
         offence(x)
 
 
@@ -118,7 +145,8 @@ def test_syncs_buffers_and_uploads_are_counted(x):
     y += 1
     assert (xp.counts.allocs, xp.counts.syncs) == (0, 0)
     total = (y * y).sum()
-    assert total.shape == () and isinstance(total, xp.ndarray)  # CuPy returns arrays, never scalars
+    assert total.shape == ()
+    assert isinstance(total, xp.ndarray)
     assert (xp.counts.allocs, xp.counts.syncs) == (2, 0)
     assert float(total) == ((HOST[1:] + 1) ** 2).sum()
     xp.asnumpy(total), xp.asarray(HOST)
@@ -135,7 +163,9 @@ def test_hot_regions_end(x):
 
 
 def test_elementwise_results_are_c_ordered(x):
-    assert x.T.flags.f_contiguous and (x.T * 2).flags.c_contiguous and x.T.copy().flags.c_contiguous
+    assert x.T.flags.f_contiguous
+    assert (x.T * 2).flags.c_contiguous
+    assert x.T.copy().flags.c_contiguous
     assert x.T.astype("float64").flags.c_contiguous
 
 
@@ -158,7 +188,8 @@ def test_values_agree_with_numpy(x):
         (xp.linalg.norm(x, axis=1), np.linalg.norm(HOST, axis=1)),
         (-(abs(x) ** 2) @ x.T, -(np.abs(HOST) ** 2) @ HOST.T),
     ):
-        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype
         assert np.array_equal(ours.get(), theirs)
 
 
@@ -173,7 +204,8 @@ def test_kernel_broadcasts_casts_and_aliases(x):
     assert np.array_equal(x.get(), HOST / 2 + np.arange(12).reshape(3, 4))
     wide = xp.zeros((3, 8), dtype="float32")
     kernel()(x, wide[:, ::2])  # CuPy writes into strided outputs
-    assert np.array_equal(wide.get()[:, ::2], x.get()) and not wide.get()[:, 1::2].any()
+    assert np.array_equal(wide.get()[:, ::2], x.get())
+    assert not wide.get()[:, 1::2].any()
 
 
 def test_kernel_without_a_compiler_runs_the_numpy_body(x, monkeypatch):
@@ -184,21 +216,69 @@ def test_kernel_without_a_compiler_runs_the_numpy_body(x, monkeypatch):
 
 
 GEMM = dict(
-    handle="handle", transa=0, transb=0, m=2, n=3, k=4, alpha="one", A="a", Atype=0, lda=2, strideA=8, B="b", Btype=0, ldb=4,
-    strideB=12, beta="zero", C="c", Ctype=0, ldc=2, strideC=6, batchCount=2, computeType=68, algo=-1,
-)  # fmt: skip
+    handle="handle",
+    transa=0,
+    transb=0,
+    m=2,
+    n=3,
+    k=4,
+    alpha="one",
+    A="a",
+    Atype=0,
+    lda=2,
+    strideA=8,
+    B="b",
+    Btype=0,
+    ldb=4,
+    strideB=12,
+    beta="zero",
+    C="c",
+    Ctype=0,
+    ldc=2,
+    strideC=6,
+    batchCount=2,
+    computeType=68,
+    algo=-1,
+)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"lda": 1}, {"ldb": 3}, {"ldc": 1}, {"strideC": 0}, {"computeType": 70}, {"Atype": 1}, {"batchCount": 3}, {"C": "a"},
-     {"B": "host"}, {"handle": 0}, {"transa": 2}],
-)  # fmt: skip
+    [
+        {},
+        {"lda": 1},
+        {"ldb": 3},
+        {"ldc": 1},
+        {"strideC": 0},
+        {"computeType": 70},
+        {"Atype": 1},
+        {"batchCount": 3},
+        {"C": "a"},
+        {"B": "host"},
+        {"handle": 0},
+        {"transa": 2},
+    ],
+)
 def test_cublas_checks_its_arguments(change):
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, 4, 2)).astype("float32"), rng.standard_normal((2, 3, 4)).astype("float32")
-    one, zero, da, db, dc = np.float32([1]), np.float32([0]), xp.asarray(a), xp.asarray(b), xp.empty((2, 3, 2), "float32")
-    values = {"one": one.ctypes.data, "zero": zero.ctypes.data, "host": b.ctypes.data, "a": da.data.ptr, "b": db.data.ptr}
+    a, b = (
+        rng.standard_normal((2, 4, 2)).astype("float32"),
+        rng.standard_normal((2, 3, 4)).astype("float32"),
+    )
+    one, zero, da, db, dc = (
+        np.float32([1]),
+        np.float32([0]),
+        xp.asarray(a),
+        xp.asarray(b),
+        xp.empty((2, 3, 2), "float32"),
+    )
+    values = {
+        "one": one.ctypes.data,
+        "zero": zero.ctypes.data,
+        "host": b.ctypes.data,
+        "a": da.data.ptr,
+        "b": db.data.ptr,
+    }
     values |= {"c": dc.data.ptr, "handle": xp.cuda.device.get_cublas_handle()}
     arguments = [values.get(v, v) for v in (GEMM | change).values()]
     if change:
@@ -206,19 +286,29 @@ def test_cublas_checks_its_arguments(change):
             xp.cuda.cublas.gemmStridedBatchedEx(*arguments)
         return
     xp.cuda.cublas.gemmStridedBatchedEx(*arguments)
-    np.testing.assert_allclose(dc.get(), b @ a, rtol=1e-5)  # row-major reading: the operands swap places
+    np.testing.assert_allclose(
+        dc.get(), b @ a, rtol=1e-5
+    )  # row-major reading: the operands swap places
 
 
 def sketch(dev):
-    """A linear classifier with members, forward and backward, on any device: (loss, dw, db, dx) on the host."""
+    """A linear classifier with members, forward and backward, on any device: (loss, dw, db, dx) on
+    the host."""
     rng = np.random.default_rng(1)
     x, w, b = (dev.to_device(rng.standard_normal(s)) for s in ((5, 4), (2, 4, 3), (2, 3)))
-    target, dw, db, one = dev.to_device(rng.integers(0, 3, 5)), dev.empty((2, 4, 3)), dev.empty((2, 3)), 1.0
+    target, dw, db, one = (
+        dev.to_device(rng.integers(0, 3, 5)),
+        dev.empty((2, 4, 3)),
+        dev.empty((2, 3)),
+        1.0,
+    )
 
     def step():
         z, cache = linear_forward(dev, x, w, b)
         loss, loss_cache = cross_entropy_forward(dev, z, target, out=z)
-        return loss, linear_backward(dev, cross_entropy_backward(dev, one, loss_cache, z), cache, dw, db)
+        return loss, linear_backward(
+            dev, cross_entropy_backward(dev, one, loss_cache, z), cache, dw, db
+        )
 
     if dev.xp is xp:
         with xp.hot(dtype=dev.dtype):
@@ -232,7 +322,9 @@ def sketch(dev):
 def test_clean_code_passes_and_agrees_with_numpy(dtype):
     fake, host = sketch(DEVICES[f"fake-{dtype}"]()), sketch(DEVICES[f"numpy-{dtype}"]())
     for ours, theirs in zip(fake, host, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5 if dtype == "float32" else 1e-13, atol=1e-7)
+        np.testing.assert_allclose(
+            ours, theirs, rtol=1e-5 if dtype == "float32" else 1e-13, atol=1e-7
+        )
 
 
 def test_gemm_allocates_nothing_for_transposed_views():

@@ -1,4 +1,5 @@
-"""engine.gemm.matmul against einsum in float64: flags, batch axes, shared operands, views with strides, sizes of one."""
+"""engine.gemm.matmul against einsum in float64: flags, batch axes, shared operands, views with
+strides, sizes of one."""
 
 import itertools
 
@@ -74,7 +75,18 @@ def place(dev, x, layout):
     return view(dev.to_device(base.copy()))
 
 
-def check(dev, lead_a, lead_b, ta, tb, accumulate, layout_a=contiguous, layout_b=contiguous, layout_out=None, sizes=(M, K, N)):
+def check(
+    dev,
+    lead_a,
+    lead_b,
+    ta,
+    tb,
+    accumulate,
+    layout_a=contiguous,
+    layout_b=contiguous,
+    layout_out=None,
+    sizes=(M, K, N),
+):
     m, k, n = sizes
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((*lead_a, m, k)), rng.standard_normal((*lead_b, k, n))
@@ -85,10 +97,15 @@ def check(dev, lead_a, lead_b, ta, tb, accumulate, layout_a=contiguous, layout_b
         for x, t, layout in ((a, ta, layout_a), (b, tb, layout_b))
     ]
     before = [dev.to_host(x).copy() for x in operands]
-    out = None if layout_out is None and not accumulate else place(dev, start, layout_out or contiguous)
+    out = (
+        None
+        if layout_out is None and not accumulate
+        else place(dev, start, layout_out or contiguous)
+    )
     result = matmul(dev, *operands, out, ta=ta, tb=tb, accumulate=accumulate)
     assert out is None or result is out
-    assert result.shape == expected.shape and result.dtype == dev.dtype
+    assert result.shape == expected.shape
+    assert result.dtype == dev.dtype
     tolerance = 1e-13 if dev.dtype == np.float64 else 2e-6
     expected = expected + start if accumulate else expected
     np.testing.assert_allclose(dev.to_host(result), expected, rtol=tolerance, atol=5 * tolerance)
@@ -105,7 +122,10 @@ def test_flags_and_leading_axes(dev, lead):
         check(dev, *LEADS[lead], ta, tb, accumulate)
 
 
-@pytest.mark.parametrize("lead", ["none", "members", "shared a", "two axes", "first axis only in b", "b has ones in front"])
+@pytest.mark.parametrize(
+    "lead",
+    ["none", "members", "shared a", "two axes", "first axis only in b", "b has ones in front"],
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_views_as_operands(dev, lead, layout):
     for (ta, tb, accumulate), other in itertools.product(FLAGS, (contiguous, layout)):
@@ -113,7 +133,9 @@ def test_views_as_operands(dev, lead, layout):
         check(dev, *LEADS[lead], ta, tb, accumulate, other, layout)
 
 
-@pytest.mark.parametrize("lead", ["none", "members", "shared b", "two axes", "crossed", "three axes"])
+@pytest.mark.parametrize(
+    "lead", ["none", "members", "shared b", "two axes", "crossed", "three axes"]
+)
 @pytest.mark.parametrize("layout", [contiguous, wide, heads, reversed_rows])
 def test_views_as_out(dev, lead, layout):
     if layout is reversed_rows and dev.kind == "cuda":
@@ -125,7 +147,9 @@ def test_views_as_out(dev, lead, layout):
 @pytest.mark.parametrize("sizes", [s for s in itertools.product((1, 3), (1, 5), (1, 4)) if 1 in s])
 @pytest.mark.parametrize("lead", ["none", "members", "shared b", "two axes", "ones everywhere"])
 def test_sizes_of_one(dev, lead, sizes):
-    for (ta, tb, accumulate), layout in itertools.product(FLAGS, (contiguous, transposed, wide, heads)):
+    for (ta, tb, accumulate), layout in itertools.product(
+        FLAGS, (contiguous, transposed, wide, heads)
+    ):
         check(dev, *LEADS[lead], ta, tb, accumulate, layout, layout, sizes=sizes)
 
 
@@ -134,11 +158,13 @@ def test_out_leaves_its_neighbours_alone(dev):
     a, b = dev.to_device(np.ones((2, M, K))), dev.to_device(np.ones((2, K, N)))
     matmul(dev, a, b, out[..., 1 : 1 + N])
     host = dev.to_host(out)
-    assert (host[..., 1 : 1 + N] == K).all() and host.sum() == 2 * M * N * K
+    assert (host[..., 1 : 1 + N] == K).all()
+    assert host.sum() == 2 * M * N * K
 
 
 def test_attention_heads(dev):
-    """q k^T and its product with v on (B, T, 3, H, D), the output of one projection; the result goes into (B, T, H, D)."""
+    """q k^T and its product with v on (B, T, 3, H, D), the output of one projection; the result
+    goes into (B, T, H, D)."""
     B, T, H, D = 2, 4, 3, 5
     rng = np.random.default_rng(0)
     host = rng.standard_normal((B, T, 3, H, D))
@@ -158,7 +184,10 @@ def test_broadcast_views_are_read_once(dev):
     b = dev.to_device(np.ones((E, K, N)))
     tolerance = 1e-12 if dev.dtype == np.float64 else 2e-5
     np.testing.assert_allclose(
-        dev.to_host(matmul(dev, a, b)), np.broadcast_to(shared, (E, M, K)) @ np.ones((K, N)), rtol=tolerance, atol=tolerance
+        dev.to_host(matmul(dev, a, b)),
+        np.broadcast_to(shared, (E, M, K)) @ np.ones((K, N)),
+        rtol=tolerance,
+        atol=tolerance,
     )
 
 
@@ -180,7 +209,11 @@ def test_shapes_that_do_not_fit_raise(dev, shapes):
 
 def test_tf32_is_asked_for_in_float32_only(monkeypatch):
     used, right = [], fakecupy.cuda.cublas.gemmStridedBatchedEx
-    monkeypatch.setattr(fakecupy.cuda.cublas, "gemmStridedBatchedEx", lambda *args: used.append(args[-2]) or right(*args))
+    monkeypatch.setattr(
+        fakecupy.cuda.cublas,
+        "gemmStridedBatchedEx",
+        lambda *args: used.append(args[-2]) or right(*args),
+    )
     for dtype, tf32 in (("float32", False), ("float32", True), ("float64", True)):
         dev = fakecupy.fake_device(dtype)
         dev.tf32 = tf32

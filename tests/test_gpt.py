@@ -1,4 +1,5 @@
-"""The decoder: parameters, devices, shards, recomputed activations, generation, weights of PyTorch, and a PyTorch twin."""
+"""The decoder: parameters, devices, shards, recomputed activations, generation, weights of PyTorch,
+and a PyTorch twin."""
 
 import math
 
@@ -6,7 +7,7 @@ import fakecupy
 import numpy as np
 import pytest
 
-from tinygrok.audit import cpu_device
+from tinygrok.audit.checker import cpu_device
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.params import Arena
 from tinygrok.models.gpt import GPT, Tokens
@@ -28,7 +29,10 @@ each_position = pytest.mark.parametrize("positions", POSITIONS.values(), ids=POS
 def draw(model, lead=(), seed=0, rows=B, own=False):
     """Weights of visible size on the host, tokens, and a cotangent for logits at all positions."""
     rng = np.random.default_rng(seed)
-    w = {n: (n.endswith("gain")) + 0.3 * rng.standard_normal((*lead, *s)) for n, s in model.shapes.items()}
+    w = {
+        n: (n.endswith("gain")) + 0.3 * rng.standard_normal((*lead, *s))
+        for n, s in model.shapes.items()
+    }
     tokens = rng.integers(0, V, (*(lead if own else ()), rows, T))
     return w, tokens, rng.standard_normal((*lead, rows, T, V))
 
@@ -49,25 +53,37 @@ def on(dev, w):
 
 
 def close(ours, theirs, tol, what=""):
-    np.testing.assert_allclose(ours, theirs, rtol=tol, atol=tol * max(1e-3, np.abs(theirs).max()), err_msg=what)
+    np.testing.assert_allclose(
+        ours, theirs, rtol=tol, atol=tol * max(1e-3, np.abs(theirs).max()), err_msg=what
+    )
 
 
-# -- parameters ----------------------------------------------------------------------------------------------------------
+# -- parameters ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "model, count",
+    ("model", "count"),
     [
-        (GPT.in_context(depth=2), 6_320_640), (GPT.in_context(depth=4), 12_616_192), (GPT.in_context(depth=6), 18_911_744),
-        (GPT.numbers(), 8_849_664), (GPT.numbers(2457, depth=4, heads=6), 30_402_048), (GPT.base_b(), 25_985_024),
-        (GPT.base_b(depth=4, numbers=256, digits=2), 50_913_280), (GPT.base_b(depth=6, numbers=256, digits=2), 76_105_728),
-        (GPT(7, 64, 4, 2, 35), 198_208), (GPT(7, 64, 2, 2, 35), 99_392), (GPT.numbers(64, 64, context=32), 55_488),
+        (GPT.in_context(depth=2), 6_320_640),
+        (GPT.in_context(depth=4), 12_616_192),
+        (GPT.in_context(depth=6), 18_911_744),
+        (GPT.numbers(), 8_849_664),
+        (GPT.numbers(2457, depth=4, heads=6), 30_402_048),
+        (GPT.base_b(), 25_985_024),
+        (GPT.base_b(depth=4, numbers=256, digits=2), 50_913_280),
+        (GPT.base_b(depth=6, numbers=256, digits=2), 76_105_728),
+        (GPT(7, 64, 4, 2, 35), 198_208),
+        (GPT(7, 64, 2, 2, 35), 99_392),
+        (GPT.numbers(64, 64, context=32), 55_488),
     ],
     ids=lambda x: repr(x) if isinstance(x, GPT) else "",
-)  # fmt: skip
+)
 def test_parameter_counts(model, count):
-    assert model.size == count and f"{count:,}" in repr(model)
-    assert sum(math.prod(model.shapes[n]) for n in model.no_decay) == sum(s[0] for s in model.shapes.values() if len(s) == 1)
+    assert model.size == count
+    assert f"{count:,}" in repr(model)
+    assert sum(math.prod(model.shapes[n]) for n in model.no_decay) == sum(
+        s[0] for s in model.shapes.values() if len(s) == 1
+    )
 
 
 def test_initialisation():
@@ -91,7 +107,7 @@ def test_initialisation():
     assert abs(wide["blocks.0.attn.qkv.weight"].std() / 0.0566 - 1) < 0.03
 
 
-# -- the same numbers everywhere -----------------------------------------------------------------------------------------
+# -- the same numbers everywhere -------------------------------------------------------------------
 
 
 @each_position
@@ -110,7 +126,9 @@ def test_same_numbers_on_every_device(dev, kind, lead, positions):
     for name in ("blocks.0.attn.pattern", "blocks.0.attn.k", "blocks.0.attn.out", "blocks.0.ln2"):
         close(dev.to_host(tape[name]), etape[name], tol, name)
     for e in range(lead[0] if lead else 0):  # a member is the network alone
-        alone, ag, _ = step(host, model, {n: x[e] for n, x in w.items()}, tokens[e], dz[e], positions)
+        alone, ag, _ = step(
+            host, model, {n: x[e] for n, x in w.items()}, tokens[e], dz[e], positions
+        )
         close(expected[e], alone, 1e-12)
         for name, x in ag.items():
             close(eg[name][e], x, 1e-11, name)
@@ -122,7 +140,10 @@ def test_a_step_does_not_wait_for_the_device(kind):
     dev, model = fakecupy.fake_device("float32"), MODELS[kind]()
     w, tokens, _ = draw(model, (2,))
     w, target = on(dev, w), dev.to_device(tokens[:, 1::3].reshape(-1))
-    batch, g = Tokens(dev, tokens, V, slice(0, -1, 3)), {n: dev.empty(x.shape) for n, x in w.items()}
+    batch, g = (
+        Tokens(dev, tokens, V, slice(0, -1, 3)),
+        {n: dev.empty(x.shape) for n, x in w.items()},
+    )
     for _ in range(2):
         with fakecupy.hot("float32"):
             z, tape = model.forward(dev, w, batch, buffer=dev.workspace.get)
@@ -134,7 +155,8 @@ def test_a_step_does_not_wait_for_the_device(kind):
 @each_position
 @each_model
 def test_positions_pick_rows_of_all_logits(kind, positions):
-    """Logits at some positions are those rows of all logits, and so are the gradients of a loss that reads only them."""
+    """Logits at some positions are those rows of all logits, and so are the gradients of a loss
+    that reads only them."""
     dev, model = cpu_device(), MODELS[kind]()
     w, tokens, dz = draw(model)
     chosen = np.zeros(T, dtype=bool)
@@ -160,8 +182,8 @@ def test_the_future_is_not_read(kind):
 @each_position
 @each_model
 def test_shards_add_up(dev, kind, positions):
-    """Rows of a batch in two shards of unequal size: logits of the whole, gradients that add to its gradient; buffers of a
-    workspace, used twice, leave no trace."""
+    """Rows of a batch in two shards of unequal size: logits of the whole, gradients that add to its
+    gradient; buffers of a workspace, used twice, leave no trace."""
     model = MODELS[kind](activation="gelu")
     w, tokens, dz = draw(model)
     w = on(dev, w)
@@ -169,7 +191,9 @@ def test_shards_add_up(dev, kind, positions):
     tol = 5e-5 if dev.dtype == np.float32 else 1e-11
     for _ in range(2):
         first, sum_, _ = step(dev, model, w, tokens[:3], dz[:3], positions, dev.workspace.get)
-        second, sum_, _ = step(dev, model, w, tokens[3:], dz[3:], positions, dev.workspace.get, g=sum_)
+        second, sum_, _ = step(
+            dev, model, w, tokens[3:], dz[3:], positions, dev.workspace.get, g=sum_
+        )
         close(np.concatenate([dev.to_host(first), dev.to_host(second)]), dev.to_host(z), tol)
         for name, x in g.items():
             close(dev.to_host(sum_[name]), dev.to_host(x), tol, name)
@@ -181,15 +205,19 @@ def test_recomputed_activations_give_the_same_bits(dev, kind, positions):
     w, tokens, dz = draw(MODELS[kind]())
     w = on(dev, w)
     z, g, tape = step(dev, MODELS[kind](), w, tokens, dz, positions)
-    z2, g2, tape2 = step(dev, MODELS[kind](recompute=True), w, tokens, dz, positions, dev.workspace.get)
+    z2, g2, tape2 = step(
+        dev, MODELS[kind](recompute=True), w, tokens, dz, positions, dev.workspace.get
+    )
     np.testing.assert_array_equal(dev.to_host(z), dev.to_host(z2))
     for name, x in g.items():
         np.testing.assert_array_equal(dev.to_host(x), dev.to_host(g2[name]), err_msg=name)
-    assert "blocks.0.mlp.hidden" in tape and "blocks.0.mlp.hidden" not in tape2
+    assert "blocks.0.mlp.hidden" in tape
+    assert "blocks.0.mlp.hidden" not in tape2
 
 
 def test_the_tape_is_the_network(dev):
-    """Recorded residual streams are sums of what the sublayers write; the pattern times the values is the heads' output."""
+    """Recorded residual streams are sums of what the sublayers write; the pattern times the values
+    is the heads' output."""
     model = MODELS["rotary"](recompute=True)
     w, tokens, dz = draw(model)
     w = on(dev, w)
@@ -200,18 +228,28 @@ def test_the_tape_is_the_network(dev):
     for i in range(3):
         b, Tq = f"blocks.{i}.", 4 if i == 2 else T
         pattern, v, out = host(b + "attn.pattern"), host(b + "attn.v"), host(b + "attn.out")
-        assert pattern.shape == (B, 4, Tq, T) and v.shape == (B, T, 16) and out.shape == (B, Tq, 16)
+        assert pattern.shape == (B, 4, Tq, T)
+        assert v.shape == (B, T, 16)
+        assert out.shape == (B, Tq, 16)
         for h in range(4):
             close(out[..., 4 * h : 4 * h + 4], pattern[:, h] @ v[..., 4 * h : 4 * h + 4], tol)
-        before = host(b + "in").reshape(B, T, 16)[:, slice(None) if i < 2 else slice(1, None, 3)].reshape(-1, 16)
+        before = (
+            host(b + "in")
+            .reshape(B, T, 16)[:, slice(None) if i < 2 else slice(1, None, 3)]
+            .reshape(-1, 16)
+        )
         close(host(b + "mid"), before + out.reshape(-1, 16) @ weight(b + "attn.out.weight"), tol)
-        close(host(b + "end"), host(b + "mid") + host(b + "mlp.hidden") @ weight(b + "mlp.out.weight"), tol)
+        close(
+            host(b + "end"),
+            host(b + "mid") + host(b + "mlp.hidden") @ weight(b + "mlp.out.weight"),
+            tol,
+        )
         if i < 2:
             close(host(f"blocks.{i + 1}.in"), host(b + "end"), 0)
     close(host("logits"), host("final") @ weight("embed.token").T, tol)
 
 
-# -- generation ------------------------------------------------------------------------------------------------------------
+# -- generation ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lead", [(), (2,)], ids=["alone", "ensemble"])
@@ -221,9 +259,12 @@ def test_generation_equals_the_full_forward(dev, kind, lead):
     w, tokens, _ = draw(model, lead, own=bool(lead))
     prompt, w = tokens[..., :5], on(dev, w)
     made = dev.to_host(model.generate(dev, w, prompt, 8))
-    assert made.shape == (*lead, B, 8) and made.dtype == np.int64
+    assert made.shape == (*lead, B, 8)
+    assert made.dtype == np.int64
     sequence = np.concatenate([prompt, made], axis=-1)[..., :-1]
-    z = dev.to_host(model.forward(dev, w, Tokens(dev, sequence, V, slice(4, None)))[0]).reshape(*lead, B, 8, V)
+    z = dev.to_host(model.forward(dev, w, Tokens(dev, sequence, V, slice(4, None)))[0]).reshape(
+        *lead, B, 8, V
+    )
     np.testing.assert_array_equal(z.argmax(axis=-1), made)
 
 
@@ -236,56 +277,88 @@ def test_generation_waits_for_nothing():
     assert (dev.to_host(made) < V).all()
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "make, message",
+    ("make", "message"),
     [
-        (lambda: GPT(V, 10, 2, 4, 8), "heads"), (lambda: GPT(V, 12, 2, 4, 8), "even"), (lambda: GPT(0, 8, 2, 2, 8), "vocab"),
-        (lambda: GPT(V, 8, 2, 2, 8, positions="sine"), "learned"), (lambda: GPT(V, 8, 2, 2, 8, activation="rulu"), "relu"),
-        (lambda: Tokens(cpu_device(), np.array([[0, V]]), V), "0..10"), (lambda: Tokens(cpu_device(), np.arange(3), V), "shape"),
+        (lambda: GPT(V, 10, 2, 4, 8), "heads"),
+        (lambda: GPT(V, 12, 2, 4, 8), "even"),
+        (lambda: GPT(0, 8, 2, 2, 8), "vocab"),
+        (lambda: GPT(V, 8, 2, 2, 8, positions="sine"), "learned"),
+        (lambda: GPT(V, 8, 2, 2, 8, activation="rulu"), "relu"),
+        (lambda: Tokens(cpu_device(), np.array([[0, V]]), V), "0..10"),
+        (lambda: Tokens(cpu_device(), np.arange(3), V), "shape"),
         (lambda: Tokens(cpu_device(), np.zeros((1, 4), int), V, [4]), "out of bounds"),
         (lambda: Tokens(cpu_device(), np.zeros((1, 4), int), V, [2, 1]), "increasing"),
         (lambda: Tokens(cpu_device(), np.zeros((1, 4), int), V, slice(4, None)), "increasing"),
-        (lambda: step(cpu_device(), MODELS["rotary"](), *draw(GPT(V, 16, 3, 4, 8))[:1], np.zeros((1, 21), int), None), "context"),
-        (lambda: MODELS["learned"]().generate(cpu_device(), draw(MODELS["learned"]())[0], np.zeros((1, 5), int), 17), "fit"),
+        (
+            lambda: step(
+                cpu_device(),
+                MODELS["rotary"](),
+                *draw(GPT(V, 16, 3, 4, 8))[:1],
+                np.zeros((1, 21), int),
+                None,
+            ),
+            "context",
+        ),
+        (
+            lambda: MODELS["learned"]().generate(
+                cpu_device(), draw(MODELS["learned"]())[0], np.zeros((1, 5), int), 17
+            ),
+            "fit",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refusals(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
 
-# -- weights of PyTorch --------------------------------------------------------------------------------------------------------
+# -- weights of PyTorch ----------------------------------------------------------------------------
 
 
 @each_model
 def test_state_dict_round_trip(tmp_path, kind):
-    """Weights -> state dict -> file -> weights: the same model and bits; prefixes and a missing tied head do not matter."""
+    """Weights -> state dict -> file -> weights: the same model and bits; prefixes and a missing
+    tied head do not matter."""
     model = MODELS[kind]()
     w, tokens, dz = draw(model)
     state = to_torch_state_dict(model, w)
-    assert ("lm_head.weight" in state) and all(x.flags.c_contiguous for x in state.values())
+    assert "lm_head.weight" in state
+    assert all(x.flags.c_contiguous for x in state.values())
     np.savez(tmp_path / "w.npz", **{f"_orig_mod.module.{n}": x for n, x in state.items()})
     without = {n: x for n, x in state.items() if n != "lm_head.weight" or not model.tied}
     for source in (state, tmp_path / "w.npz", str(tmp_path / "w.npz"), without):
         heads = None if model.positions == "rotary" else model.heads
         again, found = from_torch_state_dict(source, heads, context=20)
-        assert again.shapes == model.shapes and (again.heads, again.activation) == (model.heads, model.activation)
-        assert (again.residual, again.context, again.digits) == (model.residual, again.context, model.digits)
+        assert again.shapes == model.shapes
+        assert (again.heads, again.activation) == (
+            model.heads,
+            model.activation,
+        )
+        assert (again.residual, again.context, again.digits) == (
+            model.residual,
+            again.context,
+            model.digits,
+        )
         for name, x in w.items():
             np.testing.assert_array_equal(found[name], x)
         params = Arena(cpu_device("float32"), again.shapes)
         params.load(found)  # what training takes
     z = step(cpu_device(), model, w, tokens, dz)[0]
-    found = {n: np.ascontiguousarray(x) for n, x in found.items()}  # BLAS may round otherwise for another layout in memory
+    found = {
+        n: np.ascontiguousarray(x) for n, x in found.items()
+    }  # BLAS may round otherwise for another layout in memory
     np.testing.assert_array_equal(step(cpu_device(), again, found, tokens, dz)[0], z)
 
 
 @each_model
 def test_safetensors(tmp_path, kind):
-    numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed (the interop extra)")
+    numpy = pytest.importorskip(
+        "safetensors.numpy", reason="safetensors is not installed (the interop extra)"
+    )
     model = MODELS[kind]()
     w = {n: x.astype("float32") for n, x in draw(model)[0].items()}
     numpy.save_file(to_torch_state_dict(model, w), tmp_path / "w.safetensors")
@@ -302,7 +375,10 @@ def test_wrong_state_dicts_are_refused(tmp_path):
         ({n: x for n, x in state.items() if "freqs" not in n}, "pass heads"),
         ({**state, frequencies: state[frequencies] * 2}, "frequencies"),
         ({**state, "transformer.h.0.extra": np.zeros(3)}, "h.0.extra"),
-        ({n: x for n, x in state.items() if n != "transformer.h.2.mlp.c_fc.weight"}, "h.2.mlp.c_fc"),
+        (
+            {n: x for n, x in state.items() if n != "transformer.h.2.mlp.c_fc.weight"},
+            "h.2.mlp.c_fc",
+        ),
         ({**state, "transformer.h.0.attn.o.weight": np.zeros((16, 8))}, "attn.o.weight: expected"),
         (tmp_path / "none.npz", "cannot be read"),
         (tmp_path / "w.pth", "torch.load"),
@@ -313,11 +389,12 @@ def test_wrong_state_dicts_are_refused(tmp_path):
             from_torch_state_dict(source)
 
 
-# -- the twin in PyTorch, with the parameter names of the authors' classes -------------------------------------------------------
+# -- the twin in PyTorch, with the parameter names of the authors' classes -------------------------
 
 
 def twin(torch, model, dtype):
-    """The same network under autograd, written for its own: F.layer_norm, F.scaled_dot_product_attention, nn.Linear."""
+    """The same network under autograd, written for its own: F.layer_norm,
+    F.scaled_dot_product_attention, nn.Linear."""
     nn, F = torch.nn, torch.nn.functional
     C, H, L, rotary = model.width, model.heads, model.depth, model.positions == "rotary"
     D = C // H
@@ -335,17 +412,26 @@ def twin(torch, model, dtype):
                 self.attn.rotary_emb.freqs = nn.Parameter(f, requires_grad=False)
             else:
                 self.attn.c_attn, self.attn.c_proj = qkv, out
-            self.mlp.c_fc, self.mlp.c_proj = nn.Linear(C, 4 * C, bias=model.bias), nn.Linear(4 * C, C, bias=model.bias)
+            self.mlp.c_fc, self.mlp.c_proj = (
+                nn.Linear(C, 4 * C, bias=model.bias),
+                nn.Linear(4 * C, C, bias=model.bias),
+            )
 
         def turn(self, x):
             freqs = 10000.0 ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
-            angle = torch.polar(torch.ones(1, dtype=torch.float64), torch.arange(x.shape[-2])[:, None] * freqs)
+            angle = torch.polar(
+                torch.ones(1, dtype=torch.float64), torch.arange(x.shape[-2])[:, None] * freqs
+            )
             pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], D // 2, 2))
             return torch.view_as_real(pairs * angle.to(pairs.dtype)).flatten(-2)
 
         def forward(self, h):
-            qkv, out = (self.attn.to_qkv, self.attn.o) if rotary else (self.attn.c_attn, self.attn.c_proj)
-            q, k, v = (a.unflatten(-1, (H, D)).transpose(1, 2) for a in qkv(self.ln_1(h)).chunk(3, dim=-1))
+            qkv, out = (
+                (self.attn.to_qkv, self.attn.o) if rotary else (self.attn.c_attn, self.attn.c_proj)
+            )
+            q, k, v = (
+                a.unflatten(-1, (H, D)).transpose(1, 2) for a in qkv(self.ln_1(h)).chunk(3, dim=-1)
+            )
             if rotary:
                 q, k = self.turn(q), self.turn(k)
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -355,7 +441,10 @@ def twin(torch, model, dtype):
     class Twin(nn.Module):
         def __init__(self):
             super().__init__()
-            parts = {"wte": nn.Embedding(model.vocab, C), "h": nn.ModuleList(Block() for _ in range(L))}
+            parts = {
+                "wte": nn.Embedding(model.vocab, C),
+                "h": nn.ModuleList(Block() for _ in range(L)),
+            }
             if not rotary:
                 parts["wpe"] = nn.Embedding(-(-model.context // model.digits), C)
             if model.positions == "digits":
@@ -380,7 +469,7 @@ def twin(torch, model, dtype):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("dtype, tol", [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize(("dtype", "tol"), [("float64", 1e-10), ("float32", 1e-5)])
 @each_position
 @each_model
 def test_torch_twin(kind, positions, dtype, tol):
@@ -392,7 +481,8 @@ def test_torch_twin(kind, positions, dtype, tol):
     state = {n: torch.from_numpy(np.array(x)) for n, x in to_torch_state_dict(model, w).items()}
     theirs.load_state_dict(state, strict=True)
     again, found = from_torch_state_dict(theirs.state_dict(), model.heads, context=20)
-    assert again.shapes == model.shapes and again.tied == model.tied
+    assert again.shapes == model.shapes
+    assert again.tied == model.tied
     w = {n: x.astype(dtype) for n, x in found.items()}
 
     select = slice(None) if positions is None else positions

@@ -1,4 +1,5 @@
-"""Image files: read back as written, refused when damaged; normalisation, augmentation; training that resumes bit by bit."""
+"""Image files: read back as written, refused when damaged; normalisation, augmentation; training
+that resumes bit by bit."""
 
 import gzip
 import struct
@@ -9,14 +10,14 @@ import fakecupy
 import numpy as np
 import pytest
 
-from tinygrok.checkpoint import load_training, save_training
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import SGD
 from tinygrok.engine.params import Arena
 from tinygrok.models import vision
-from tinygrok.sequences import SHARD_IMAGES, ImageTraining
 from tinygrok.tasks import images
-from tinygrok.train import fit
+from tinygrok.training.checkpoint import load_training, save_training
+from tinygrok.training.loop import fit
+from tinygrok.training.sequences import SHARD_IMAGES, ImageTraining
 
 
 def idx(array):
@@ -38,7 +39,8 @@ def write_mnist(folder, train=20, test=7, size=(5, 4), suffix=".gz"):
 def test_idx_files_are_read_back(tmp_path, suffix):
     written = write_mnist(tmp_path, suffix=suffix)
     data = images.load(tmp_path)
-    assert data.train.shape == (20, 5, 4, 1) and data.test_labels.dtype == np.int64
+    assert data.train.shape == (20, 5, 4, 1)
+    assert data.test_labels.dtype == np.int64
     np.testing.assert_array_equal(data.train[..., 0], written["train", "images-idx3"])
     np.testing.assert_array_equal(data.test_labels, written["t10k", "labels-idx1"])
 
@@ -68,15 +70,22 @@ def test_damaged_idx_files_are_refused(tmp_path, damage, suffix):
     path.write_bytes(gzip.compress(data) if suffix else data)
     with pytest.raises(InputError) as error:
         images.load(tmp_path)
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_damaged_gzip_labels_beyond_nine_and_missing_files_are_refused(tmp_path):
     write_mnist(tmp_path)
     path = tmp_path / "train-labels-idx1-ubyte.gz"
     good = path.read_bytes()
-    for bad in (good[:-5], good[:20], b"not gzip at all", good[:-8] + struct.pack("<I", zlib.crc32(b"other")) + good[-4:],
-                gzip.compress(idx(np.full(20, 10, np.uint8))), gzip.compress(idx(np.zeros(0, np.uint8)))):  # fmt: skip
+    for bad in (
+        good[:-5],
+        good[:20],
+        b"not gzip at all",
+        good[:-8] + struct.pack("<I", zlib.crc32(b"other")) + good[-4:],
+        gzip.compress(idx(np.full(20, 10, np.uint8))),
+        gzip.compress(idx(np.zeros(0, np.uint8))),
+    ):
         path.write_bytes(bad)
         with pytest.raises(InputError):
             images.load(tmp_path)
@@ -89,8 +98,13 @@ def test_damaged_gzip_labels_beyond_nine_and_missing_files_are_refused(tmp_path)
 def write_cifar(folder, records):
     rng, parts = np.random.default_rng(0), {}
     for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
-        labels, pixels = rng.integers(0, 10, records, dtype=np.uint8), rng.integers(0, 256, (records, 3, 32, 32), dtype=np.uint8)
-        (folder / name).write_bytes(b"".join(bytes([y]) + x.tobytes() for y, x in zip(labels, pixels, strict=True)))
+        labels, pixels = (
+            rng.integers(0, 10, records, dtype=np.uint8),
+            rng.integers(0, 256, (records, 3, 32, 32), dtype=np.uint8),
+        )
+        (folder / name).write_bytes(
+            b"".join(bytes([y]) + x.tobytes() for y, x in zip(labels, pixels, strict=True))
+        )
         parts[name] = pixels, labels
     return parts
 
@@ -99,7 +113,8 @@ def test_cifar_files_are_read_back_and_damaged_ones_refused(tmp_path, monkeypatc
     monkeypatch.setattr(images, "CIFAR_RECORDS", 4)
     parts = write_cifar(tmp_path, 4)
     data = images.load(tmp_path)
-    assert data.train.shape == (20, 32, 32, 3) and data.test.shape == (4, 32, 32, 3)
+    assert data.train.shape == (20, 32, 32, 3)
+    assert data.test.shape == (4, 32, 32, 3)
     for i in range(5):
         pixels, labels = parts[f"data_batch_{i + 1}.bin"]
         np.testing.assert_array_equal(data.train[4 * i : 4 * i + 4], pixels.transpose(0, 2, 3, 1))
@@ -123,15 +138,21 @@ def test_digits_of_scikit_learn(monkeypatch):
     monkeypatch.undo()
     pytest.importorskip("sklearn")
     data = images.load(None)
-    assert data.train.shape == (1500, 8, 8, 1) and data.test.shape == (297, 8, 8, 1) and set(data.test_labels) == set(range(10))
+    assert data.train.shape == (1500, 8, 8, 1)
+    assert data.test.shape == (297, 8, 8, 1)
+    assert set(data.test_labels) == set(range(10))
 
 
 def test_normalisation_is_that_of_the_training_set():
     rng = np.random.default_rng(0)
-    train, test = rng.integers(0, 256, (50, 6, 5, 3), dtype=np.uint8), np.full((2, 6, 5, 3), 7, np.uint8)
+    train, test = (
+        rng.integers(0, 256, (50, 6, 5, 3), dtype=np.uint8),
+        np.full((2, 6, 5, 3), 7, np.uint8),
+    )
     raw = images.Images(train, np.zeros(50), test, np.zeros(2))
     data = images.normalised(raw)
-    assert data.train.dtype == np.float32 and data.test.dtype == np.float32
+    assert data.train.dtype == np.float32
+    assert data.test.dtype == np.float32
     np.testing.assert_allclose(data.train.mean(axis=(0, 1, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(data.train.std(axis=(0, 1, 2)), 1, rtol=1e-6)
     expected = (7 - raw.train.mean(axis=(0, 1, 2))) / raw.train.std(axis=(0, 1, 2))
@@ -145,15 +166,21 @@ def test_augmentation_moves_and_mirrors(size):
     x[:] = x[0]
     y, pad, (H, W) = images.augment(np.random.default_rng(1), x, 1), 1, size
     padded = np.pad(x[0], ((pad, pad), (pad, pad), (0, 0)))
-    windows = [padded[i : i + H, j : j + W][:, ::flip] for i in range(3) for j in range(3) for flip in (1, -1)]
+    windows = [
+        padded[i : i + H, j : j + W][:, ::flip]
+        for i in range(3)
+        for j in range(3)
+        for flip in (1, -1)
+    ]
     found = [[k for k, window in enumerate(windows) if (window == a).all()] for a in y]
-    assert all(len(f) == 1 for f in found) and {f[0] for f in found} == set(range(18))
+    assert all(len(f) == 1 for f in found)
+    assert {f[0] for f in found} == set(range(18))
     still = images.augment(np.random.default_rng(1), x, 0, flip=False)
     np.testing.assert_array_equal(still, x)
     np.testing.assert_array_equal(images.augment(np.random.default_rng(1), x, 1), y)
 
 
-# -- training -----------------------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 
 def small(dev, batchnorm=False, count=3 * SHARD_IMAGES, seed=0):
@@ -161,7 +188,9 @@ def small(dev, batchnorm=False, count=3 * SHARD_IMAGES, seed=0):
     rng = np.random.default_rng(3)
     y = rng.integers(0, 2, 400)
     stripes = np.arange(8) % 2
-    x = np.where(y[:, None, None, None] == 1, stripes[:, None], stripes[:, None, None]) + rng.standard_normal((400, 8, 8, 1))
+    x = np.where(
+        y[:, None, None, None] == 1, stripes[:, None], stripes[:, None, None]
+    ) + rng.standard_normal((400, 8, 8, 1))
     net = vision.vgg((8, 8, 1), 2, (4, "M", 8), batchnorm=batchnorm)
     params, grads = Arena(dev, net.shapes), Arena(dev, net.shapes)
     params.load(net.init(np.random.default_rng(seed), 2**0.5))
@@ -178,14 +207,16 @@ def small(dev, batchnorm=False, count=3 * SHARD_IMAGES, seed=0):
 def test_it_learns(dev, batchnorm):
     run = small(dev, batchnorm, 64)
     fit(run, 40, log_every=40)
-    assert run.history["test_accuracy"][-1] > 0.8 and run.history["test_loss"][-1] < 0.4 < run.history["test_loss"][0]
+    assert run.history["test_accuracy"][-1] > 0.8
+    assert run.history["test_loss"][-1] < 0.4 < run.history["test_loss"][0]
 
 
 @pytest.mark.parametrize("batchnorm", [False, True])
 def test_shards_and_threads_do_not_change_the_gradient(dev, host_dev, batchnorm):
     """As the whole batch in float64 on one thread."""
     a, b = small(host_dev, batchnorm), small(dev, batchnorm)
-    assert len(a.batch(1).shards()) == (1 if batchnorm else 4) and a.batch(1).size() == 3 * SHARD_IMAGES
+    assert len(a.batch(1).shards()) == (1 if batchnorm else 4)
+    assert a.batch(1).size() == 3 * SHARD_IMAGES
     w = {n: x.copy() for n, x in (a.params.views | a.objective.buffers.views).items()}
     rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(3, 1)))
     x, y = a.draw(rng)
@@ -195,9 +226,16 @@ def test_shards_and_threads_do_not_change_the_gradient(dev, host_dev, batchnorm)
     measured = b.objective.gradient(b.grads, b.batch(1))
     tolerance = 1e-10 if dev.dtype == np.float64 else 1e-4
     np.testing.assert_allclose(dev.to_host(measured), loss, rtol=tolerance)
-    np.testing.assert_allclose(dev.to_host(b.grads.flat), a.grads.flat, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        dev.to_host(b.grads.flat), a.grads.flat, rtol=tolerance, atol=tolerance
+    )
     buffers = dev.to_host(b.objective.buffers.flat)
-    np.testing.assert_allclose(buffers, np.concatenate([np.ravel(w[n]) for n in a.model.buffers] or [[]]), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        buffers,
+        np.concatenate([np.ravel(w[n]) for n in a.model.buffers] or [[]]),
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("batchnorm", [False, True])
@@ -209,7 +247,8 @@ def test_a_step_on_a_gpu_never_waits(batchnorm):
     with fakecupy.hot(dtype="float32") as counts:
         run.objective.gradient(run.grads, batch)
         run.optimizer.step(2)
-    assert counts.syncs == 0 and counts.matmul_copies == 0
+    assert counts.syncs == 0
+    assert counts.matmul_copies == 0
 
 
 @pytest.mark.parametrize("batchnorm", [False, True])

@@ -1,4 +1,5 @@
-"""The in-context task: selections, pools, sequences, and the reference solvers against the exact formulas."""
+"""The in-context task: selections, pools, sequences, and the reference solvers against the exact
+formulas."""
 
 import itertools
 
@@ -10,19 +11,25 @@ from tinygrok.tasks import in_context as ic
 from tinygrok.tasks.modular import TaskError
 
 
-@pytest.mark.parametrize("p, base", [(29, 64), (29, 128), (7, 9), (7, 3), (5, 3)])
+@pytest.mark.parametrize(("p", "base"), [(29, 64), (29, 128), (7, 9), (7, 3), (5, 3)])
 def test_rectangles(p, base):
     tasks = ic.rectangle_tasks(p, base, generator(0, "split"))
-    assert tasks.shape == (4 * base, 2) and len(np.unique(tasks, axis=0)) == 4 * base
+    assert tasks.shape == (4 * base, 2)
+    assert len(np.unique(tasks, axis=0)) == 4 * base
     have = {tuple(t) for t in tasks.tolist()}
     for i, (a, b) in enumerate(tasks[:base].tolist()):
         (a1, v), (u, b1), (u1, v1) = tasks[base + 3 * i : base + 3 * i + 3].tolist()
-        assert (a1, b1, u1, v1) == (a, b, u, v) and u not in (a, b) and v not in (a, b, u)
+        assert (a1, b1, u1, v1) == (a, b, u, v)
+        assert u not in (a, b)
+        assert v not in (a, b, u)
         assert {(a, v), (u, b), (u, v)} <= have
 
 
 def test_impossible_selections_end():
-    for bad in (lambda rng: ic.rectangle_tasks(3, 2, rng), lambda rng: ic.rectangle_tasks(7, 13, rng)):
+    for bad in (
+        lambda rng: ic.rectangle_tasks(3, 2, rng),
+        lambda rng: ic.rectangle_tasks(7, 13, rng),
+    ):
         with pytest.raises(TaskError):
             bad(generator(0, "split"))
     make = ic.InContextData.make
@@ -41,16 +48,28 @@ def test_impossible_selections_end():
 @pytest.mark.parametrize("rule", ["rectangle", "random"])
 def test_sets_and_batches(rule):
     data = ic.InContextData.make(29, 32, 256, 0.6, generator(1, "split"), rule)
-    assert len(data.train_pool) == 505 and len(data.test_pool) == 336 and len(data.ood_tasks) == 256
+    assert len(data.train_pool) == 505
+    assert len(data.test_pool) == 336
+    assert len(data.ood_tasks) == 256
     pools = {tuple(x) for x in data.train_pool}, {tuple(x) for x in data.test_pool}
-    assert not pools[0] & pools[1] and not {tuple(t) for t in data.id_tasks} & {tuple(t) for t in data.ood_tasks}
-    for tasks, pool, drawn in itertools.product((data.id_tasks, data.ood_tasks), pools, (data.train_pool, data.test_pool)):
+    assert not pools[0] & pools[1]
+    assert not {tuple(t) for t in data.id_tasks} & {tuple(t) for t in data.ood_tasks}
+    for tasks, pool, drawn in itertools.product(
+        (data.id_tasks, data.ood_tasks), pools, (data.train_pool, data.test_pool)
+    ):
         if {tuple(x) for x in drawn} != pool:
             continue
-        triples = data.sequences(tasks, data.draw_pairs(drawn, 2, generator(0, "probes"))).reshape(-1, 2, 32, 3)
+        triples = data.sequences(tasks, data.draw_pairs(drawn, 2, generator(0, "probes"))).reshape(
+            -1, 2, 32, 3
+        )
         assert {tuple(x) for x in triples[0].reshape(-1, 3)[:, :2]} <= pool
         assert (
-            triples[..., 2] == (triples[..., 0] * tasks[:, 0, None, None] + triples[..., 1] * tasks[:, 1, None, None]) % 29
+            triples[..., 2]
+            == (
+                triples[..., 0] * tasks[:, 0, None, None]
+                + triples[..., 1] * tasks[:, 1, None, None]
+            )
+            % 29
         ).all()
         assert (triples[..., :2] == triples[:1, ..., :2]).all(), "all tasks see the same questions"
     assert data.batch(4, generator(0, "batches")).shape == (1024, 96)
@@ -63,9 +82,13 @@ def test_rows_without_replacement():
 
 
 TABLE = {  # p = 29: k -> span, optimal, ratio coverage, ratio accuracy
-    0: (0, 0.0356, 0, 0.0345), 1: (0, 0.0677, 0.0344, 0.0677), 2: (0.9644, 0.9668, 0.0666, 0.0988),
-    5: (1, 1, 0.1568, 0.1858), 13: (1, 1, 0.3568, 0.3790), 31: (1, 1, 0.6504, 0.6624),
-}  # fmt: skip
+    0: (0, 0.0356, 0, 0.0345),
+    1: (0, 0.0677, 0.0344, 0.0677),
+    2: (0.9644, 0.9668, 0.0666, 0.0988),
+    5: (1, 1, 0.1568, 0.1858),
+    13: (1, 1, 0.3568, 0.3790),
+    31: (1, 1, 0.6504, 0.6624),
+}
 
 
 @pytest.mark.parametrize("k", TABLE)
@@ -73,13 +96,18 @@ def test_solvers_agree_with_the_exact_formulas(k):
     exact = ic.exact_accuracy(29, k)
     np.testing.assert_allclose(list(exact.values()), TABLE[k], atol=6e-5)
     rng, rows = np.random.default_rng(k), 30_000
-    X, q, w = rng.integers(0, 29, (rows, k, 2)), rng.integers(0, 29, (rows, 2)), rng.integers(0, 29, (rows, 2))
+    X, q, w = (
+        rng.integers(0, 29, (rows, k, 2)),
+        rng.integers(0, 29, (rows, 2)),
+        rng.integers(0, 29, (rows, 2)),
+    )
     Z, truth = np.einsum("rkn,rn->rk", X, w) % 29, (q * w).sum(axis=1) % 29
     for solver, name in ((ic.ratio_matching, "ratio_matching"), (ic.modular_regression, "optimal")):
         answers, known = solver(29, X, Z, q)
         assert (answers == truth)[known].all(), "a known answer is right"
         measured = ic.solver_accuracy(29, answers, known, truth)
-        # the exact optimum guesses 0 for a query it cannot span; a uniform guess differs by less than 1/p^2
+        # the exact optimum guesses 0 for a query it cannot span; a uniform guess differs by less
+        # than 1/p^2
         assert abs(measured - exact[name]) < 0.005
 
 
@@ -87,21 +115,33 @@ def test_nothing_is_known_without_examples():
     q = np.array([[0, 0], [1, 2]])
     empty = np.zeros((2, 0, 2), int), np.zeros((2, 0), int)
     assert not ic.ratio_matching(5, *empty, q)[1].any()
-    assert ic.modular_regression(5, *empty, q)[1].tolist() == [True, False]  # the zero map sends 0 to 0
+    assert ic.modular_regression(5, *empty, q)[1].tolist() == [
+        True,
+        False,
+    ]  # the zero map sends 0 to 0
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_regression_over_many_variables(n):
-    """Full rank: always right. Below: known exactly when the query lies in the span (brute force over GF(5))."""
+    """Full rank: always right. Below: known exactly when the query lies in the span (brute force
+    over GF(5))."""
     p, rng = 5, np.random.default_rng(n)
     for k in range(n + 2):
-        X, q, w = rng.integers(0, p, (300, k, n)), rng.integers(0, p, (300, n)), rng.integers(0, p, (300, n))
+        X, q, w = (
+            rng.integers(0, p, (300, k, n)),
+            rng.integers(0, p, (300, n)),
+            rng.integers(0, p, (300, n)),
+        )
         Z, truth = np.einsum("rkn,rn->rk", X, w) % p, (q * w).sum(axis=1) % p
         answers, known = ic.modular_regression(p, X, Z, q)
         assert (answers == truth)[known].all()
         if k <= 3:
             combinations = np.array(list(itertools.product(range(p), repeat=k))).reshape(p**k, k)
-            spans = (np.einsum("ck,rkn->rcn", combinations, X) % p == q[:, None, :]).all(axis=-1).any(axis=1)
+            spans = (
+                (np.einsum("ck,rkn->rcn", combinations, X) % p == q[:, None, :])
+                .all(axis=-1)
+                .any(axis=1)
+            )
             np.testing.assert_array_equal(known, spans)
 
 
@@ -117,6 +157,8 @@ def test_retrieval():
 
 
 def test_phases():
-    assert ic.phase(0.99, 0.2, 0.1, 0.1) == "i.d. memorization" and ic.phase(0.99, 0.9, 0.1, 0.1) == "i.d. generalization"
-    assert ic.phase(0.99, 0.2, 0.9, 0.1) == "o.o.d. memorization" and ic.phase(0.99, 0.9, 0.9, 0.9) == "o.o.d. generalization"
+    assert ic.phase(0.99, 0.2, 0.1, 0.1) == "i.d. memorization"
+    assert ic.phase(0.99, 0.9, 0.1, 0.1) == "i.d. generalization"
+    assert ic.phase(0.99, 0.2, 0.9, 0.1) == "o.o.d. memorization"
+    assert ic.phase(0.99, 0.9, 0.9, 0.9) == "o.o.d. generalization"
     assert ic.phase(0.3, 0.9, 0.9, 0.9) == "untrained"

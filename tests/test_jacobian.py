@@ -1,4 +1,5 @@
-"""Jacobian norms of finite networks: estimator against exact Jacobians, closed formulas, variance, theory, and models."""
+"""Jacobian norms of finite networks: estimator against exact Jacobians, closed formulas, variance,
+theory, and models."""
 
 import math
 from typing import NamedTuple
@@ -6,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tinygrok.audit import cpu_device
+from tinygrok.audit.checker import cpu_device
 from tinygrok.criticality.jacobian import Propagation, mean_and_error
 from tinygrok.criticality.meanfield import MeanField, dual
 from tinygrok.models.chain import Chain
@@ -16,7 +17,12 @@ from tinygrok.models.vision import mixer
 from tinygrok.ops.activation import activation_backward, activation_forward
 from tinygrok.ops.embedding import RowIndex
 from tinygrok.ops.linear import linear_backward, linear_forward
-from tinygrok.ops.norm import batchnorm_backward, batchnorm_forward, layernorm_backward, layernorm_forward
+from tinygrok.ops.norm import (
+    batchnorm_backward,
+    batchnorm_forward,
+    layernorm_backward,
+    layernorm_forward,
+)
 
 
 class Stage(NamedTuple):
@@ -38,7 +44,9 @@ def block(dev, W, b, kind, norm="none", mu=0.0):
         return layernorm_forward(dev, x, one, nought, eps=0.0)
 
     def denormalise(dy, cache):
-        return (batchnorm_backward if norm == "batch" else layernorm_backward)(dev, dy, cache, *waste)
+        return (batchnorm_backward if norm == "batch" else layernorm_backward)(
+            dev, dy, cache, *waste
+        )
 
     def forward(x):
         y, caches = x, {}
@@ -66,7 +74,14 @@ def block(dev, W, b, kind, norm="none", mu=0.0):
 
 def network(dev, rng, widths, kind, sw2=1.7, sb2=0.3, norm="none", mu=0.0):
     return [
-        block(dev, rng.normal(0, math.sqrt(sw2 / n), (n, m)), rng.normal(0, math.sqrt(sb2), m), kind, norm, mu)
+        block(
+            dev,
+            rng.normal(0, math.sqrt(sw2 / n), (n, m)),
+            rng.normal(0, math.sqrt(sb2), m),
+            kind,
+            norm,
+            mu,
+        )
         for n, m in zip(widths[:-1], widths[1:], strict=True)
     ]
 
@@ -89,7 +104,9 @@ def test_exact_jacobian_is_the_derivative(host_dev, norm):
             ends.append(moved.ravel())
         np.testing.assert_allclose(J[:, i], (ends[0] - ends[1]) / (2 * h), rtol=1e-6, atol=1e-8)
     if norm != "batch":  # samples do not see each other
-        assert not np.delete(J.reshape(3, 6, 3, 6).swapaxes(1, 2).reshape(9, 36), [0, 4, 8], axis=0).any()
+        assert not np.delete(
+            J.reshape(3, 6, 3, 6).swapaxes(1, 2).reshape(9, 36), [0, 4, 8], axis=0
+        ).any()
     else:
         assert np.abs(J[:6, 6:12]).max() > 1e-3
 
@@ -115,36 +132,46 @@ def closed_form(case, h, W, mu):
         xhat = (z - z.mean()) / s
         if case == "pre":
             d = 1 - np.tanh(xhat) ** 2
-            total += ((c * d * d).sum() - ((W @ d) ** 2).sum() / N - ((W @ (d * xhat)) ** 2).sum() / N) / (N_out * s * s)
+            total += (
+                (c * d * d).sum() - ((W @ d) ** 2).sum() / N - ((W @ (d * xhat)) ** 2).sum() / N
+            ) / (N_out * s * s)
         else:
             WP = W - W.mean(axis=1, keepdims=True) - np.outer(W @ xhat, xhat) / N
             total += ((1 - np.tanh(row) ** 2) ** 2 * (WP * WP).sum(axis=0)).sum() / (N_out * s * s)
     return total / len(h)
 
 
-@pytest.mark.parametrize("norm, mu", [("none", 0), ("none", 0.7), ("pre", 0), ("act", 0), ("batch", 0)])
+@pytest.mark.parametrize(
+    ("norm", "mu"), [("none", 0), ("none", 0.7), ("pre", 0), ("act", 0), ("batch", 0)]
+)
 def test_one_block_against_closed_formulas(host_dev, norm, mu):
     rng = np.random.default_rng(1)
     sizes = (7, 7) if mu else (7, 5)
     W, h = rng.standard_normal(sizes[::-1]), rng.standard_normal((4, 7))
     stage = block(host_dev, W.T, np.zeros(sizes[1]), "tanh", norm, mu)
-    assert Propagation(host_dev, [stage], h).exact(0, 1) == pytest.approx(closed_form(norm, h, W, mu), rel=1e-12)
+    assert Propagation(host_dev, [stage], h).exact(0, 1) == pytest.approx(
+        closed_form(norm, h, W, mu), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("norm", ["none", "pre", "batch"])
 def test_estimates_are_unbiased(norm, dev):
-    """Every J^{l0,L} of one backward pass, and every chi, within four standard errors of the exact Jacobian."""
+    """Every J^{l0,L} of one backward pass, and every chi, within four standard errors of the exact
+    Jacobian."""
     rng = np.random.default_rng(2)
     stages = network(dev, rng, (8, 10, 6, 9), "gelu", norm=norm)
     run = Propagation(dev, stages, dev.to_device(rng.standard_normal((3, 8))))
     mean, error = mean_and_error(run.apjn(rng, 200))
     exact = [run.exact(start, 3) for start in range(4)]
-    assert mean.shape == (4,) and mean[3] == exact[3] == 1
-    assert (abs(mean - exact) <= 4 * error + 1e-6).all() and (error[:3] < 0.3 * mean[:3]).all()
+    assert mean.shape == (4,)
+    assert mean[3] == exact[3] == 1
+    assert (abs(mean - exact) <= 4 * error + 1e-6).all()
+    assert (error[:3] < 0.3 * mean[:3]).all()
     mean, error = mean_and_error(run.chi(rng, 200))
     assert (abs(mean - [run.exact(k, k + 1) for k in range(3)]) <= 4 * error).all()
     mean, error = mean_and_error(run.apjn(rng, 200, stop=2, start=1))
-    assert mean.shape == (2,) and abs(mean[0] - run.exact(1, 2)) <= 4 * error[0]
+    assert mean.shape == (2,)
+    assert abs(mean[0] - run.exact(1, 2)) <= 4 * error[0]
 
 
 def test_variance_of_a_probe(host_dev):
@@ -169,7 +196,7 @@ def test_exploding_jacobians_stay_finite():
 
 
 @pytest.mark.parametrize(
-    "kind, sw2, sb2, norm, mu",
+    ("kind", "sw2", "sb2", "norm", "mu"),
     [
         ("relu", 2.0, 0.0, "none", 0.0),
         ("erf", math.pi / 4, 0.0, "none", 0.0),
@@ -187,15 +214,25 @@ def test_wide_networks_follow_the_theory(host_dev, kind, sw2, sb2, norm, mu):
     found = []
     for _ in range(6):
         x = rng.standard_normal((256 if norm == "batch" else 8, N))
-        run = Propagation(host_dev, network(host_dev, rng, (N,) * (L + 1), kind, sw2, sb2, norm, mu), x)
-        found.append(np.concatenate([run.kernels, run.chi(rng, 4).mean(axis=0), run.apjn(rng, 8).mean(axis=0)[:-1]]))
+        run = Propagation(
+            host_dev, network(host_dev, rng, (N,) * (L + 1), kind, sw2, sb2, norm, mu), x
+        )
+        found.append(
+            np.concatenate(
+                [run.kernels, run.chi(rng, 4).mean(axis=0), run.apjn(rng, 8).mean(axis=0)[:-1]]
+            )
+        )
     mean, error = mean_and_error(found)
     K, chi = MeanField(kind, sw2, sb2, mu, norm).propagate(1.0, L)
-    if norm == "batch":  # K is the variance over the batch there: the kernel also holds what all samples share
+    if (
+        norm == "batch"
+    ):  # K is the variance over the batch there: the kernel also holds what all samples share
         mean, error = mean[L + 1 :], error[L + 1 :]
     theory = np.concatenate([K if norm != "batch" else K[:0], chi, np.cumprod(chi[::-1])[::-1]])
     finite = 0.06 if norm == "batch" else 0.02  # of width and batch
-    assert (abs(mean - theory) <= 4 * error + finite * theory).all(), np.stack([mean, theory, error])
+    assert (abs(mean - theory) <= 4 * error + finite * theory).all(), np.stack(
+        [mean, theory, error]
+    )
 
 
 def test_batchnorm_of_small_batches_is_more_chaotic(host_dev):
@@ -205,11 +242,15 @@ def test_batchnorm_of_small_batches_is_more_chaotic(host_dev):
         chi = []
         for _ in range(3):
             stages = network(host_dev, rng, (128,) * 13, "relu", 1.0, 0.0, "batch")
-            chi.append(Propagation(host_dev, stages, rng.standard_normal((B, 128))).chi(rng, 2)[:, 6:].mean())
+            chi.append(
+                Propagation(host_dev, stages, rng.standard_normal((B, 128)))
+                .chi(rng, 2)[:, 6:]
+                .mean()
+            )
         assert np.mean(chi) == pytest.approx(expected, abs=tol), B
 
 
-# -- models of the library --------------------------------------------------------------------------------------------------
+# -- models of the library -------------------------------------------------------------------------
 
 
 def by_differences(stages, x, h=1e-5):
@@ -228,9 +269,12 @@ def by_differences(stages, x, h=1e-5):
     return np.stack(columns, axis=1)
 
 
-@pytest.mark.parametrize("options", [{}, {"positions": "learned", "bias": True, "shift": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"positions": "learned", "bias": True, "shift": False}], ids=str
+)
 def test_gpt_blocks(host_dev, options):
-    """Stages are the blocks that forward runs, their backward is the Jacobian, and nothing else is touched."""
+    """Stages are the blocks that forward runs, their backward is the Jacobian, and nothing else is
+    touched."""
     rng = np.random.default_rng(7)
     net = GPT(5, 8, 2, 2, 6, activation="gelu", **options)
     w = net.init(rng, 0.5)
@@ -243,11 +287,15 @@ def test_gpt_blocks(host_dev, options):
     for stage in run.stages:
         end = stage.forward(end)[0]
     np.testing.assert_array_equal(end.reshape(6, 8), tape["blocks.1.end"])
-    np.testing.assert_allclose(run.jacobian(0, 2), by_differences(run.stages, x), rtol=1e-6, atol=1e-8)
-    np.testing.assert_array_equal(run.jacobian(0, 2), run.jacobian(0, 2))
-    assert all(np.array_equal(w[k], before[k]) for k in w) and (run.kernels[0], run.kernels[2]) == pytest.approx(
-        ((x * x).mean(), (end * end).mean())
+    np.testing.assert_allclose(
+        run.jacobian(0, 2), by_differences(run.stages, x), rtol=1e-6, atol=1e-8
     )
+    np.testing.assert_array_equal(run.jacobian(0, 2), run.jacobian(0, 2))
+    assert all(np.array_equal(w[k], before[k]) for k in w)
+    assert (
+        run.kernels[0],
+        run.kernels[2],
+    ) == pytest.approx(((x * x).mean(), (end * end).mean()))
     mean, error = mean_and_error(run.apjn(rng, 300))
     assert (abs(mean - [run.exact(0, 2), run.exact(1, 2), 1]) <= 4 * error + 1e-12).all()
 
@@ -262,18 +310,26 @@ def test_two_layer_net(host_dev, activation, batchnorm):
     logits, tape = net.forward(host_dev, {k: v.copy() for k, v in w.items()}, rows, train=True)
     run = Propagation(host_dev, net.stages(host_dev, w), tape["hidden.pre"])
     np.testing.assert_allclose(run.stages[0].forward(tape["hidden.pre"])[0], logits, rtol=1e-13)
-    np.testing.assert_allclose(run.jacobian(0, 1), by_differences(run.stages, tape["hidden.pre"]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        run.jacobian(0, 1), by_differences(run.stages, tape["hidden.pre"]), rtol=1e-5, atol=1e-7
+    )
     if batchnorm:
-        assert not w["running_mean"].any()  # the weights that were given stay as they are
+        assert not w["norm.mean"].any()  # the weights that were given stay as they are
     if activation == "square" and not batchnorm:  # dz/dh = 2 h W
         h, W = tape["hidden.pre"], w["W"]
-        assert run.exact(0, 1) == pytest.approx(np.mean([((2 * row[:, None] * W) ** 2).sum() for row in h]) / 5, rel=1e-12)
+        assert run.exact(0, 1) == pytest.approx(
+            np.mean([((2 * row[:, None] * W) ** 2).sum() for row in h]) / 5, rel=1e-12
+        )
 
 
 def test_models_on_devices(dev):
-    """Estimates on every device, of a GPT, a two-layer net and a convolutional chain, agree with the exact Jacobian."""
+    """Estimates on every device, of a GPT, a two-layer net and a convolutional chain, agree with
+    the exact Jacobian."""
     rng = np.random.default_rng(9)
-    gpt, net = GPT(5, 8, 1, 2, 6, activation="gelu"), TwoLayerNet(5, 6, activation="gelu", batchnorm=True)
+    gpt, net = (
+        GPT(5, 8, 1, 2, 6, activation="gelu"),
+        TwoLayerNet(5, 6, activation="gelu", batchnorm=True),
+    )
     conv = Chain([("conv", (("conv", "c", 2, 3, 3, 1, 1), ("act", "tanh"), ("maxpool", 2)))])
     for model, weights, shape in (
         (gpt, gpt.init(rng, 0.5), (2, 3, 8)),
@@ -287,16 +343,21 @@ def test_models_on_devices(dev):
 
 
 def test_mixer_follows_its_recursion():
-    """Mixer at mu = 1 (LayerNorm, two linear layers a half): S the variance over channels, kap = sw2 + sb2,
+    """Mixer at mu = 1 (LayerNorm, two linear layers a half): S the variance over channels, kap =
+    sw2 + sb2,
 
-    chi = 1 + sw2^2 D(kap)/S in both halves; S grows by sw2 (V(kap) - C(kap, kap, sb2)) in the token half, whose part common
-    to all channels LayerNorm takes out, and by sw2 V(kap) + sb2 in the channel half
-    """
+    chi = 1 + sw2^2 D(kap)/S in both halves; S grows by sw2 (V(kap) - C(kap, kap, sb2)) in the token
+    half, whose part common to all channels LayerNorm takes out, and by sw2 V(kap) + sb2 in the
+    channel half"""
     dev, rng, sw2, sb2, depth = cpu_device("float32"), np.random.default_rng(10), 2.0, 0.2, 8
     model = mixer((32, 32, 3), 10, 4, 128, depth, (256, 256), "gelu", 1.0)
     w = model.init(rng, sw2**0.5, sb2**0.5, first=1.0) | model.init_buffers()
     stages = model.stages(dev, {name: dev.to_device(a) for name, a in w.items()})[: 2 * depth + 1]
-    measured = Propagation(dev, stages, dev.to_device(rng.standard_normal((2, 32, 32, 3)))).chi(rng, 4).mean(axis=0)[1:]
+    measured = (
+        Propagation(dev, stages, dev.to_device(rng.standard_normal((2, 32, 32, 3))))
+        .chi(rng, 4)
+        .mean(axis=0)[1:]
+    )
     kap, average, S, theory = sw2 + sb2, dual("gelu"), 1.0, []
     V, D = average(kap, kap, kap)
     for half in range(2 * depth):

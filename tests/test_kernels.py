@@ -1,4 +1,5 @@
-"""Every fused kernel: its NumPy body against its CUDA body, the latter compiled as C++; and NVRTC takes every CUDA body."""
+"""Every fused kernel: its NumPy body against its CUDA body, the latter compiled as C++; and NVRTC
+takes every CUDA body."""
 
 import ctypes
 import ctypes.util
@@ -15,7 +16,7 @@ from tinygrok.engine.kernels import KERNELS, erf
 
 S, P, N, B, E = 2, 5, 3, 8, 2  # tables, rows, width, inputs, members
 
-# -- one maker of arguments per kernel; a new kernel without one fails the tests ---------------------------------------------
+# -- one maker of arguments per kernel; a new kernel without one fails the tests -------------------
 
 
 def values(*shape):
@@ -52,39 +53,106 @@ MAKERS |= {
     "power": [3, X, Y],
     "power_df": [3, X, X, Y],
     "power_d2f": [3, X, Y],
-    "adamw": [values(E, 30), COLUMN, 1e-3, 0.9, 0.1, 0.98, 0.02, 7.5, 1e-8, values(E, 30), values(E, 30), positive(E, 30)],
+    "adamw": [
+        values(E, 30),
+        COLUMN,
+        1e-3,
+        0.9,
+        0.1,
+        0.98,
+        0.02,
+        7.5,
+        1e-8,
+        values(E, 30),
+        values(E, 30),
+        positive(E, 30),
+    ],
     "sgd": [values(E, 30), 0.1, COLUMN, 0.9, values(E, 30), values(E, 30)],
     "dropout_mask": [integers(2**32, E, 2, dtype="uint32"), 11, 28, 2**30, 4 / 3, fresh(E, 4, 7)],
     "gather_sum": [
-        values(E, S, P, N), integers(P, E, S, B, dtype="int32"), S, P, N, B, S * B, fresh(E, B, N)
+        values(E, S, P, N),
+        integers(P, E, S, B, dtype="int32"),
+        S,
+        P,
+        N,
+        B,
+        S * B,
+        fresh(E, B, N),
     ],
     "segment_sum": [
-        values(E, B, N), lambda rng, _: segments(rng)[0], lambda rng, _: segments(rng)[1], S, P, N, B, 0, 0, 0, fresh(E, S, P, N)
+        values(E, B, N),
+        lambda rng, _: segments(rng)[0],
+        lambda rng, _: segments(rng)[1],
+        S,
+        P,
+        N,
+        B,
+        0,
+        0,
+        0,
+        fresh(E, S, P, N),
     ],
     "rotate": [X, X, X, X, -1.0, Y, Y],
-    "subtract_onehot": [values(E, 4, P), integers(P, 4, 1), lambda rng, _: np.arange(P), fresh(E, 4, P)],
-}  # fmt: skip
+    "subtract_onehot": [
+        values(E, 4, P),
+        integers(P, 4, 1),
+        lambda rng, _: np.arange(P),
+        fresh(E, 4, P),
+    ],
+}
 # further settings of kernels that have branches or strides in them
-CASES = [(name, make) for name, make in MAKERS.items()] + [
-    (name, [k, *MAKERS[name][1:]]) for name in ("power", "power_df", "power_d2f") for k in (1, 2, 5)
-] + [
-    ("gather_sum", [values(E, S, P, N), integers(P, S, B, dtype="int32"), S, P, N, B, 0, fresh(E, B, N)]),
-    (
-        "segment_sum",
-        [values(E, B, N), lambda rng, _: segments(rng, E)[0], lambda rng, _: segments(rng, E)[1], S, P, N, B, S * B,
-         S * (P + 1), 0, fresh(E, S, P, N)],
-    ),
-    (
-        "segment_sum",
-        [values(E, B, N), lambda rng, _: segments(rng)[0], lambda rng, _: segments(rng)[1], S, P, N, B,
-         0, 0, 1, values(E, S, P, N)],
-    ),
-    ("dropout_mask", [integers(2**32, 2, dtype="uint32"), 0, 28, 0, 1.0, fresh(4, 7)]),
-]  # fmt: skip
+CASES = (
+    [(name, make) for name, make in MAKERS.items()]
+    + [
+        (name, [k, *MAKERS[name][1:]])
+        for name in ("power", "power_df", "power_d2f")
+        for k in (1, 2, 5)
+    ]
+    + [
+        (
+            "gather_sum",
+            [values(E, S, P, N), integers(P, S, B, dtype="int32"), S, P, N, B, 0, fresh(E, B, N)],
+        ),
+        (
+            "segment_sum",
+            [
+                values(E, B, N),
+                lambda rng, _: segments(rng, E)[0],
+                lambda rng, _: segments(rng, E)[1],
+                S,
+                P,
+                N,
+                B,
+                S * B,
+                S * (P + 1),
+                0,
+                fresh(E, S, P, N),
+            ],
+        ),
+        (
+            "segment_sum",
+            [
+                values(E, B, N),
+                lambda rng, _: segments(rng)[0],
+                lambda rng, _: segments(rng)[1],
+                S,
+                P,
+                N,
+                B,
+                0,
+                0,
+                1,
+                values(E, S, P, N),
+            ],
+        ),
+        ("dropout_mask", [integers(2**32, 2, dtype="uint32"), 0, 28, 0, 1.0, fresh(4, 7)]),
+    ]
+)
 
 
 def segments(rng, *members):
-    """order and starts of random rows, as ops.embedding.RowIndex makes them; row 0 does not occur."""
+    """order and starts of random rows, as ops.embedding.RowIndex makes them; row 0 does not
+    occur."""
     index = rng.integers(1, P, (*members, S, B))
     order = index.argsort(axis=-1, kind="stable").astype("int32")
     starts = (index[..., None] < np.arange(P + 1)).sum(axis=-2).astype("int32")
@@ -110,10 +178,14 @@ def test_every_kernel_has_arguments_here():
 
 @pytest.mark.skipif(xp.COMPILER is None, reason="no C++ compiler to compile the CUDA bodies with")
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 2e-6), ("float64", 1e-13)])
-@pytest.mark.parametrize(("name", "makers"), CASES, ids=[f"{i}-{name}" for i, (name, _) in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("name", "makers"), CASES, ids=[f"{i}-{name}" for i, (name, _) in enumerate(CASES)]
+)
 def test_cuda_body_agrees_with_numpy_body(name, makers, dtype, rtol):
     kernel, host = KERNELS[name], arguments(name, makers, dtype)
-    device = [xp.asarray(a) if isinstance(a, np.ndarray) else a for a in arguments(name, makers, dtype)]
+    device = [
+        xp.asarray(a) if isinstance(a, np.ndarray) else a for a in arguments(name, makers, dtype)
+    ]
     (kernel.numpy or xp.TWINS[name])(*host)
     kernel(xp.fake_device(dtype), *device)
     compared = 0
@@ -121,7 +193,9 @@ def test_cuda_body_agrees_with_numpy_body(name, makers, dtype, rtol):
         if isinstance(theirs, np.ndarray) and theirs.dtype == dtype:
             assert np.isfinite(theirs).all()
             atol = rtol * min(np.abs(theirs).max(), 1) * (20 if name == "gelu_tanh_d2f" else 1)
-            np.testing.assert_allclose(ours.get(), theirs, rtol=rtol, atol=atol)  # 1 - tanh^2 cancels in the tails
+            np.testing.assert_allclose(
+                ours.get(), theirs, rtol=rtol, atol=atol
+            )  # 1 - tanh^2 cancels in the tails
             compared += 1
     assert compared
 
@@ -140,17 +214,37 @@ def aliases():
 def test_output_may_alias_an_input(name, j, dev):
     kernel, expected = KERNELS[name], arguments(name, MAKERS[name], dev.dtype)
     (kernel.numpy or xp.TWINS[name])(*expected)
-    device = [dev.to_device(a) if isinstance(a, np.ndarray) else a for a in arguments(name, MAKERS[name], dev.dtype)]
+    device = [
+        dev.to_device(a) if isinstance(a, np.ndarray) else a
+        for a in arguments(name, MAKERS[name], dev.dtype)
+    ]
     device[-1] = device[j]
     kernel(dev, *device)
     rtol = 1e-12 if dev.dtype == np.float64 else 1e-4
     np.testing.assert_allclose(dev.to_host(device[j]), expected[-1], rtol=rtol, atol=rtol)
 
 
-# -- erf --------------------------------------------------------------------------------------------------------------
+# -- erf -------------------------------------------------------------------------------------------
 
 
-ERF_INPUTS = [0.0, -0.0, 1e-300, 1e-30, 1e-8, 0.1, 0.5, 1.0, math.nextafter(1, 2), 2.5, 3.0, 5.9, 6.0, 7.0, 1e10, math.inf]
+ERF_INPUTS = [
+    0.0,
+    -0.0,
+    1e-300,
+    1e-30,
+    1e-8,
+    0.1,
+    0.5,
+    1.0,
+    math.nextafter(1, 2),
+    2.5,
+    3.0,
+    5.9,
+    6.0,
+    7.0,
+    1e10,
+    math.inf,
+]
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-15), ("float32", 3e-7)])
@@ -159,21 +253,29 @@ def test_erf(dtype, rtol):
     x = np.concatenate([x, -x]).astype(dtype)
     expected = np.array([math.erf(v) for v in x])
     y = erf(x)
-    assert y.dtype == dtype and np.array_equal(np.signbit(y), np.signbit(x))
-    normal = (np.abs(x) > np.finfo(dtype).tiny) | (x == 0)  # subnormal inputs have fewer digits to be right in
+    assert y.dtype == dtype
+    assert np.array_equal(np.signbit(y), np.signbit(x))
+    normal = (np.abs(x) > np.finfo(dtype).tiny) | (
+        x == 0
+    )  # subnormal inputs have fewer digits to be right in
     np.testing.assert_allclose(y[normal], expected[normal], rtol=rtol, atol=0)
     assert np.isnan(erf(np.array([math.nan], dtype)))
     assert np.abs(y).max() == 1
 
 
-# -- NVRTC, the compiler that CuPy uses; it needs no GPU ----------------------------------------------------------------
+# -- NVRTC, the compiler that CuPy uses; it needs no GPU -------------------------------------------
 
 
 def nvrtc_library():
     """libnvrtc of the CUDA wheels or of the system, or None."""
     spec = importlib.util.find_spec("nvidia")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    found = [p for f in folders for p in sorted(Path(f).glob("*/lib/libnvrtc.so*")) if "builtins" not in p.name]
+    found = [
+        p
+        for f in folders
+        for p in sorted(Path(f).glob("*/lib/libnvrtc.so*"))
+        if "builtins" not in p.name
+    ]
     for path in (*found, ctypes.util.find_library("nvrtc")):
         try:
             return ctypes.CDLL(str(path)) if path else None
@@ -186,10 +288,15 @@ NVRTC = nvrtc_library()
 
 
 def cuda_source(kernel, ctype):
-    """The kernel as CuPy 14 would write it: references for arrays, constants for scalars (here every non-raw is an array)."""
-    const = [True] * len(xp.parameters(kernel.inputs)) + [False] * len(xp.parameters(kernel.outputs))
+    """The kernel as CuPy 14 would write it: references for arrays, constants for scalars (here
+    every non-raw is an array)."""
+    const = [True] * len(xp.parameters(kernel.inputs)) + [False] * len(
+        xp.parameters(kernel.outputs)
+    )
     declared, loads = [], []
-    for (raw, kind, p), c in zip(xp.parameters(kernel.inputs) + xp.parameters(kernel.outputs), const, strict=True):
+    for (raw, kind, p), c in zip(
+        xp.parameters(kernel.inputs) + xp.parameters(kernel.outputs), const, strict=True
+    ):
         t = ("const " if c else "") + xp.C_TYPES.get(kind, kind)
         declared.append(f"{t}* {p if raw else '_raw_' + p}")
         loads += [] if raw else [f"{t} &{p} = _raw_{p}[i];"]
@@ -205,11 +312,23 @@ extern "C" __global__ void k_{kernel.name}({", ".join(declared)}, ptrdiff_t _n) 
 
 
 def nvrtc_log(source: str, arch: int) -> str | None:
-    """None when NVRTC compiles the source, its messages otherwise. Warnings count as errors, but for unused variables."""
+    """None when NVRTC compiles the source, its messages otherwise. Warnings count as errors, but
+    for unused variables."""
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    assert NVRTC.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None) == 0
-    options = [f"--gpu-architecture=compute_{arch}".encode(), b"--std=c++14", b"--diag-suppress=177"]
-    failed = NVRTC.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    assert (
+        NVRTC.nvrtcCreateProgram(
+            ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None
+        )
+        == 0
+    )
+    options = [
+        f"--gpu-architecture=compute_{arch}".encode(),
+        b"--std=c++14",
+        b"--diag-suppress=177",
+    ]
+    failed = NVRTC.nvrtcCompileProgram(
+        program, len(options), (ctypes.c_char_p * len(options))(*options)
+    )
     NVRTC.nvrtcGetProgramLogSize(program, ctypes.byref(size))
     log = ctypes.create_string_buffer(size.value)
     NVRTC.nvrtcGetProgramLog(program, log)
@@ -218,17 +337,23 @@ def nvrtc_log(source: str, arch: int) -> str | None:
     return text or "failed" if failed or re.search("warning|error", text) else None
 
 
-@pytest.mark.skipif(NVRTC is None, reason="libnvrtc is not installed (pip install nvidia-cuda-nvrtc)")
+@pytest.mark.skipif(
+    NVRTC is None, reason="libnvrtc is not installed (pip install nvidia-cuda-nvrtc)"
+)
 @pytest.mark.parametrize("ctype", ["float", "double"])
 @pytest.mark.parametrize("arch", [80, 90])
 def test_nvrtc_compiles_every_kernel(arch, ctype):
     """All kernels in one program for speed; T is one type per program, as in CuPy."""
-    source = "".join(cuda_source(k, ctype).replace(f"typedef {ctype} T;\n", "") for k in KERNELS.values())
+    source = "".join(
+        cuda_source(k, ctype).replace(f"typedef {ctype} T;\n", "") for k in KERNELS.values()
+    )
     log = nvrtc_log(f"typedef {ctype} T;\n{source}", arch)
     assert log is None, log
 
 
-@pytest.mark.skipif(NVRTC is None, reason="libnvrtc is not installed (pip install nvidia-cuda-nvrtc)")
+@pytest.mark.skipif(
+    NVRTC is None, reason="libnvrtc is not installed (pip install nvidia-cuda-nvrtc)"
+)
 def test_nvrtc_finds_an_error():
     source = cuda_source(KERNELS["square"], "float")
     assert nvrtc_log(source, 80) is None

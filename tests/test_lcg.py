@@ -1,4 +1,5 @@
-"""LCG data and classical predictors: known answers, exact arithmetic, streams that never show a test pair."""
+"""LCG data and classical predictors: known answers, exact arithmetic, streams that never show a
+test pair."""
 
 import numpy as np
 import pytest
@@ -19,12 +20,23 @@ def hull_dobell(m, count, seed=0):
     return a, c, rng(seed).integers(0, m, count)
 
 
-# -- sequences ----------------------------------------------------------------------------------------------------------
+# -- sequences -------------------------------------------------------------------------------------
 
 
 def test_known_answer():
     """The authors' published sequence."""
-    expected = [185589872, 193806545, 3392976550, 50989183, 1776963116, 4187791805, 2820441218, 263817227, 1358760744, 12393193]
+    expected = [
+        185589872,
+        193806545,
+        3392976550,
+        50989183,
+        1776963116,
+        4187791805,
+        2820441218,
+        263817227,
+        1358760744,
+        12393193,
+    ]
     x = lcg.generate(2**32, 55797, 1869217, 185589872, 10)
     np.testing.assert_array_equal(x, expected)
     np.testing.assert_array_equal(lcg.to_digits(x[0], 256, 4), [112, 224, 15, 11])
@@ -32,12 +44,15 @@ def test_known_answer():
 
 
 def test_the_authors_training_multipliers():
-    """The first 1024 distinct k of default_rng(71), a = 4 k + 1: range and s = v_2(a - 1) of the published file."""
+    """The first 1024 distinct k of default_rng(71), a = 4 k + 1: range and s = v_2(a - 1) of the
+    published file."""
     generator, k = np.random.default_rng(71), {}
     while len(k) < 1024:
         k |= dict.fromkeys(generator.integers(1, 2**30, 1024 - len(k)).tolist())
     a = 4 * np.array(list(k)) + 1
-    assert a.min() == 9_693_905 and a.max() == 4_293_460_069 and all(v in lcg.multipliers(2**32) for v in a.tolist())
+    assert a.min() == 9_693_905
+    assert a.max() == 4_293_460_069
+    assert all(v in lcg.multipliers(2**32) for v in a.tolist())
     s = np.array([(v - 1 & 1 - v).bit_length() - 1 for v in a.tolist()])
     counts = {j: int((s == j).sum()) for j in range(2, 17) if (s == j).any()}
     assert counts == {2: 474, 3: 276, 4: 131, 5: 79, 6: 29, 7: 13, 8: 12, 9: 2, 10: 2, 11: 5, 16: 1}
@@ -64,12 +79,24 @@ def test_moduli_that_overflow_are_refused(m):
         lcg.hull_dobell_step(m)
 
 
-# -- Hull and Dobell ------------------------------------------------------------------------------------------------------
+# -- Hull and Dobell -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "m, count",
-    {2048: 511, 2178: 32, 2352: 27, 1521: 38, 2312: 33, 1936: 43, 1800: 29, 7776: 647, 256: 63, 512: 127, 64: 15}.items(),
+    ("m", "count"),
+    {
+        2048: 511,
+        2178: 32,
+        2352: 27,
+        1521: 38,
+        2312: 33,
+        1936: 43,
+        1800: 29,
+        7776: 647,
+        256: 63,
+        512: 127,
+        64: 15,
+    }.items(),
 )
 def test_number_of_multipliers(m, count):
     assert len(lcg.multipliers(m)) == count
@@ -81,8 +108,12 @@ def test_candidates_have_the_full_period_and_others_have_not(m):
     for a in range(2, m):
         x = lcg.generate(m, a, units, 1, m)
         full = (np.sort(x, axis=1) == np.arange(m)).all()
-        last = m // lcg.hull_dobell_step(m) * lcg.hull_dobell_step(m) - lcg.hull_dobell_step(m) + 1  # the range is half open
-        assert full == (a in candidates or a == last + lcg.hull_dobell_step(m) * (a > last)) or a == 1
+        last = (
+            m // lcg.hull_dobell_step(m) * lcg.hull_dobell_step(m) - lcg.hull_dobell_step(m) + 1
+        )  # the range is half open
+        assert (
+            full == (a in candidates or a == last + lcg.hull_dobell_step(m) * (a > last)) or a == 1
+        )
     assert set(units.tolist()) == {c for c in range(3, m) if np.gcd(c, m) == 1}
 
 
@@ -96,7 +127,9 @@ def test_draws():
     for m in (2048, 2**32):
         a, c = lcg.draw_multipliers(m, 200, rng()), lcg.draw_increments(m, 200, rng())
         assert len(set(a.tolist())) == len(set(c.tolist())) == 200
-        assert all(v in lcg.multipliers(m) for v in a.tolist()) and (np.gcd(c, m) == 1).all() and c.min() >= 3
+        assert all(v in lcg.multipliers(m) for v in a.tolist())
+        assert (np.gcd(c, m) == 1).all()
+        assert c.min() >= 3
     with pytest.raises(TaskError, match="15 multipliers"):
         lcg.draw_multipliers(64, 16, rng())
     with pytest.raises(TaskError, match="increments"):
@@ -108,16 +141,24 @@ def test_low_digits_have_short_periods():
     for p, e in ((2, 20), (3, 12), (5, 9)):
         m = p**e
         a, c, x0 = hull_dobell(m, 200)
-        valuation = lambda y: np.array([next(k for k in range(e + 1) if k == e or int(v) % p ** (k + 1)) for v in y])  # noqa: E731, B023
+        valuation = lambda y: np.array(
+            [next(k for k in range(e + 1) if k == e or int(v) % p ** (k + 1)) for v in y]
+        )  # noqa: E731, B023
         s = valuation(a - 1)
         for r, n in ((1, 1), (p, 2), (3, 2), (p * p, 3)):
             x = lcg.generate(m, a, c, x0, n * r + 1)
-            difference = sum((-1) ** j * [1, n, n * (n - 1) // 2, 1][j] * x[:, n * r - j * r] for j in range(n + 1)) % m
+            difference = (
+                sum(
+                    (-1) ** j * [1, n, n * (n - 1) // 2, 1][j] * x[:, n * r - j * r]
+                    for j in range(n + 1)
+                )
+                % m
+            )
             law = n * (int(valuation([r])[0]) + s) - s
             np.testing.assert_array_equal(valuation(difference), np.minimum(law, e))
 
 
-# -- data sets ------------------------------------------------------------------------------------------------------------
+# -- data sets -------------------------------------------------------------------------------------
 
 DATA = {
     "fixed": lambda: lcg.fixed_modulus(256, 65, rng()),
@@ -134,41 +175,66 @@ def test_streams_never_show_a_test_value(kind):
     tested = data.tests if kind == "unseen digits" else [main]
     for name in tested:
         m, a, c = data.tests[name]
-        assert not np.isin(a, data.a).any() and not np.isin(c, data.c).any()
-        assert all(v in lcg.multipliers(m) for v in a.tolist()) and (np.gcd(c, m) == 1).all()
+        assert not np.isin(a, data.a).any()
+        assert not np.isin(c, data.c).any()
+        assert all(v in lcg.multipliers(m) for v in a.tolist())
+        assert (np.gcd(c, m) == 1).all()
     if "unseen" in kind:
         assert not np.isin([int(name) for name in data.tests], data.moduli).any()
         assert len(set(data.moduli.tolist())) == len(data.moduli)
     tokens = data.batch(500, rng(1))
-    assert tokens.shape == (500, data.length * data.digits) and 0 <= tokens.min() and tokens.max() < data.vocab
+    assert tokens.shape == (500, data.length * data.digits)
+    assert tokens.min() >= 0
+    assert tokens.max() < data.vocab
     x = data.numbers(tokens)
     np.testing.assert_array_equal(data.tokens(x), tokens)
     i = rng(1).integers(len(data.moduli), size=500)  # the first draw of the batch
     assert (x < data.moduli[i][:, None]).all()
     numbers, a = data.test(main, 300, rng())
-    assert numbers.shape == (300, data.length) and np.isin(a, data.tests[main][1]).all()
+    assert numbers.shape == (300, data.length)
+    assert np.isin(a, data.tests[main][1]).all()
     np.testing.assert_array_equal(data.batch(5, rng(3)), data.batch(5, rng(3)))
 
 
 def test_fixed_modulus_trains_on_all_other_values():
     data = DATA["fixed"]()
     m, a, c = data.tests["256"]
-    assert len(a) == 64 * 64 and set(data.a[0]) == set(range(1, 256)) - set(a) and set(data.c[0]) == set(range(1, 256)) - set(c)
+    assert len(a) == 64 * 64
+    assert set(data.a[0]) == set(range(1, 256)) - set(a)
+    assert set(data.c[0]) == set(range(1, 256)) - set(c)
 
 
 def test_moduli_of_the_paper():
     data = lcg.unseen_modulus(2048, 257, rng())
-    assert sorted(map(int, data.tests)) == sorted(lcg.PAPER_TEST_MODULI) and data.vocab == 2457
-    assert data.moduli.min() >= 257 and data.moduli.max() <= 2457 and len(data.moduli) == 128
+    assert sorted(map(int, data.tests)) == sorted(lcg.PAPER_TEST_MODULI)
+    assert data.vocab == 2457
+    assert data.moduli.min() >= 257
+    assert data.moduli.max() <= 2457
+    assert len(data.moduli) == 128
     data = lcg.unseen_modulus_digits(2**16, 256, 256, 2, rng(), 2048, 8, 64)
-    powers = [2**e for e in range(8, 17)] + [3**e for e in range(6, 11)] + [5**e for e in (4, 5, 6)] + [7**e for e in (3, 4, 5)]
-    assert sorted(map(int, data.tests)) == sorted(powers) and data.a.shape == data.c.shape == (2048, 8)
+    powers = (
+        [2**e for e in range(8, 17)]
+        + [3**e for e in range(6, 11)]
+        + [5**e for e in (4, 5, 6)]
+        + [7**e for e in (3, 4, 5)]
+    )
+    assert sorted(map(int, data.tests)) == sorted(powers)
+    assert (
+        data.a.shape
+        == data.c.shape
+        == (
+            2048,
+            8,
+        )
+    )
 
 
 def test_numbers_drops_incomplete_ones():
     data = DATA["fixed digits"]()
     tokens = data.batch(3, rng())
-    np.testing.assert_array_equal(data.numbers(tokens[:, 1:]), data.numbers(tokens)[:, 1:])  # the targets of a network
+    np.testing.assert_array_equal(
+        data.numbers(tokens[:, 1:]), data.numbers(tokens)[:, 1:]
+    )  # the targets of a network
 
 
 def test_impossible_data_is_refused():
@@ -186,7 +252,7 @@ def test_impossible_data_is_refused():
             make()
 
 
-# -- predictors -----------------------------------------------------------------------------------------------------------
+# -- predictors ------------------------------------------------------------------------------------
 
 
 def accuracy(solver, m, count=400, length=129, seed=0):
@@ -197,7 +263,8 @@ def accuracy(solver, m, count=400, length=129, seed=0):
 @pytest.mark.parametrize("m", MODULI)
 def test_known_modulus_needs_three_numbers(m):
     curve = accuracy(lcg.known_modulus, m)
-    assert curve[:2].max() < 0.2 and (curve[2:] == 1).all()
+    assert curve[:2].max() < 0.2
+    assert (curve[2:] == 1).all()
 
 
 @pytest.mark.parametrize("m", [60, 64, 97, 210])
@@ -208,21 +275,31 @@ def test_known_modulus_of_any_period(m):
     answer = lcg.known_modulus(x[:, :-1], m)
     given = answer >= 0
     np.testing.assert_array_equal(answer[given][:], x[:, 1:][given])
-    assert given[:, 8:].mean() > 0.99 and not given[:, 0].any()
+    assert given[:, 8:].mean() > 0.99
+    assert not given[:, 0].any()
 
 
 @pytest.mark.parametrize("m", [m for m in MODULI if m >= 256])
 def test_unknown_modulus(m):
     """Five outputs give the modulus in most cases, twelve practically always."""
     curve = accuracy(lcg.unknown_modulus, m)
-    assert curve[4] > 0.75 and curve[12] > 0.99 and (curve[20:] == 1).all() and curve[:3].max() == 0
+    assert curve[4] > 0.75
+    assert curve[12] > 0.99
+    assert (curve[20:] == 1).all()
+    assert curve[:3].max() == 0
     x = lcg.generate(m, *hull_dobell(m, 400), 30)
     assert (lcg.estimated_modulus(x)[:, 20:] == m).all()
 
 
 @pytest.mark.parametrize(
-    "m, r, rates",
-    [(256, 4, (0, 0.24, 1)), (256, 8, (0, 1, 1)), (512, 8, (0, 0.5, 1)), (2048, 8, (0, 0.11, 1)), (2048, 16, (0, 0.47, 1))],
+    ("m", "r", "rates"),
+    [
+        (256, 4, (0, 0.24, 1)),
+        (256, 8, (0, 1, 1)),
+        (512, 8, (0, 0.5, 1)),
+        (2048, 8, (0, 0.11, 1)),
+        (2048, 16, (0, 0.47, 1)),
+    ],
 )
 def test_look_back_rates(m, r, rates):
     """Measured exact rates, and the law n (v_2(r) + s) - s >= w for every sequence."""

@@ -1,4 +1,5 @@
-"""Signal propagation at infinite width: Gaussian averages, recursions, critical lines and points, exponents."""
+"""Signal propagation at infinite width: Gaussian averages, recursions, critical lines and points,
+exponents."""
 
 import math
 
@@ -30,7 +31,10 @@ SMOOTH = {
     ),
     "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
     "identity": (lambda z: z, np.ones_like),
-    "swish": (lambda z: z / (1 + np.exp(-z)), lambda z: (1 + np.exp(-z) * (1 + z)) / (1 + np.exp(-z)) ** 2),
+    "silu": (
+        lambda z: z / (1 + np.exp(-z)),
+        lambda z: (1 + np.exp(-z) * (1 + z)) / (1 + np.exp(-z)) ** 2,
+    ),
 }
 KINKED = {
     "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0) * 1.0),
@@ -78,7 +82,7 @@ def test_closed_forms_on_the_diagonal():
 
 
 @pytest.mark.parametrize(
-    "kind, K, V, D",
+    ("kind", "K", "V", "D"),
     [
         ("tanh", 0.5, 0.273676, 0.592426),
         ("tanh", 1, 0.394294, 0.464403),
@@ -86,7 +90,7 @@ def test_closed_forms_on_the_diagonal():
         ("tanh", 5, 0.668445, 0.230625),
         ("erf", 1, 0.464559, 0.569410),
         ("gelu", 1, 0.425221, 0.455851),
-        ("swish", 1, 0.355776, 0.379482),
+        ("silu", 1, 0.355776, 0.379482),
     ],
 )
 def test_moments(kind, K, V, D):
@@ -95,7 +99,8 @@ def test_moments(kind, K, V, D):
 
 
 def test_quadrature_agrees_with_closed_forms():
-    """gelu_tanh is summed, GELU is in closed form, and they are close; power<k> is summed and has Gaussian moments."""
+    """gelu_tanh is summed, GELU is in closed form, and they are close; power<k> is summed and has
+    Gaussian moments."""
     K = np.array([0.3, 2.0])
     np.testing.assert_allclose(dual("gelu_tanh")(K, K, K), dual("gelu")(K, K, K), rtol=2e-3)
     np.testing.assert_allclose(dual("power3")(K, K, K)[0], 15 * K**3, rtol=1e-12)
@@ -103,7 +108,7 @@ def test_quadrature_agrees_with_closed_forms():
     np.testing.assert_allclose(dual("power3")(0.0, 0.0, 0.0)[0], 0.0)
 
 
-@pytest.mark.parametrize("kind", ["erf", "tanh", "gelu", "relu", "swish"])
+@pytest.mark.parametrize("kind", ["erf", "tanh", "gelu", "relu", "silu"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_susceptibilities_are_derivatives(kind, norm):
     net = MeanField(kind, 1.7, 0.2, 0.5, norm)
@@ -127,11 +132,11 @@ def test_susceptibilities_by_the_kink_safe_identity():
     assert chi_Delta == pytest.approx((w * df(z) ** 2 * (x * x - 1)).sum() / K, rel=1e-10)
 
 
-# -- critical points, lines, fixed points ---------------------------------------------------------------------------------
+# -- critical points, lines, fixed points ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "kind, sw2, sb2, K, zeta",
+    ("kind", "sw2", "sb2", "K", "zeta"),
     [
         ("identity", 1, 0, None, 0),
         ("relu", 2, 0, None, 0),
@@ -139,7 +144,7 @@ def test_susceptibilities_by_the_kink_safe_identity():
         ("erf", PI / 4, 0, 0, 1),
         ("tanh", 1, 0, 0, 1),
         ("gelu", 1.983058, 0.172922, (3 + math.sqrt(17)) / 2, 0),
-        ("swish", 1.988005, 0.555143, 14.320174, 0),
+        ("silu", 1.988005, 0.555143, 14.320174, 0),
     ],
 )
 def test_critical_points_and_exponents(kind, sw2, sb2, K, zeta):
@@ -152,7 +157,9 @@ def test_critical_points_and_exponents(kind, sw2, sb2, K, zeta):
     assert net.correlation_length(found[2] or 1.0) == math.inf
     scaled = critical_point(kind, mu=0.9)
     assert scaled == pytest.approx((0.19 * found[0], 0.19 * found[1], found[2]))
-    assert MeanField(kind, *scaled[:2], 0.9).exponent(scaled[2] or 1.0) == pytest.approx(zeta, abs=1e-6)
+    assert MeanField(kind, *scaled[:2], 0.9).exponent(scaled[2] or 1.0) == pytest.approx(
+        zeta, abs=1e-6
+    )
 
 
 def test_gelu_is_half_stable():
@@ -164,7 +171,7 @@ def test_gelu_is_half_stable():
 
 
 @pytest.mark.parametrize(
-    "kind, K, sw2, sb2, chi_K",
+    ("kind", "K", "sw2", "sb2", "chi_K"),
     [
         ("erf", 0.5, 1.3604, 0.0466, 0.500),
         ("erf", 5, 3.5992, 2.3854, 0.091),
@@ -178,7 +185,8 @@ def test_critical_line(kind, K, sw2, sb2, chi_K):
     at = critical_line(kind, K)
     assert at == pytest.approx((sw2, sb2), abs=6e-5)
     chi = MeanField(kind, *at).susceptibilities(K)
-    assert chi[0] == pytest.approx(1, abs=1e-14) and chi[1] == pytest.approx(chi_K, abs=6e-4)
+    assert chi[0] == pytest.approx(1, abs=1e-14)
+    assert chi[1] == pytest.approx(chi_K, abs=6e-4)
     with_residual = critical_line(kind, K, mu=0.6)
     k, chi = MeanField(kind, *with_residual, 0.6).step(K)
     assert (k, chi) == pytest.approx((K, 1.0), abs=1e-12)
@@ -192,21 +200,33 @@ def test_critical_lines_with_layernorm(kind, norm, mu):
         sw2, sb2 = critical_line(kind, K, norm, mu)
         net = MeanField(kind, sw2, sb2, mu, norm)
         K = net.fixed_point()
-        assert net.step(K)[1] == pytest.approx(1, abs=1e-9) and net.correlation_length() == math.inf
+        assert net.step(K)[1] == pytest.approx(1, abs=1e-9)
+        assert net.correlation_length() == math.inf
 
 
 def test_slopes_of_the_layernorm_lines():
     slope = lambda kind, norm="pre": np.divide(*critical_line(kind, 1.0, norm)[::-1])  # noqa: E731
-    for kind, expected in (("relu", 0), ("identity", 0), ("erf", 0.104851), ("tanh", 0.070108), ("gelu", 0.030629)):
+    for kind, expected in (
+        ("relu", 0),
+        ("identity", 0),
+        ("erf", 0.104851),
+        ("tanh", 0.070108),
+        ("gelu", 0.030629),
+    ):
         assert slope(kind) == pytest.approx(expected, abs=6e-7)
     assert slope("relu", "act") == pytest.approx(1 / (PI - 1), rel=1e-12)
 
 
 def test_correlation_lengths():
-    """xi at sw2 = 2, sb2 = 0.05: LayerNorm on pre-activations keeps signals alive for longer than on activations."""
+    """xi at sw2 = 2, sb2 = 0.05: LayerNorm on pre-activations keeps signals alive for longer than
+    on activations."""
     for kind, pre, post in (("relu", 20.5, 2.79), ("erf", 6.6, 2.9), ("gelu", 80, 3.4)):
-        assert MeanField(kind, 2, 0.05, norm="pre").correlation_length() == pytest.approx(pre, rel=0.01)
-        assert MeanField(kind, 2, 0.05, norm="act").correlation_length() == pytest.approx(post, rel=0.015)
+        assert MeanField(kind, 2, 0.05, norm="pre").correlation_length() == pytest.approx(
+            pre, rel=0.01
+        )
+        assert MeanField(kind, 2, 0.05, norm="act").correlation_length() == pytest.approx(
+            post, rel=0.015
+        )
     assert MeanField("relu", 2, 1, norm="pre").correlation_length() == pytest.approx(1.4, abs=0.05)
     assert MeanField("relu", 2, 1, norm="act").correlation_length() == pytest.approx(45, rel=0.01)
 
@@ -219,22 +239,32 @@ def test_fixed_points():
     net = MeanField("tanh", 2.5, 0.05)
     K, _ = net.propagate(1.0, 200)
     assert net.fixed_point() == pytest.approx(K[-1], rel=1e-10)
-    assert MeanField("relu", 1.7, norm="pre", mu=0.5).fixed_point() == pytest.approx(1.7 / 2 / 0.75, rel=1e-10)
+    assert MeanField("relu", 1.7, norm="pre", mu=0.5).fixed_point() == pytest.approx(
+        1.7 / 2 / 0.75, rel=1e-10
+    )
 
 
 def test_layernorm_with_full_residual_is_critical_everywhere():
     for kind, sw2, sb2, rho in (
-        ("relu", 2, 0, 1), ("relu", 0.3, 0, 1), ("relu", 1, 0.1, 0.8333), ("relu", 1, 1, 0.3333),
-        ("erf", 2, 0, 1.2257), ("gelu", 2, 0, 1.0720), ("tanh", 2, 0, 1.1778), ("identity", 3, 0, 1),
-    ):  # fmt: skip
+        ("relu", 2, 0, 1),
+        ("relu", 0.3, 0, 1),
+        ("relu", 1, 0.1, 0.8333),
+        ("relu", 1, 1, 0.3333),
+        ("erf", 2, 0, 1.2257),
+        ("gelu", 2, 0, 1.0720),
+        ("tanh", 2, 0, 1.1778),
+        ("identity", 3, 0, 1),
+    ):
         net = MeanField(kind, sw2, sb2, 1.0, "pre")
-        assert -net.exponent() == pytest.approx(rho, abs=6e-5) and net.fixed_point() == math.inf
+        assert -net.exponent() == pytest.approx(rho, abs=6e-5)
+        assert net.fixed_point() == math.inf
     assert -MeanField("relu", 2, 0, 1.0, "act").exponent() == pytest.approx(PI / (PI - 1), abs=1e-6)
     for norm in ("none", "act"):
         assert MeanField("erf", 1, 0, 1.0, norm).exponent() == -math.inf  # stretched exponential
     assert math.isnan(MeanField("relu", 1, 0.1, 1.0, "post").exponent())
     for sw2 in (1.5, 1.9995, 2.0005):
-        assert math.isnan(MeanField("relu", sw2, 0.1).exponent()) and math.isnan(MeanField("relu", sw2, 0.0).exponent())
+        assert math.isnan(MeanField("relu", sw2, 0.1).exponent())
+        assert math.isnan(MeanField("relu", sw2, 0.0).exponent())
 
 
 def test_stretched_exponential():
@@ -247,16 +277,20 @@ def test_stretched_exponential():
         assert slope == pytest.approx(4 * sw2 / (PI * math.sqrt(sw2 + sb2)), rel=0.003)
 
 
-@pytest.mark.parametrize(("kind", "R"), [("relu", PI / (PI - 1)), ("gelu", 1.3188), ("swish", 1.2121), ("erf", 1.2257)])
+@pytest.mark.parametrize(
+    ("kind", "R"), [("relu", PI / (PI - 1)), ("gelu", 1.3188), ("silu", 1.2121), ("erf", 1.2257)]
+)
 def test_batchnorm(kind, R):
     for sw2, sb2 in ((1.0, 0.0), (2.5, 0.7)):
         for mu in (0.0, 0.5, 0.9):
             net = MeanField(kind, sw2, sb2, mu, "batch")
-            assert net.step(net.fixed_point())[1] == pytest.approx(mu**2 + (1 - mu**2) * R, abs=5e-5)
+            assert net.step(net.fixed_point())[1] == pytest.approx(
+                mu**2 + (1 - mu**2) * R, abs=5e-5
+            )
         assert -MeanField(kind, sw2, sb2, 1.0, "batch").exponent() == pytest.approx(R, abs=5e-5)
 
 
-# -- recursions: the theory columns of the table ------------------------------------------------------------------------------
+# -- recursions: the theory columns of the table ---------------------------------------------------
 
 LINE = critical_line("erf", 1.0)
 RECURSIONS = [
@@ -282,7 +316,9 @@ RECURSIONS = [
 ]
 
 
-@pytest.mark.parametrize("case", RECURSIONS, ids=lambda c: f"{c[0]}-{c[4]}-{c[1]:.3g}-{c[2]:.3g}-{c[3]}")
+@pytest.mark.parametrize(
+    "case", RECURSIONS, ids=lambda c: f"{c[0]}-{c[4]}-{c[1]:.3g}-{c[2]:.3g}-{c[3]}"
+)
 def test_recursions(case):
     kind, sw2, sb2, mu, norm, kernels, jacobians = case
     K, chi = MeanField(kind, sw2, sb2, mu, norm).propagate(1.0, 50)
@@ -296,7 +332,9 @@ def test_local_exponents():
     for kind, at in (("erf", (0.920, 0.990, 0.996)), ("tanh", (0.946, 1.006, 1.007))):
         log_J = np.cumsum(np.log(MeanField(kind, *critical_point(kind)[:2]).propagate(1.0, 100)[1]))
         for depth, zeta in zip((10, 50, 100), at, strict=True):
-            assert (log_J[depth // 2 - 1] - log_J[depth - 1]) / math.log(2) == pytest.approx(zeta, abs=0.02)
+            assert (log_J[depth // 2 - 1] - log_J[depth - 1]) / math.log(2) == pytest.approx(
+                zeta, abs=0.02
+            )
 
 
 def test_phase_diagram_arrays():
@@ -304,7 +342,8 @@ def test_phase_diagram_arrays():
     sw2, sb2 = np.array([0.5, 1.0, 3.0]), np.array([[0.0], [0.5]])
     for norm in NORMS:
         K, chi = MeanField("erf", sw2, sb2, 0.9, norm).propagate(1.0, 6)
-        assert K.shape == (7, 2, 3) and chi.shape == (6, 2, 3)
+        assert K.shape == (7, 2, 3)
+        assert chi.shape == (6, 2, 3)
         one = MeanField("erf", 3.0, 0.5, 0.9, norm).propagate(1.0, 6)
         np.testing.assert_allclose(K[:, 1, 2], one[0], rtol=1e-12)
         np.testing.assert_allclose(chi[:, 1, 2], one[1], rtol=1e-12)
@@ -313,12 +352,15 @@ def test_phase_diagram_arrays():
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", ["relu", "erf", "gelu", "tanh"])
 def test_two_inputs(kind, norm):
-    """Equal inputs stay equal; the overlap of Jacobians of one input is chi_J; without a norm it is the slope of the map."""
+    """Equal inputs stay equal; the overlap of Jacobians of one input is chi_J; without a norm it is
+    the slope of the map."""
     net = MeanField(kind, 1.4, 0.3, 0.5, norm)
     k11, k22, k12, chi = net.step_pair(1.3, 1.3, 1.3)
-    assert (k11, chi) == pytest.approx(net.step(1.3), rel=1e-8) and k22 == k11 == pytest.approx(k12, rel=1e-8)
+    assert (k11, chi) == pytest.approx(net.step(1.3), rel=1e-8)
+    assert k22 == k11 == pytest.approx(k12, rel=1e-8)
     k11, k22, k12, chi = net.step_pair(1.3, 0.7, 0.4)
-    assert (k11, k22) == pytest.approx((net.step(1.3)[0], net.step(0.7)[0])) and abs(k12) < math.sqrt(k11 * k22)
+    assert (k11, k22) == pytest.approx((net.step(1.3)[0], net.step(0.7)[0]))
+    assert abs(k12) < math.sqrt(k11 * k22)
     if norm == "none":
         ahead, behind = net.step_pair(1.3, 0.7, 0.4 + 1e-5), net.step_pair(1.3, 0.7, 0.4 - 1e-5)
         assert chi == pytest.approx((ahead[2] - behind[2]) / 2e-5, rel=1e-6)

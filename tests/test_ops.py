@@ -1,9 +1,10 @@
-"""Every operation on every device gives what it gives in float64 on NumPy, with and without the ensemble axis."""
+"""Every operation on every device gives what it gives in float64 on NumPy, with and without the
+ensemble axis."""
 
 import numpy as np
 import pytest
 
-from tinygrok.audit import cpu_device
+from tinygrok.audit.checker import cpu_device
 from tinygrok.engine import kernels
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import mask_keys
@@ -44,7 +45,8 @@ def run_linear(dev, lead):
 
 
 def run_shared_input(dev, lead):
-    """All members read one input; its gradient would be a sum over members, so only dw is asked for."""
+    """All members read one input; its gradient would be a sum over members, so only dw is asked
+    for."""
     draw = Draw(dev)
     x, w, dy = draw(4, 3), draw(*lead, 3, 2), draw(*lead, 4, 2)
     y, cache = linear.linear_forward(dev, x, w)
@@ -83,33 +85,53 @@ def run_dropout(dev, lead):
     x, dy = draw(*lead, 6, 5), draw(*lead, 6, 5)
     keys = mask_keys([3, 4, 5] if lead else 3, step=2)
     y, cache = dropout.dropout_forward(dev, x, 0.4, keys)
-    own = dropout.dropout_forward(dev, x, [0.0, 0.2, 0.7] if lead else 0.2, keys)[0]  # a rate per member
+    own = dropout.dropout_forward(dev, x, [0.0, 0.2, 0.7] if lead else 0.2, keys)[
+        0
+    ]  # a rate per member
     return y, own, dropout.dropout_backward(dev, dy, cache)
 
 
 def run_batchnorm(dev, lead, train, weighted):
     draw = Draw(dev)
-    x, gamma, beta, mean, dy = draw(*lead, 6, 4), draw(*lead, 4), draw(*lead, 4), draw(*lead, 4), draw(*lead, 6, 4)
+    x, gain, shift, mean, dy = (
+        draw(*lead, 6, 4),
+        draw(*lead, 4),
+        draw(*lead, 4),
+        draw(*lead, 4),
+        draw(*lead, 6, 4),
+    )
     var = dev.to_device(draw.rng.uniform(0.5, 2, (*lead, 4)))
-    weight = dev.to_device(draw.rng.choice([0.0, 1.0, 2.0], (*lead, 6)) + np.eye(6)[1]) if weighted else None
-    y, cache = norm.batchnorm_forward(dev, x, gamma, beta, mean, var, train, weight)
-    dgamma, dbeta = nan_like(dev, gamma), nan_like(dev, beta)
-    dx = norm.batchnorm_backward(dev, dy, cache, dgamma, dbeta)
-    return y, mean, var, dgamma, dbeta, dx
+    weight = (
+        dev.to_device(draw.rng.choice([0.0, 1.0, 2.0], (*lead, 6)) + np.eye(6)[1])
+        if weighted
+        else None
+    )
+    y, cache = norm.batchnorm_forward(dev, x, gain, shift, mean, var, train, weight)
+    dgain, dshift = nan_like(dev, gain), nan_like(dev, shift)
+    dx = norm.batchnorm_backward(dev, dy, cache, dgain, dshift)
+    return y, mean, var, dgain, dshift, dx
 
 
-def run_layernorm(dev, lead, shift):
+def run_layernorm(dev, lead, with_shift):
     draw = Draw(dev)
-    x, gamma, beta, dy = draw(*lead, 3, 5), draw(*lead, 5), draw(*lead, 5), draw(*lead, 3, 5)
-    y, cache = norm.layernorm_forward(dev, x, gamma, beta if shift else None)
-    dgamma, dbeta = nan_like(dev, gamma), nan_like(dev, beta) if shift else None
-    dx = norm.layernorm_backward(dev, dy, cache, dgamma, dbeta)
+    x, gain, shift, dy = draw(*lead, 3, 5), draw(*lead, 5), draw(*lead, 5), draw(*lead, 3, 5)
+    y, cache = norm.layernorm_forward(dev, x, gain, shift if with_shift else None)
+    dgain, dshift = nan_like(dev, gain), nan_like(dev, shift) if with_shift else None
+    dx = norm.layernorm_backward(dev, dy, cache, dgain, dshift)
     given = dev.empty(x.shape), dev.empty(x.shape)
-    again, cache = norm.layernorm_forward(dev, x, gamma, beta if shift else None, xhat=given[0], out=given[1])
-    assert cache[0] is given[0] and again is given[1]
-    more = dev.to_device(np.ones(gamma.shape)), dev.to_device(np.ones(beta.shape)) if shift else None
-    norm.layernorm_backward(dev, dy, cache, *more, dx=dy, accumulate=True)  # a further shard, in place
-    return (y, dgamma, dx, again, dy, more[0], *([dbeta, more[1]] if shift else []))
+    again, cache = norm.layernorm_forward(
+        dev, x, gain, shift if with_shift else None, xhat=given[0], out=given[1]
+    )
+    assert cache[0] is given[0]
+    assert again is given[1]
+    more = (
+        dev.to_device(np.ones(gain.shape)),
+        dev.to_device(np.ones(shift.shape)) if with_shift else None,
+    )
+    norm.layernorm_backward(
+        dev, dy, cache, *more, dx=dy, accumulate=True
+    )  # a further shard, in place
+    return (y, dgain, dx, again, dy, more[0], *([dshift, more[1]] if with_shift else []))
 
 
 def run_softmax(dev, lead):
@@ -121,7 +143,11 @@ def run_softmax(dev, lead):
 def run_loss(dev, lead, kind, weighted, shared=False):
     draw = Draw(dev)
     z, target = draw(*lead, 6, 5), draw.labels(5, *(() if shared else lead), 6)
-    weight = dev.to_device(draw.rng.choice([0.0, 1.0, 2.0], (*lead, 6)) + np.eye(6)[1]) if weighted else None
+    weight = (
+        dev.to_device(draw.rng.choice([0.0, 1.0, 2.0], (*lead, 6)) + np.eye(6)[1])
+        if weighted
+        else None
+    )
     forward, backward = loss.LOSSES[kind]
     value, cache = forward(dev, z, target, weight)
     dz = backward(dev, 1.0, cache)
@@ -160,7 +186,9 @@ RUNS = {
     "layernorm no shift": lambda dev, lead: run_layernorm(dev, lead, False),
     "softmax": run_softmax,
     **{
-        f"{k} {w} {s}": lambda dev, lead, k=k, w=w, s=s: run_loss(dev, lead, k, w == "weighted", s == "shared")
+        f"{k} {w} {s}": lambda dev, lead, k=k, w=w, s=s: run_loss(
+            dev, lead, k, w == "weighted", s == "shared"
+        )
         for k in loss.LOSSES
         for w in ("plain", "weighted")
         for s in ("own", "shared")
@@ -178,11 +206,14 @@ def test_same_numbers_on_every_device(dev, name, lead):
     for i, (x, y) in enumerate(zip(got, expected, strict=True)):
         x = dev.to_host(x)
         assert x.dtype == dev.dtype, f"output {i} is {x.dtype}"
-        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(1, np.abs(y).max()), err_msg=f"output {i}")
+        np.testing.assert_allclose(
+            x, y, rtol=rtol, atol=rtol * max(1, np.abs(y).max()), err_msg=f"output {i}"
+        )
 
 
 def test_dropout_mask_is_a_function_of_the_element(dev):
-    """A shard that starts at row r draws the rows of the whole batch; the rate is kept; steps differ."""
+    """A shard that starts at row r draws the rows of the whole batch; the rate is kept; steps
+    differ."""
     N, keys = 50, mask_keys(1, 1)
     ones = dev.to_device(np.ones((400, N)))
     whole = dev.to_host(dropout.dropout_forward(dev, ones, 0.3, keys)[0])
@@ -214,4 +245,6 @@ def test_softmax_and_cross_entropy_survive_large_logits(dev):
     z = dev.to_device(np.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4]]))
     value, cache = loss.cross_entropy_forward(dev, z, dev.to_device(np.array([0, 1])))
     assert np.isclose(float(dev.to_host(value)), np.log(3) / 2)
-    np.testing.assert_allclose(dev.to_host(loss.softmax_forward(dev, z)[0]), [[1, 0, 0], [1 / 3] * 3], rtol=1e-6)
+    np.testing.assert_allclose(
+        dev.to_host(loss.softmax_forward(dev, z)[0]), [[1, 0, 0], [1 / 3] * 3], rtol=1e-6
+    )

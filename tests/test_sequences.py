@@ -1,11 +1,10 @@
-"""Training on sequences: shards and threads do not show, devices agree, resume is exact, nothing waits inside a step."""
+"""Training on sequences: shards and threads do not show, devices agree, resume is exact, nothing
+waits inside a step."""
 
 import fakecupy
 import numpy as np
 import pytest
 
-from tinygrok import sequences
-from tinygrok.checkpoint import load_training, save_training
 from tinygrok.engine.device import get_device
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import AdamW
@@ -13,18 +12,28 @@ from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.models.interop import from_torch_state_dict
-from tinygrok.sequences import SequenceTraining
 from tinygrok.tasks.in_context import InContextData
-from tinygrok.train import fit
+from tinygrok.training import sequences
+from tinygrok.training.checkpoint import load_training, save_training
+from tinygrok.training.loop import fit
+from tinygrok.training.sequences import SequenceTraining
 
 
 def tiny(dev, positions=None, recompute=False):
     data = InContextData.make(5, 4, 8, 0.6, generator(0, "split"))
-    net = GPT.in_context(5, 8, 2, 2, 12, activation="gelu", recompute=recompute)  # gelu: no kink that float32 could flip
+    net = GPT.in_context(
+        5, 8, 2, 2, 12, activation="gelu", recompute=recompute
+    )  # gelu: no kink that float32 could flip
     params, grads = Arena(dev, net.shapes), Arena(dev, net.shapes)
     params.load(net.init(generator(0, "init"), 0.2))
-    optimizer = AdamW(dev, params, grads, lr=0.01, weight_decay=0.1, no_decay=net.no_decay, clip=0.1)
-    sets = {"held out": data.sequences(data.ood_tasks, data.draw_pairs(data.test_pool, 2, generator(0, "probes")))}
+    optimizer = AdamW(
+        dev, params, grads, lr=0.01, weight_decay=0.1, no_decay=net.no_decay, clip=0.1
+    )
+    sets = {
+        "held out": data.sequences(
+            data.ood_tasks, data.draw_pairs(data.test_pool, 2, generator(0, "probes"))
+        )
+    }
     positions = np.arange(1, 12, 3) if positions is None else positions
     return SequenceTraining(dev, net, optimizer, lambda rng: data.batch(2, rng), positions, sets, 0)
 
@@ -36,8 +45,12 @@ def test_devices_agree(dev, host_dev, positions):
         fit(run, 5, 5)
     tolerance = 1e-3 if dev.dtype == np.float32 else 1e-10
     for name, x in runs[1].params.to_host().items():
-        np.testing.assert_allclose(runs[0].params.to_host()[name], x, atol=tolerance * np.abs(x).max(), err_msg=name)
-    np.testing.assert_allclose(runs[0].history["held out_loss"][-1], runs[1].history["held out_loss"][-1], rtol=tolerance)
+        np.testing.assert_allclose(
+            runs[0].params.to_host()[name], x, atol=tolerance * np.abs(x).max(), err_msg=name
+        )
+    np.testing.assert_allclose(
+        runs[0].history["held out_loss"][-1], runs[1].history["held out_loss"][-1], rtol=tolerance
+    )
 
 
 def test_threads_shards_and_recompute(monkeypatch):
@@ -58,7 +71,9 @@ def test_resume_is_bitwise(dev, tmp_path):
     straight, first, second = (tiny(dev) for _ in range(3))
     fit(straight, 8, 2)
     fit(first, 4, 2, save=lambda run: save_training(path, run, config))
-    load_training(path, second, config | {"recompute": True})  # changes no bit, so it may be switched on
+    load_training(
+        path, second, config | {"recompute": True}
+    )  # changes no bit, so it may be switched on
     fit(second, 8, 2)
     for name, x in straight.params.to_host().items():
         np.testing.assert_array_equal(second.params.to_host()[name], x)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tinygrok.sweep import SweepError, sweep
+from tinygrok.training.sweep import SweepError, sweep
 
 PACKS = [[{"x": i, "y": j} for j in range(2)] for i in range(6)]
 POOL = partial(ProcessPoolExecutor, 2, mp_context=get_context("spawn"))
@@ -52,14 +52,17 @@ def runs(log):
     return sorted(int(x) for x in Path(log).read_text().split())
 
 
-@pytest.mark.parametrize("executor", [None, partial(ThreadPoolExecutor, 2), POOL], ids=["here", "threads", "processes"])
+@pytest.mark.parametrize(
+    "executor", [None, partial(ThreadPoolExecutor, 2), POOL], ids=["here", "threads", "processes"]
+)
 def test_sweep_and_resume(executor, tmp_path):
     log, seen = str(tmp_path / "log"), []
     run = partial(logged, log=log)
     assert sweep(PACKS[:2], run, tmp_path / "out", executor) == EXPECTED[:2]
     assert sweep(PACKS, run, tmp_path / "out", executor, lambda *a: seen.append(a)) == EXPECTED
     assert runs(log) == list(range(6)), "a finished pack was run again"
-    assert seen[0] == (2, 6) and seen[-1] == (6, 6)
+    assert seen[0] == (2, 6)
+    assert seen[-1] == (6, 6)
 
 
 def test_an_executor_instance_stays_open(tmp_path):
@@ -75,7 +78,8 @@ def test_damaged_and_foreign_files_are_run_again(tmp_path):
     first.write_bytes(whole[:-20])
     second.write_text(json.dumps({"points": [], "results": []}))
     assert sweep(PACKS, plain, tmp_path) == EXPECTED
-    assert first.read_bytes() == whole and len(list(tmp_path.iterdir())) == 6
+    assert first.read_bytes() == whole
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 @pytest.mark.slow
@@ -84,7 +88,8 @@ def test_a_dying_worker_loses_nothing(tmp_path):
     assert sweep(PACKS, partial(dies_once, log=log), tmp_path / "out", POOL) == EXPECTED
     assert (tmp_path / "log.died").exists()
     counts = runs(log)
-    assert sorted(set(counts)) == list(range(6)) and len(counts) <= 7  # at most the other worker's pack was under way
+    assert sorted(set(counts)) == list(range(6))
+    assert len(counts) <= 7
 
 
 def test_errors_name_the_pack_and_keep_the_rest(tmp_path):
@@ -97,8 +102,24 @@ def test_errors_name_the_pack_and_keep_the_rest(tmp_path):
 def test_workers_end_with_a_killed_driver(tmp_path):
     """SIGKILL to a driver with worker processes: no worker is left a moment later."""
     example = Path(__file__).parent.parent / "examples" / "phase_diagram.py"
-    flags = ["--p", "23", "--width", "40", "--steps", "3000", "--grid", "4", "--workers", "2", "--no-plot", "--out", "x"]
-    process = subprocess.Popen([sys.executable, str(example), *flags], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    flags = [
+        "--p",
+        "23",
+        "--width",
+        "40",
+        "--steps",
+        "3000",
+        "--grid",
+        "4",
+        "--workers",
+        "2",
+        "--no-plot",
+        "--out",
+        "x",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, str(example), *flags], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         process.kill()
@@ -109,21 +130,41 @@ def test_workers_end_with_a_killed_driver(tmp_path):
     process.kill()
     process.wait()
     end = time.monotonic() + 20
-    while (alive := [pid for pid in workers if Path(f"/proc/{pid}/cmdline").exists()]) and time.monotonic() < end:
+    while (
+        alive := [pid for pid in workers if Path(f"/proc/{pid}/cmdline").exists()]
+    ) and time.monotonic() < end:
         time.sleep(0.1)
     assert not alive
 
 
 def test_a_killed_driver_resumes(tmp_path):
-    """SIGKILL to the driver of a phase diagram, three times; the finished sweep equals the undisturbed one."""
+    """SIGKILL to the driver of a phase diagram, three times; the finished sweep equals the
+    undisturbed one."""
     example = Path(__file__).parent.parent / "examples" / "phase_diagram.py"
-    flags = ["--p", "23", "--width", "40", "--steps", "150", "--grid", "4", "--strengths", "0", "5", "--pack", "4", "--no-plot"]
+    flags = [
+        "--p",
+        "23",
+        "--width",
+        "40",
+        "--steps",
+        "150",
+        "--grid",
+        "4",
+        "--strengths",
+        "0",
+        "5",
+        "--pack",
+        "4",
+        "--no-plot",
+    ]
     command = [sys.executable, str(example), *flags]
     subprocess.run([*command, "--out", "straight"], cwd=tmp_path, check=True, capture_output=True)
     times, packs = {}, tmp_path / "killed" / "packs"
     for kill in range(1, 4):  # the moment that the next pack is finished
         resume = ["--resume"] if packs.exists() else []
-        process = subprocess.Popen([*command, "--out", "killed", *resume], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, "--out", "killed", *resume], cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
         while len(list(packs.glob("*.json"))) < kill and process.poll() is None:
             time.sleep(0.005)
         process.kill()
@@ -131,24 +172,35 @@ def test_a_killed_driver_resumes(tmp_path):
         for path in packs.glob("*.json"):
             times.setdefault(path.name, path.stat().st_mtime_ns)
     assert len(times) >= 3
-    subprocess.run([*command, "--out", "killed", "--resume"], cwd=tmp_path, check=True, capture_output=True)
-    straight, killed = (
-        {p.name: p.read_bytes() for p in (tmp_path / name / "packs").glob("*.json")} for name in ("straight", "killed")
+    subprocess.run(
+        [*command, "--out", "killed", "--resume"], cwd=tmp_path, check=True, capture_output=True
     )
-    assert straight == killed and len(straight) == 8
+    straight, killed = (
+        {p.name: p.read_bytes() for p in (tmp_path / name / "packs").glob("*.json")}
+        for name in ("straight", "killed")
+    )
+    assert straight == killed
+    assert len(straight) == 8
     for name, stamp in times.items():
-        assert (tmp_path / "killed" / "packs" / name).stat().st_mtime_ns == stamp, "a finished pack was run again"
+        assert (tmp_path / "killed" / "packs" / name).stat().st_mtime_ns == stamp, (
+            "a finished pack was run again"
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Dask warns of ports in use and of its own deprecations
 def test_dask_cluster_with_a_worker_killed(tmp_path):
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed (the cluster extra)")
+    distributed = pytest.importorskip(
+        "distributed", reason="Dask is not installed (the cluster extra)"
+    )
     log = str(tmp_path / "log")
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
         distributed.Client(cluster) as client,
     ):
         executor = client.get_executor(retries=5)
         assert sweep(PACKS, partial(dies_once, log=log), tmp_path / "out", executor) == EXPECTED
-    assert (tmp_path / "log.died").exists() and sorted(set(runs(log))) == list(range(6))
+    assert (tmp_path / "log.died").exists()
+    assert sorted(set(runs(log))) == list(range(6))

@@ -5,7 +5,15 @@ import pytest
 
 from tinygrok.engine.rng import generator
 from tinygrok.probes.fourier import ipr, neuron_ipr
-from tinygrok.tasks.modular import TaskError, addition, division, is_prime, multiplication, polynomial, subtraction
+from tinygrok.tasks.modular import (
+    TaskError,
+    addition,
+    division,
+    is_prime,
+    multiplication,
+    polynomial,
+    subtraction,
+)
 
 P = 13
 FUNCTIONS = [
@@ -18,7 +26,9 @@ FUNCTIONS = [
 ]
 
 
-@pytest.mark.parametrize("task, f", FUNCTIONS, ids=[t.name + str(i) for i, (t, _) in enumerate(FUNCTIONS)])
+@pytest.mark.parametrize(
+    ("task", "f"), FUNCTIONS, ids=[t.name + str(i) for i, (t, _) in enumerate(FUNCTIONS)]
+)
 def test_tables(task, f):
     table = task.table()
     assert all(table[a, b] == f(a, b) % P for a in range(P) for b in range(P))
@@ -36,16 +46,19 @@ def test_division_inverts_multiplication():
 def test_many_terms_and_large_tables():
     task = addition(97, (1, 2, 3, 4))
     last = task.inputs([task.size - 1])
-    assert last[:, 0].tolist() == [96] * 4 and task.labels(last)[0] == 960 % 97
+    assert last[:, 0].tolist() == [96] * 4
+    assert task.labels(last)[0] == 960 % 97
     assert addition(5, (1, 1, 1)).table().shape == (5, 5, 5)
 
 
 def test_split():
     train, test = addition(P).split(0.3, generator(3, "split"))
-    assert len(train) == int(0.3 * P * P) and sorted([*train, *test]) == list(range(P * P))
+    assert len(train) == int(0.3 * P * P)
+    assert sorted([*train, *test]) == list(range(P * P))
     again, _ = addition(P).split(0.3, generator(3, "split"))
     other, _ = addition(P).split(0.3, generator(4, "split"))
-    assert np.array_equal(train, again) and not np.array_equal(train, other)
+    assert np.array_equal(train, again)
+    assert not np.array_equal(train, other)
 
 
 def test_refusals():
@@ -70,8 +83,10 @@ def test_refusals():
 def test_ipr():
     """rfft convention: a cosine 1, a constant 1, a spike 1/(p//2+1), noise about 4/p."""
     n = np.arange(97)
-    assert np.isclose(ipr(np.cos(2 * np.pi * 5 * n / 97 + 1)), 1) and np.isclose(ipr(np.ones(97)), 1)
-    assert np.isclose(ipr(np.eye(97)[3]), 1 / 49) and np.isnan(ipr(np.zeros(97)))
+    assert np.isclose(ipr(np.cos(2 * np.pi * 5 * n / 97 + 1)), 1)
+    assert np.isclose(ipr(np.ones(97)), 1)
+    assert np.isclose(ipr(np.eye(97)[3]), 1 / 49)
+    assert np.isnan(ipr(np.zeros(97)))
     noise = np.random.default_rng(0).standard_normal((500, 97))
     assert abs(ipr(noise).mean() - 0.041) < 0.002
     wave = np.cos(2 * np.pi * 3 * n / 97)

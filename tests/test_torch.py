@@ -1,10 +1,11 @@
-"""The PyTorch twin: the same operations, network and optimisers under autograd, as an independent second opinion."""
+"""The PyTorch twin: the same operations, network and optimisers under autograd, as an independent
+second opinion."""
 
 import numpy as np
 import pytest
 from helpers import small_run
 
-from tinygrok.audit import cpu_device
+from tinygrok.audit.checker import cpu_device
 from tinygrok.engine.optim import SGD, AdamW, constant
 from tinygrok.engine.params import Arena
 from tinygrok.ops import activation, loss, norm
@@ -71,24 +72,28 @@ def test_losses(kind):
 def test_norms():
     rng = np.random.default_rng(2)
     x, v = rng.standard_normal((2, 8, 5))
-    gamma, beta, mean = rng.standard_normal((3, 5))
+    gain, shift, mean = rng.standard_normal((3, 5))
     var = rng.uniform(0.5, 2, 5)
     for train in (True, False):
-        t = [leaf(a) for a in (x, gamma, beta)]
+        t = [leaf(a) for a in (x, gain, shift)]
         running = torch.tensor(mean), torch.tensor(var)
         y = F.batch_norm(t[0], *running, t[1], t[2], train, 0.1, 1e-5)
         y.backward(torch.tensor(v))
-        m, s, dgamma, dbeta = mean.copy(), var.copy(), np.empty(5), np.empty(5)
-        ours, cache = norm.batchnorm_forward(DEV, x, gamma, beta, m, s, train)
-        dx = norm.batchnorm_backward(DEV, v, cache, dgamma, dbeta)
-        for a, b in zip((ours, dx, dgamma, dbeta, m, s), (y, t[0].grad, t[1].grad, t[2].grad, *running), strict=True):
+        m, s, dgain, dshift = mean.copy(), var.copy(), np.empty(5), np.empty(5)
+        ours, cache = norm.batchnorm_forward(DEV, x, gain, shift, m, s, train)
+        dx = norm.batchnorm_backward(DEV, v, cache, dgain, dshift)
+        for a, b in zip(
+            (ours, dx, dgain, dshift, m, s),
+            (y, t[0].grad, t[1].grad, t[2].grad, *running),
+            strict=True,
+        ):
             close(a, b)
-    t = [leaf(a) for a in (x, gamma, beta)]
+    t = [leaf(a) for a in (x, gain, shift)]
     y = F.layer_norm(t[0], (5,), t[1], t[2])
     y.backward(torch.tensor(v))
-    ours, cache = norm.layernorm_forward(DEV, x, gamma, beta)
-    dx = norm.layernorm_backward(DEV, v, cache, dgamma, dbeta)
-    for a, b in zip((ours, dx, dgamma, dbeta), (y, t[0].grad, t[1].grad, t[2].grad), strict=True):
+    ours, cache = norm.layernorm_forward(DEV, x, gain, shift)
+    dx = norm.layernorm_backward(DEV, v, cache, dgain, dshift)
+    for a, b in zip((ours, dx, dgain, dshift), (y, t[0].grad, t[1].grad, t[2].grad), strict=True):
         close(a, b)
 
 
@@ -100,7 +105,16 @@ def test_optimisers(which, clip):
     params.load({"w": rng.standard_normal((4, 3))})
     twin = torch.nn.Parameter(torch.tensor(params.to_host()["w"]))
     if which == "adamw":
-        ours = AdamW(DEV, params, grads, lr=0.03, betas=(0.9, 0.98), weight_decay=2.0, schedule=constant, clip=clip)
+        ours = AdamW(
+            DEV,
+            params,
+            grads,
+            lr=0.03,
+            betas=(0.9, 0.98),
+            weight_decay=2.0,
+            schedule=constant,
+            clip=clip,
+        )
         theirs = torch.optim.AdamW([twin], lr=0.03, betas=(0.9, 0.98), eps=1e-8, weight_decay=2.0)
     else:
         ours = SGD(DEV, params, grads, lr=0.03, momentum=0.9, weight_decay=0.1, clip=clip)
@@ -128,8 +142,8 @@ class Twin(torch.nn.Module):
         return (onehot @ self.first) ** self.terms @ self.second
 
 
-@pytest.mark.parametrize("dtype, tol", [("float64", 1e-10), ("float32", 1e-5)])
-@pytest.mark.parametrize("kind, terms", [("mse", 2), ("cross_entropy", 2), ("mse", 3)])
+@pytest.mark.parametrize(("dtype", "tol"), [("float64", 1e-10), ("float32", 1e-5)])
+@pytest.mark.parametrize(("kind", "terms"), [("mse", 2), ("cross_entropy", 2), ("mse", 3)])
 def test_training_trajectory(kind, terms, dtype, tol):
     """Logits and gradients of the first step, and the weights after five AdamW steps."""
     p = 11 if terms == 2 else 5
@@ -143,13 +157,19 @@ def test_training_trajectory(kind, terms, dtype, tol):
     for step in range(5):
         optimizer.zero_grad()
         z = twin(onehot)
-        value = F.mse_loss(z, F.one_hot(target, p).to(z.dtype)) if kind == "mse" else F.cross_entropy(z, target)
+        value = (
+            F.mse_loss(z, F.one_hot(target, p).to(z.dtype))
+            if kind == "mse"
+            else F.cross_entropy(z, target)
+        )
         value.backward()
         close(run.step(), value, tol)
         if step == 0:
             close(run.grads.to_host()["U"].reshape(-1, 12), twin.first.grad, tol)
             close(run.grads.to_host()["W"], twin.second.grad, tol)
         optimizer.step()
-    scale = 1 if dtype == "float64" else 30  # Adam divides by tiny second moments: float32 differences grow
+    scale = (
+        1 if dtype == "float64" else 30
+    )  # Adam divides by tiny second moments: float32 differences grow
     close(run.params.to_host()["W"], twin.second, scale * tol)
     close(run.params.to_host()["U"].reshape(-1, 12), twin.first, scale * tol)

@@ -1,16 +1,17 @@
-"""Training: members equal solo runs, threads and shards do not show, devices agree, resume is exact."""
+"""Training: members equal solo runs, threads and shards do not show, devices agree, resume is
+exact."""
 
 import numpy as np
 import pytest
 from helpers import small_run
 
-from tinygrok import train
-from tinygrok.checkpoint import CheckpointError, load_training, save_training
 from tinygrok.engine.device import get_device
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import SGD, AdamW, clip_by_global_norm, cosine, linear_warmup
 from tinygrok.engine.params import Arena
-from tinygrok.train import NonFiniteLoss, fit
+from tinygrok.training import loop as train
+from tinygrok.training.checkpoint import CheckpointError, load_training, save_training
+from tinygrok.training.loop import NonFiniteLoss, fit
 
 
 def weights(run):
@@ -47,14 +48,29 @@ def test_member_equals_solo_run(dev, setting):
                 np.testing.assert_array_equal(weights(together)[name][e], x)
             else:  # batched and single GEMMs may round differently
                 np.testing.assert_allclose(weights(together)[name][e], x, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose([row[e] for row in together.history["test_loss"]], alone.history["test_loss"], rtol=1e-5)
+        np.testing.assert_allclose(
+            [row[e] for row in together.history["test_loss"]], alone.history["test_loss"], rtol=1e-5
+        )
 
 
-@pytest.mark.parametrize("more", [{}, {"batch_size": 16}, {"batchnorm": True}], ids=["full batch", "minibatch", "batchnorm"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"batch_size": 16}, {"batchnorm": True}],
+    ids=["full batch", "minibatch", "batchnorm"],
+)
 def test_members_may_differ_in_everything(dev, more):
-    """Learning rate, decay, dropout, data fraction, split and seed: member 1 equals the network trained alone."""
+    """Learning rate, decay, dropout, data fraction, split and seed: member 1 equals the network
+    trained alone."""
     own = {"own_split": True, **more}
-    both = small_run(dev, seeds=[0, 1], lr=[0.01, 0.003], decay=[0.0, 2.0], dropout=[0.0, 0.3], fractions=[0.7, 0.4], **own)
+    both = small_run(
+        dev,
+        seeds=[0, 1],
+        lr=[0.01, 0.003],
+        decay=[0.0, 2.0],
+        dropout=[0.0, 0.3],
+        fractions=[0.7, 0.4],
+        **own,
+    )
     alone = small_run(dev, seeds=1, lr=0.003, decay=2.0, dropout=0.3, fractions=[0.4], **own)
     for run in (both, alone):
         fit(run, 5)
@@ -67,7 +83,8 @@ def test_members_may_differ_in_everything(dev, more):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_devices_agree(dev, host_dev, setting):
-    """Ten steps on every device against NumPy float64: same initial bits, same masks, same batches."""
+    """Ten steps on every device against NumPy float64: same initial bits, same masks, same
+    batches."""
     runs = [small_run(d, **SETTINGS[setting]) for d in (dev, host_dev)]
     for run in runs:
         fit(run, 10)
@@ -121,12 +138,13 @@ def test_minibatches_cover_an_epoch_once(host_dev):
     assert not np.array_equal(run.batch(1).data[0][0], run.batch(1 + count).data[0][0])
 
 
-# -- resume -------------------------------------------------------------------------------------------------------------
+# -- resume ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("setting", ["dropout", "minibatch dropout cross-entropy"])
 def test_resume_is_bitwise(dev, setting, tmp_path):
-    """2n steps = n steps, save, load into a fresh run, n steps: weights, optimiser state and history."""
+    """2n steps = n steps, save, load into a fresh run, n steps: weights, optimiser state and
+    history."""
     path, config = tmp_path / "c.npz", {"lr": 0.01}
     straight, first, second = (small_run(dev, **SETTINGS[setting]) for _ in range(3))
     fit(straight, 20, log_every=5)
@@ -172,7 +190,8 @@ def test_bad_checkpoints_are_refused(tmp_path, host_dev):
 
 
 def test_every_flipped_byte_is_noticed(tmp_path, host_dev):
-    """Damage at 200 places: either refused, or (padding of the archive) without effect on the arrays."""
+    """Damage at 200 places: either refused, or (padding of the archive) without effect on the
+    arrays."""
     path, run = saved(tmp_path, host_dev)
     good, before = path.read_bytes(), weights(run)
     rng = np.random.default_rng(0)
@@ -197,12 +216,14 @@ def test_checkpoint_of_another_run_is_refused(tmp_path, host_dev):
         load_training(path, small_run(get_device("cpu", "float32", 1)), {"p": 11})
 
 
-# -- failures and refusals -------------------------------------------------------------------------------------------------
+# -- failures and refusals -------------------------------------------------------------------------
 
 
 def test_stops_at_the_first_loss_that_is_not_finite(dev):
     run = small_run(dev, seeds=[0, 1], lr=[0.01, 1e12])
-    with pytest.raises(NonFiniteLoss, match=r"step \d+, member 1: the loss is (inf|nan).*(weight|gradient|logits)"):
+    with pytest.raises(
+        NonFiniteLoss, match=r"step \d+, member 1: the loss is (inf|nan).*(weight|gradient|logits)"
+    ):
         fit(run, 60, log_every=1)
     assert np.isfinite(weights(run)["W"][0]).all()
 
@@ -222,23 +243,32 @@ def test_refusals(host_dev):
 def test_stop_ends_after_a_step_and_saves(host_dev):
     run, saves = small_run(host_dev), []
     assert not fit(run, 100, stop=lambda: run.t >= 3, save=lambda r: saves.append(r.t))
-    assert run.t == 3 and saves == [3]
+    assert run.t == 3
+    assert saves == [3]
 
 
-# -- optimisers -------------------------------------------------------------------------------------------------------------
+# -- optimisers ------------------------------------------------------------------------------------
 
 
 def test_schedules():
     assert [linear_warmup(4)(t) for t in (1, 2, 4, 9)] == [0.25, 0.5, 1, 1]
     f = cosine(10, 110, 0.1)
-    assert f(5) == 0.5 and f(10) == 1 and abs(f(60) - 0.55) < 1e-12 and abs(f(110) - 0.1) < 1e-12 and f(500) == f(110)
+    assert f(5) == 0.5
+    assert f(10) == 1
+    assert abs(f(60) - 0.55) < 1e-12
+    assert abs(f(110) - 0.1) < 1e-12
+    assert f(500) == f(110)
 
 
 def test_clipping(dev):
-    """Every member by its own norm over all its tensors; one whose norm is below the limit keeps its bits."""
+    """Every member by its own norm over all its tensors; one whose norm is below the limit keeps
+    its bits."""
     tensors = {"w": (3, 2), "b": (2,)}
     rng = np.random.default_rng(0)
-    arrays = {k: rng.standard_normal((2, *s)) * np.array([10.0, 0.01]).reshape(2, *[1] * len(s)) for k, s in tensors.items()}
+    arrays = {
+        k: rng.standard_normal((2, *s)) * np.array([10.0, 0.01]).reshape(2, *[1] * len(s))
+        for k, s in tensors.items()
+    }
     grads = Arena(dev, tensors, 2)
     grads.load(arrays)
     before = grads.to_host()
@@ -260,7 +290,9 @@ def test_no_decay_and_schedule(dev, kind):
     """With zero gradients only decay moves weights; the schedule scales it."""
     params, grads = Arena(dev, {"w": (3, 2), "b": (2,)}), Arena(dev, {"w": (3, 2), "b": (2,)})
     params.load({"w": np.ones((3, 2)), "b": np.ones(2)})
-    optimizer = kind(dev, params, grads, lr=0.1, weight_decay=0.5, schedule=linear_warmup(2), no_decay=["b"])
+    optimizer = kind(
+        dev, params, grads, lr=0.1, weight_decay=0.5, schedule=linear_warmup(2), no_decay=["b"]
+    )
     optimizer.step(1)
     np.testing.assert_allclose(params.to_host()["w"], 1 - 0.05 * 0.5, rtol=1e-6)
     np.testing.assert_array_equal(params.to_host()["b"], 1)

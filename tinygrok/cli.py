@@ -1,7 +1,8 @@
-"""What every example shares: flags, refusals in one line, output folder, progress, Ctrl-C, run.json and log.csv.
+"""What every example shares: flags, refusals in one line, output folder, progress, Ctrl-C, run.json
+and log.csv.
 
-Import it before NumPy: an example process runs one BLAS thread per worker thread, and BLAS reads that when it loads.
-"""
+Import it before NumPy: an example process runs one BLAS thread per worker thread, and BLAS reads
+that when it loads."""
 
 import argparse
 import csv
@@ -26,13 +27,14 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from . import __version__  # noqa: E402
-from .checkpoint import atomic_write, load_training, save_training  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
-from .parallel import launched, world  # noqa: E402
-from .train import NonFiniteLoss, fit  # noqa: E402
+from .engine.files import atomic_write  # noqa: E402
+from .training.checkpoint import load_training, save_training  # noqa: E402
+from .training.loop import NonFiniteLoss, fit  # noqa: E402
+from .training.parallel import launched, world  # noqa: E402
 
-# -- flags --------------------------------------------------------------------------------------------------------------
+# -- flags -----------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,13 +43,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def checked(kind: type, low=None, high=None, open_low=False, open_high=False) -> Callable:
-    """An argparse type: a finite number of a kind within bounds, refused with a line that states them."""
+    """An argparse type: a finite number of a kind within bounds, refused with a line that states
+    them."""
 
     def parse(text: str):
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {'an integer' if kind is int else 'a number'}") from None
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not {'an integer' if kind is int else 'a number'}"
+            ) from None
         below = low is not None and (value < low or (open_low and value == low))
         above = high is not None and (value > high or (open_high and value == high))
         if below or above or value != value or value in (float("inf"), float("-inf")):
@@ -63,26 +68,51 @@ def integer(low: int = 1, high: int | None = None) -> Callable:
     return checked(int, low, high)
 
 
-def real(low: float | None = 0.0, high: float | None = None, open_low=False, open_high=False) -> Callable:
+def real(
+    low: float | None = 0.0, high: float | None = None, open_low=False, open_high=False
+) -> Callable:
     return checked(float, low, high, open_low, open_high)
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that all examples have; the example adds its own."""
-    p = _Parser(prog=f"{name}.py", description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
-    p.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="floating point type")
-    p.add_argument("--tf32", action="store_true", help="on a GPU: float32 products on tensor cores, three digits")
-    p.add_argument("--threads", type=integer(), default=None, help="CPU worker threads (default: one per core)")
+    p = _Parser(
+        prog=f"{name}.py",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument(
+        "--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute"
+    )
+    p.add_argument(
+        "--dtype", default="float32", choices=["float32", "float64"], help="floating point type"
+    )
+    p.add_argument(
+        "--tf32",
+        action="store_true",
+        help="on a GPU: float32 products on tensor cores, three digits",
+    )
+    p.add_argument(
+        "--threads", type=integer(), default=None, help="CPU worker threads (default: one per core)"
+    )
     p.add_argument("--seed", type=integer(0), default=0, help="drives every random draw")
-    p.add_argument("--out", type=Path, default=Path("runs") / name, metavar="DIR", help="folder for results")
-    p.add_argument("--quick", action="store_true", help="a smaller setting that shows the effect in under a minute")
+    p.add_argument(
+        "--out", type=Path, default=Path("runs") / name, metavar="DIR", help="folder for results"
+    )
+    p.add_argument(
+        "--quick",
+        action="store_true",
+        help="a smaller setting that shows the effect in under a minute",
+    )
     p.add_argument("--no-plot", action="store_true", help="draw no figure")
     return p
 
 
-def parse(p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None = None) -> argparse.Namespace:
-    """Parse; with --quick the values of `quick` replace defaults, and flags given by the user replace those."""
+def parse(
+    p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None = None
+) -> argparse.Namespace:
+    """Parse; with --quick the values of `quick` replace defaults, and flags given by the user
+    replace those."""
     args = p.parse_args(argv)
     if args.quick:
         p.set_defaults(**quick or {})
@@ -92,20 +122,36 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None
 
 def device(args: argparse.Namespace) -> Device:
     dev = get_device(args.device, args.dtype, args.threads, args.tf32)
-    print(f"device: {dev.reason}; {dev.dtype}{', products in TF32' * (dev.tf32 and dev.dtype == np.float32)}")
+    print(
+        f"device: {dev.reason}; {dev.dtype}{', products in TF32' * (dev.tf32 and dev.dtype == np.float32)}"
+    )
     return dev
 
 
 def config(args: argparse.Namespace) -> dict:
-    """The settings that determine the numbers of a run: every flag but those that only say where and how to compute and show."""
-    hidden = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds", "workers", "scheduler"}
+    """The settings that determine the numbers of a run: every flag but those that only say where
+    and how to compute and show."""
+    hidden = {
+        "device",
+        "tf32",
+        "threads",
+        "out",
+        "quick",
+        "no_plot",
+        "resume",
+        "save_seconds",
+        "workers",
+        "scheduler",
+    }
     return {k: v for k, v in sorted(vars(args).items()) if k not in hidden}
 
 
 def main(run: Callable[[], int | None]) -> None:
-    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130. A rank that fails ends
-    all; only rank 0 prints."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # a polite kill is a Ctrl-C
+    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130. A
+    rank that fails ends all; only rank 0 prints."""
+    signal.signal(
+        signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)
+    )  # a polite kill is a Ctrl-C
     (rank, size), code = launched(), 1
     if rank:
         sys.stdout = open(os.devnull, "w")
@@ -131,7 +177,7 @@ def main(run: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-# -- output -------------------------------------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 CHECKPOINT = "checkpoint.npz"
 
@@ -141,7 +187,8 @@ RUN_FILES = ("run.json", "log.csv", "config.json", "packs", "*.npz", "*.png")
 
 
 def output_folder(args: argparse.Namespace, resume: bool = False, state: str = CHECKPOINT) -> Path:
-    """Create the output folder. The files of an earlier run in it move to DIR/earlier-1 (2, ...): nothing is overwritten.
+    """Create the output folder. The files of an earlier run in it move to DIR/earlier-1 (2, ...):
+    nothing is overwritten.
 
     state: the file or folder in it that --resume goes on from."""
     out: Path = args.out
@@ -151,7 +198,9 @@ def output_folder(args: argparse.Namespace, resume: bool = False, state: str = C
         if resume and not (out / state).exists():
             raise InputError(f"--resume: there is no {state} in {out}")
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):  # can we write here? better known now than after the training
+        with tempfile.TemporaryFile(
+            dir=out
+        ):  # can we write here? better known now than after the training
             pass
         earlier = [] if resume else [path for pattern in RUN_FILES for path in out.glob(pattern)]
         if earlier:
@@ -172,7 +221,8 @@ def write_json(path: Path, data: dict) -> None:
 
 
 def _plain(x):
-    """What JSON can hold: NumPy numbers and arrays as numbers and lists, nan and infinity as null, paths as text."""
+    """What JSON can hold: NumPy numbers and arrays as numbers and lists, nan and infinity as null,
+    paths as text."""
     if isinstance(x, dict):
         return {str(k): _plain(v) for k, v in x.items()}
     if isinstance(x, np.ndarray | np.generic):
@@ -184,7 +234,9 @@ def _plain(x):
     return x if isinstance(x, str | int | float | None) else str(x)
 
 
-def write_run(out: Path, args: argparse.Namespace, dev: Device, seconds: float, results: dict) -> None:
+def write_run(
+    out: Path, args: argparse.Namespace, dev: Device, seconds: float, results: dict
+) -> None:
     """DIR/run.json: config, seed, versions, device, date, wall seconds, results."""
     write_json(
         out / "run.json",
@@ -192,7 +244,11 @@ def write_run(out: Path, args: argparse.Namespace, dev: Device, seconds: float, 
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "config": config(args),
             "seed": args.seed,
-            "versions": {"tinygrok": __version__, "python": platform.python_version(), "numpy": np.__version__},
+            "versions": {
+                "tinygrok": __version__,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+            },
             "device": dev.reason,
             "dtype": dev.dtype.name,
             "tf32": dev.tf32,
@@ -229,11 +285,12 @@ def plotting(args: argparse.Namespace) -> bool:
     return True
 
 
-# -- while it runs ------------------------------------------------------------------------------------------------------
+# -- while it runs ---------------------------------------------------------------------------------
 
 
 class Interrupt:
-    """Ctrl-C or SIGTERM asks the loop to end after the step at hand; a second Ctrl-C ends the process at once."""
+    """Ctrl-C or SIGTERM asks the loop to end after the step at hand; a second Ctrl-C ends the
+    process at once."""
 
     def __init__(self):
         self.asked = False
@@ -256,7 +313,8 @@ class Interrupt:
 
 
 class Progress:
-    """A progress bar by tqdm where that is installed and the output is a terminal, else a line every few seconds."""
+    """A progress bar by tqdm where that is installed and the output is a terminal, else a line
+    every few seconds."""
 
     def __init__(self, total: int, start: int = 0, every: float = 2.0, unit: str = "step"):
         self.total, self.start, self.every, self.unit = total, start, every, unit
@@ -276,8 +334,13 @@ class Progress:
         if step >= self.total or now - self.last >= self.every:
             self.last = now
             rate = (step - self.start) / max(now - self.began, 1e-9)
-            left = f", {(self.total - step) / rate:.0f} s left" if rate and step < self.total else ""
-            print(f"{self.unit} {step:>{len(str(self.total))}}/{self.total}  {text}  {rate:.3g} {self.unit}s/s{left}", flush=True)
+            left = (
+                f", {(self.total - step) / rate:.0f} s left" if rate and step < self.total else ""
+            )
+            print(
+                f"{self.unit} {step:>{len(str(self.total))}}/{self.total}  {text}  {rate:.3g} {self.unit}s/s{left}",
+                flush=True,
+            )
 
     def close(self) -> None:
         if self.bar is not None:
@@ -285,10 +348,16 @@ class Progress:
 
 
 def train(
-    args: argparse.Namespace, run, out: Path, log_every: int, describe: Callable[[dict], str], on_row=lambda row: None, every=2.0
+    args: argparse.Namespace,
+    run,
+    out: Path,
+    log_every: int,
+    describe: Callable[[dict], str],
+    on_row=lambda row: None,
+    every=2.0,
 ) -> int | None:
-    """Train until args.steps as every example does: a progress line, checkpoints, --resume, Ctrl-C, a loss that is not
-    finite. None when it got there, else the exit code to leave with.
+    """Train until args.steps as every example does: a progress line, checkpoints, --resume, Ctrl-C,
+    a loss that is not finite. None when it got there, else the exit code to leave with.
 
     describe   a row of the history -> the text of the progress line;  on_row: what else to do with it
     """
@@ -303,10 +372,20 @@ def train(
 
     with Interrupt() as interrupt:
         try:
-            done = fit(run, args.steps, log_every, show, save, args.save_seconds, lambda: world().any(interrupt()))
+            done = fit(
+                run,
+                args.steps,
+                log_every,
+                show,
+                save,
+                args.save_seconds,
+                lambda: world().any(interrupt()),
+            )
         except NonFiniteLoss as error:
             save_training(out / "nonfinite.npz", run, config(args))
-            print(f"stopped: {error}\nthe state is in {out / 'nonfinite.npz'}; a lower --lr may help")
+            print(
+                f"stopped: {error}\nthe state is in {out / 'nonfinite.npz'}; a lower --lr may help"
+            )
             world().any(True)  # rank 0 has written
             return 1
         finally:
@@ -343,11 +422,14 @@ def _short(value) -> str:
 
 
 def report(out: Path, results: dict, paper: dict[str, str], title: str) -> None:
-    """The closing table: every result, beside the paper's number where it has one, and where the files are."""
+    """The closing table: every result, beside the paper's number where it has one, and where the
+    files are."""
     rows = [(k, _short(v), paper.get(k, "")) for k, v in results.items()]
     width = max(len(v) for _, v, _ in rows)
     names = max(22, *(len(name) + 2 for name in results))
     print(f"\n{'':<{names}}{'here':>{width}}   {title if paper else ''}")
     for name, value, reference in rows:
         print(f"{name:<{names}}{value:>{width}}   {reference}")
-    print(f"\nfiles in {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}")
+    print(
+        f"\nfiles in {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}"
+    )

@@ -1,1 +1,2 @@
-"""Networks written down, not trained: closed-form weights for modular arithmetic, and their verification."""
+"""Networks written down, not trained: closed-form weights for modular arithmetic, and their
+verification."""

@@ -1,26 +1,33 @@
-"""Weights written down for c_1 n_1 + ... + c_S n_S mod p, and for any h(g_1(n_1) + ... + g_S(n_S)) mod p.
+"""Weights written down for c_1 n_1 + ... + c_S n_S mod p, and for any h(g_1(n_1) + ... + g_S(n_S))
+mod p.
 
-One hidden neuron is a wave of one frequency f around the circle on which the task is a sum (omega = 2 pi f / period):
+One hidden neuron is a wave of one frequency f around the circle on which the task is a sum (omega =
+2 pi f / period):
 
     U[s, n, k] = A cos(omega g_s(n) + psi_s)        W[k, q] = A sum over t with h(t) = q of cos(omega t + psi_1 + ... + psi_S)
 
-so with theta_s = omega g_s(n_s) it adds A^(S+1) cos(omega t + sum psi) (sum_s cos(theta_s + psi_s))^S to the logit at t.
-Of the product's many cosines one carries the answer: (S!/2^S) cos(theta_1 + ... + theta_S - omega t), whose phases cancel
-whatever they are. The phases of a group of neurons are chosen so that all others cancel:
+so with theta_s = omega g_s(n_s) it adds A^(S+1) cos(omega t + sum psi) (sum_s cos(theta_s +
+psi_s))^S to the logit at t. Of the product's many cosines one carries the answer: (S!/2^S)
+cos(theta_1 + ... + theta_S - omega t), whose phases cancel whatever they are. The phases of a group
+of neurons are chosen so that all others cancel:
 
 random    psi independent and uniform: the others average out like 1/sqrt(N)          (Grokking modular polynomials, eq. 2)
 exact     J = (S+1) 2^(S-1) neurons a frequency, psi_s = pi t/(S+1) + pi eps_s, t = 0..S, eps in {0, 1}^S, eps_1 = 0
 
 Proof that `exact` is exact. Let y_s = cos(theta_s + tau), tau = pi t/(S+1).
-  1. Sum over eps. A phase pi flips the sign of y_s, and that of W's cosine as often. What is left is the polarisation identity
-     sum_eps (prod_s sign_s) (sum_s sign_s y_s)^S = 2^(S-1) S! y_1 y_2 ... y_S: a monomial survives only if every y_s, s > 1,
-     has an odd power, and S letters then leave one for each.
-  2. Sum over t. cos(omega t' + S tau) prod_s cos(theta_s + tau) is a sum of waves e^(2 i j tau), |j| <= S, and
-     sum_t e^(2 pi i j t/(S+1)) = 0 unless j = 0. With j = 0 there is one cosine, 2^-S cos(sum theta - omega t').
-  Together A^(S+1) (S+1)!/2 cos(sum theta - omega t') = w_f cos(...), nothing else, at every width and for every omega.
-With w_f = 2/p for f = 1..(p-1)/2 and one constant neuron, 1/p, the sum over f is (1/p) sum_f cos(2 pi f d/p) = [d = 0]:
-the logits are the one-hot answer. One frequency alone has its maximum at d = 0: J neurons suffice whatever p is.
-"""
+  1. Sum over eps. A phase pi flips the sign of y_s, and that of W's cosine as often. What is left
+  is the polarisation identity
+     sum_eps (prod_s sign_s) (sum_s sign_s y_s)^S = 2^(S-1) S! y_1 y_2 ... y_S: a monomial survives
+     only if every y_s, s > 1, has an odd power, and S letters then leave one for each.
+  2. Sum over t. cos(omega t' + S tau) prod_s cos(theta_s + tau) is a sum of waves e^(2 i j tau),
+  |j| <= S, and
+     sum_t e^(2 pi i j t/(S+1)) = 0 unless j = 0. With j = 0 there is one cosine, 2^-S cos(sum theta
+     - omega t').
+  Together A^(S+1) (S+1)!/2 cos(sum theta - omega t') = w_f cos(...), nothing else, at every width
+  and for every omega.
+With w_f = 2/p for f = 1..(p-1)/2 and one constant neuron, 1/p, the sum over f is (1/p) sum_f cos(2
+pi f d/p) = [d = 0]: the logits are the one-hot answer. One frequency alone has its maximum at d =
+0: J neurons suffice whatever p is."""
 
 import itertools
 import math
@@ -36,32 +43,44 @@ from ..tasks.modular import Circle, ModularTask
 
 MAX_TERMS = 20
 MAX_WEIGHTS = 200_000_000  # 1.6 GB in float64
-LATTICES = {2: (6, (1, 4)), 3: (18, (1, 3, 12)), 4: (54, (1, 3, 9, 36))}  # S: (L, a), the smallest that cancel everything
+LATTICES = {
+    2: (6, (1, 4)),
+    3: (18, (1, 3, 12)),
+    4: (54, (1, 3, 9, 36)),
+}  # S: (L, a), the smallest that cancel everything
 
 
 class AnalyticError(InputError):
     """Weights that cannot be written down as asked; the message says why in one line."""
 
 
-# -- widths and noise, known beforehand -----------------------------------------------------------------------------------
+# -- widths and noise, known beforehand ------------------------------------------------------------
 
 
 def noise_constant(terms: int) -> float:
-    """v_S = (2^S/S!)^2 M/2 - 1/2: with random phases a wrong logit has variance v_S/N, and so the MSE is v_S/N.
+    """v_S = (2^S/S!)^2 M/2 - 1/2: with random phases a wrong logit has variance v_S/N, and so the
+    MSE is v_S/N.
 
-    M = mean of (sum_s cos alpha_s)^(2S) over angles = (closed walks of 2S steps on the lattice Z^S) / 4^S, and
+    M = mean of (sum_s cos alpha_s)^(2S) over angles = (closed walks of 2S steps on the lattice Z^S)
+    / 4^S, and
     walks = (2S)! [y^S] (sum_k y^k / k!^2)^S.        v_S = 1/2, 4, 25.33, 164.5, 1118.7 for S = 1..5
     """
     series = [Fraction(1)] + [Fraction(0)] * terms
     for _ in range(terms):
-        series = [sum(series[i - k] / math.factorial(k) ** 2 for k in range(i + 1)) for i in range(terms + 1)]
+        series = [
+            sum(series[i - k] / math.factorial(k) ** 2 for k in range(i + 1))
+            for i in range(terms + 1)
+        ]
     walks = series[terms] * math.factorial(2 * terms)
-    return float(Fraction(2**terms, math.factorial(terms)) ** 2 * walks / 4**terms / 2 - Fraction(1, 2))
+    return float(
+        Fraction(2**terms, math.factorial(terms)) ** 2 * walks / 4**terms / 2 - Fraction(1, 2)
+    )
 
 
 def random_width(p: int, terms: int) -> int:
-    """N* = 2 v_S z^2, z the upper 1/(p^S (p-1)) quantile of the normal distribution: the width at which random phases
-    make no error on any of the p^S inputs, if the noise of the logits is taken as normal. S = 2, p = 97: 179."""
+    """N* = 2 v_S z^2, z the upper 1/(p^S (p-1)) quantile of the normal distribution: the width at
+    which random phases make no error on any of the p^S inputs, if the noise of the logits is taken
+    as normal. S = 2, p = 97: 179."""
     tail = 1 / (p**terms * (p - 1))
     return max(1, round(2 * noise_constant(terms) * NormalDist().inv_cdf(tail) ** 2))
 
@@ -71,7 +90,7 @@ def group_size(terms: int) -> int:
     return (terms + 1) * 2 ** (terms - 1)
 
 
-# -- phases of one frequency ----------------------------------------------------------------------------------------------
+# -- phases of one frequency -----------------------------------------------------------------------
 
 
 def exact_phases(terms: int) -> np.ndarray:
@@ -82,7 +101,8 @@ def exact_phases(terms: int) -> np.ndarray:
 
 
 def lattice_phases(terms: int) -> np.ndarray:
-    """psi (L, S) = 2 pi t a / L, t = 0..L-1: exact as well, by one line of phases; known for S = 2, 3, 4."""
+    """psi (L, S) = 2 pi t a / L, t = 0..L-1: exact as well, by one line of phases; known for S = 2,
+    3, 4."""
     if terms not in LATTICES:
         raise AnalyticError(f"lattice phases are known for 2, 3 and 4 terms, not {terms}")
     size, step = LATTICES[terms]
@@ -90,8 +110,9 @@ def lattice_phases(terms: int) -> np.ndarray:
 
 
 def equal_phases(terms: int) -> np.ndarray:
-    """psi (3, 2), psi_1 = psi_2 in {0, pi/3, 2 pi/3}: cos(omega d) (1 + cos(theta_1 - theta_2)), right for odd p with half
-    the neurons, but with a margin that depends on the input (the "pizza" shape); two terms only."""
+    """psi (3, 2), psi_1 = psi_2 in {0, pi/3, 2 pi/3}: cos(omega d) (1 + cos(theta_1 - theta_2)),
+    right for odd p with half the neurons, but with a margin that depends on the input (the "pizza"
+    shape); two terms only."""
     if terms != 2:
         raise AnalyticError(f"equal phases work for 2 terms only, not {terms}")
     return np.pi / 3 * np.arange(3)[:, None] * np.ones(2)
@@ -100,7 +121,7 @@ def equal_phases(terms: int) -> np.ndarray:
 DESIGNS = {"exact": exact_phases, "lattice": lattice_phases, "equal": equal_phases}
 
 
-# -- neurons --------------------------------------------------------------------------------------------------------------
+# -- neurons ---------------------------------------------------------------------------------------
 
 
 class Waves(NamedTuple):
@@ -112,38 +133,56 @@ class Waves(NamedTuple):
 
 
 def random_waves(period: int, terms: int, width: int, rng: np.random.Generator) -> Waves:
-    """Frequencies sigma(k) mod period, phases uniform, A = (2^S/(N S!))^(1/(S+1)); eq. 2 of the paper, and eq. 6 with the
-    sign of its exponent corrected."""
+    """Frequencies sigma(k) mod period, phases uniform, A = (2^S/(N S!))^(1/(S+1)); eq. 2 of the
+    paper, and eq. 6 with the sign of its exponent corrected."""
     amplitude = (2**terms / (width * math.factorial(terms))) ** (1 / (terms + 1))
     phase = rng.uniform(-np.pi, np.pi, (width, terms))
     return Waves(rng.permutation(width) % period, phase, np.full(width, amplitude))
 
 
 def designed_waves(period: int, frequencies: np.ndarray, phases: np.ndarray) -> Waves:
-    """The same phases (J, S) for every frequency, A_f^(S+1) = w_f 2^S/(J S!), w_f = 2/period, and 1/period where a wave
-    is its own mirror image (f = 0, and the Nyquist frequency of an even period)."""
+    """The same phases (J, S) for every frequency, A_f^(S+1) = w_f 2^S/(J S!), w_f = 2/period, and
+    1/period where a wave is its own mirror image (f = 0, and the Nyquist frequency of an even
+    period)."""
     J, S = phases.shape
     weight = np.where(2 * frequencies % period == 0, 1, 2) / period
     amplitude = (weight * 2**S / (J * math.factorial(S))) ** (1 / (S + 1))
-    return Waves(np.repeat(frequencies, J), np.tile(phases, (len(frequencies), 1)), np.repeat(amplitude, J))
+    return Waves(
+        np.repeat(frequencies, J), np.tile(phases, (len(frequencies), 1)), np.repeat(amplitude, J)
+    )
 
 
 def constant_wave(period: int, terms: int) -> Waves:
     """One neuron for f = 0 where every input is on the circle: A (S A)^S = 1/period."""
-    return Waves(np.array([0]), np.zeros((1, terms)), np.array([(period * terms**terms) ** (-1 / (terms + 1))]))
+    return Waves(
+        np.array([0]),
+        np.zeros((1, terms)),
+        np.array([(period * terms**terms) ** (-1 / (terms + 1))]),
+    )
 
 
-def choose_waves(task: ModularTask, width: int | None, phases: str, rng: np.random.Generator | None, extra: int = 0) -> Waves:
-    """The waves of a network of a total width, of which `extra` neurons are no waves. Without a width: N* neurons for random
-    phases, else every frequency; J, 2 J, 3 J, ... neurons take the frequencies 1, then 1 and 2, ... alone."""
+def choose_waves(
+    task: ModularTask,
+    width: int | None,
+    phases: str,
+    rng: np.random.Generator | None,
+    extra: int = 0,
+) -> Waves:
+    """The waves of a network of a total width, of which `extra` neurons are no waves. Without a
+    width: N* neurons for random phases, else every frequency; J, 2 J, 3 J, ... neurons take the
+    frequencies 1, then 1 and 2, ... alone."""
     S, period, all_on = task.terms, task.circle.period, task.circle.zero is None
     if S > MAX_TERMS:
-        raise AnalyticError(f"{S} terms need the activation x^{S}, whose logits leave the range of floats: at most {MAX_TERMS}")
+        raise AnalyticError(
+            f"{S} terms need the activation x^{S}, whose logits leave the range of floats: at most {MAX_TERMS}"
+        )
     if phases == "random":
         width = random_width(task.p, S) + extra if width is None else width
         _check_size(task, width)
         if width <= extra:
-            raise AnalyticError(f"width {width} is too small: {task.name} needs at least {extra + 1} neurons")
+            raise AnalyticError(
+                f"width {width} is too small: {task.name} needs at least {extra + 1} neurons"
+            )
         return random_waves(period, S, width - extra, rng or generator(0, "init"))
     if phases not in DESIGNS:
         raise AnalyticError(f"unknown phases {phases!r}: choose random, {', '.join(DESIGNS)}")
@@ -157,33 +196,58 @@ def choose_waves(task: ModularTask, width: int | None, phases: str, rng: np.rand
     _check_size(task, J * count)
     if width in (None, full):
         zero = constant_wave(period, S) if all_on else designed_waves(period, np.array([0]), design)
-        return Waves(*map(np.concatenate, zip(designed_waves(period, np.arange(1, top + 1), design), zero, strict=True)))
+        return Waves(
+            *map(
+                np.concatenate,
+                zip(designed_waves(period, np.arange(1, top + 1), design), zero, strict=True),
+            )
+        )
     if rest or not 1 <= count <= top:
-        take = f"{phases} phases take {J} neurons a frequency" + (f" and {extra} for zero" if extra else "")
+        take = f"{phases} phases take {J} neurons a frequency" + (
+            f" and {extra} for zero" if extra else ""
+        )
         small = "is too small" if width < J + extra else "does not fit"
-        raise AnalyticError(f"width {width} {small}: {take}, so {J + extra}, {2 * J + extra}, ..., or {full} for all frequencies")
+        raise AnalyticError(
+            f"width {width} {small}: {take}, so {J + extra}, {2 * J + extra}, ..., or {full} for all frequencies"
+        )
     return designed_waves(period, np.arange(1, count + 1), design)
 
 
 def _check_size(task: ModularTask, width: int) -> None:
     weights = width * task.p * (task.terms + 1)
     if weights > MAX_WEIGHTS:
-        raise AnalyticError(f"{task.terms} terms mod {task.p} need {width:,} neurons or more: {weights:,} weights are too many")
+        raise AnalyticError(
+            f"{task.terms} terms mod {task.p} need {width:,} neurons or more: {weights:,} weights are too many"
+        )
 
 
 def render(circle: Circle, p: int, waves: Waves) -> dict[str, np.ndarray]:
-    """U (S, p, N) and W (N, p) of the neurons, by the formulas above; rows of inputs off the circle are 0."""
+    """U (S, p, N) and W (N, p) of the neurons, by the formulas above; rows of inputs off the circle
+    are 0."""
     omega, f = 2 * np.pi / circle.period, waves.frequency
-    angle = omega * (circle.positions[..., None] * f % circle.period)  # reduced as integers: no digits are lost
-    U = waves.amplitude * np.cos(angle + waves.phase.T[:, None]) * (circle.positions >= 0)[..., None]
-    around = np.cos(omega * (f[:, None] * np.arange(circle.period) % circle.period) + waves.phase.sum(axis=1)[:, None])
+    angle = omega * (
+        circle.positions[..., None] * f % circle.period
+    )  # reduced as integers: no digits are lost
+    U = (
+        waves.amplitude
+        * np.cos(angle + waves.phase.T[:, None])
+        * (circle.positions >= 0)[..., None]
+    )
+    around = np.cos(
+        omega * (f[:, None] * np.arange(circle.period) % circle.period)
+        + waves.phase.sum(axis=1)[:, None]
+    )
     return {"U": U, "W": waves.amplitude[:, None] * around @ np.eye(p)[circle.answers]}
 
 
 def addition_weights(
-    task: ModularTask, width: int | None = None, phases: str = "exact", rng: np.random.Generator | None = None
+    task: ModularTask,
+    width: int | None = None,
+    phases: str = "exact",
+    rng: np.random.Generator | None = None,
 ) -> dict[str, np.ndarray]:
-    """U (S, p, N), W (N, p), float64, for a task that is a sum mod p (tasks.modular.addition, separable); activation x^S.
+    """U (S, p, N), W (N, p), float64, for a task that is a sum mod p (tasks.modular.addition,
+    separable); activation x^S.
 
     width   exact: J F neurons take F frequencies (margin: min over d of (2/p) sum_f (1 - cos(2 pi f d/p))); without a width
             the one-hot network of J (p-1)/2 + 1 neurons (p odd). random: any; N* without a width

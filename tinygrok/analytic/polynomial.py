@@ -1,13 +1,15 @@
-"""Any polynomial mod p, compiled into a network: multiplication experts, a sharp softmax, one addition expert.
+"""Any polynomial mod p, compiled into a network: multiplication experts, a sharp softmax, one
+addition expert.
 
     t^(s) = expert of monomial s (without its coefficient)          multiplication.py
     u^(s) = softmax(beta t^(s)), or the one-hot vector of its largest entry
     z     = W (U^(1) u^(1) + ... + U^(S) u^(S))^S                   addition.py, with the coefficients; S monomials
 
-Why beta hardly matters for exact experts: the softmax of a one-hot vector is (x - y) e + y (1, ..., 1), and a cosine over a
-full circle sums to 0, so only the neuron of frequency 0 sees the constant: z = (x - y)^S (one-hot - 1/p) + 1/p.
-Source: Grokking modular polynomials, section 4, eq. 10-13. (Its table of errors belongs to logits of 3/4 this size: 1/N for
-2^S/(N S!) at S = 3.)
+Why beta hardly matters for exact experts: the softmax of a one-hot vector is (x - y) e + y (1, ...,
+1), and a cosine over a full circle sums to 0, so only the neuron of frequency 0 sees the constant:
+z = (x - y)^S (one-hot - 1/p) + 1/p.
+Source: Grokking modular polynomials, section 4, eq. 10-13. (Its table of errors belongs to logits
+of 3/4 this size: 1/N for 2^S/(N S!) at S = 3.)
 """
 
 import ast
@@ -25,10 +27,13 @@ from .addition import MAX_TERMS, AnalyticError, addition_weights
 from .multiplication import multiplication_weights
 from .verify import evaluator, two_layer
 
-# -- the text -------------------------------------------------------------------------------------------------------------
+# -- the text --------------------------------------------------------------------------------------
 
 VARIABLES, MAX_MONOMIALS, MAX_POWER = 9, 1000, 100
-MAX_NUMBER, MAX_COEFFICIENT = 10**15, 10**300  # of a number in the text, and of what products make of them
+MAX_NUMBER, MAX_COEFFICIENT = (
+    10**15,
+    10**300,
+)  # of a number in the text, and of what products make of them
 ONE = (0,) * VARIABLES
 Polynomial = dict[tuple[int, ...], int]  # {exponents of the variables: coefficient}
 
@@ -38,15 +43,18 @@ class PolynomialError(AnalyticError):
 
 
 def parse(text: str) -> Polynomial:
-    """ "2*n1^4*n2 + 3*(n1 - n2)^2" -> {(a_1, ..., a_S): c}, multiplied out; S is the highest variable named.
+    """ "2*n1^4*n2 + 3*(n1 - n2)^2" -> {(a_1, ..., a_S): c}, multiplied out; S is the highest
+    variable named.
 
-    Sums, differences, products and powers by whole numbers, of integers and n1 ... n9. Python's parser reads the text, with
-    its precedence; nothing but the expressions in _expand has a meaning.
-    """
+    Sums, differences, products and powers by whole numbers, of integers and n1 ... n9. Python's
+    parser reads the text, with its precedence; nothing but the expressions in _expand has a
+    meaning."""
     shown, source = text if len(text) <= 60 else text[:57] + "...", text.strip().replace("^", "**")
     try:
         if foreign := re.search(r"[^n0-9 +*^()-]|\*\*", text):
-            raise PolynomialError(f"{foreign[0]!r} has no meaning here; the variables are n1, n2, ..., n{VARIABLES}")
+            raise PolynomialError(
+                f"{foreign[0]!r} has no meaning here; the variables are n1, n2, ..., n{VARIABLES}"
+            )
         total = _expand(ast.parse(source, mode="eval").body)
     except PolynomialError as error:
         raise PolynomialError(f"polynomial {shown!r}: {error}") from None
@@ -54,7 +62,9 @@ def parse(text: str) -> Polynomial:
         before = source[: (error.offset or 1) - 1].replace("**", "^")[-20:]
         raise PolynomialError(f"polynomial {shown!r}: {error.msg[:60]}, after {before!r}") from None
     except (RecursionError, MemoryError):
-        raise PolynomialError(f"polynomial {shown!r}: too many nested parentheses, or too many terms") from None
+        raise PolynomialError(
+            f"polynomial {shown!r}: too many nested parentheses, or too many terms"
+        ) from None
     terms = max((s + 1 for m in total for s in range(VARIABLES) if m[s]), default=0)
     if not terms:
         raise PolynomialError(f"polynomial {text!r} has no variable")
@@ -84,11 +94,19 @@ def _expand(node: ast.expr) -> Polynomial:
                 result = _times(result, base)
             return result
     part = ast.unparse(node).replace(" ** ", "^")[:60]
-    raise PolynomialError(f"{part!r} is no variable, integer below 10^15 or power by an integer (of a sum: at most {MAX_POWER})")
+    raise PolynomialError(
+        f"{part!r} is no variable, integer below 10^15 or power by an integer (of a sum: at most {MAX_POWER})"
+    )
 
 
 def _times(a: Polynomial, b: Polynomial) -> Polynomial:
-    return _collect([(tuple(map(sum, zip(m, n, strict=True))), c * d) for m, c in a.items() for n, d in b.items()])
+    return _collect(
+        [
+            (tuple(map(sum, zip(m, n, strict=True))), c * d)
+            for m, c in a.items()
+            for n, d in b.items()
+        ]
+    )
 
 
 def _collect(monomials: list[tuple[tuple[int, ...], int]]) -> Polynomial:
@@ -97,34 +115,45 @@ def _collect(monomials: list[tuple[tuple[int, ...], int]]) -> Polynomial:
     for m, c in monomials:
         result[m] = result.get(m, 0) + c
     if len(result) > MAX_MONOMIALS or max(map(abs, result.values()), default=0) > MAX_COEFFICIENT:
-        raise PolynomialError(f"more than {MAX_MONOMIALS} monomials, or a coefficient of more than 300 digits")
+        raise PolynomialError(
+            f"more than {MAX_MONOMIALS} monomials, or a coefficient of more than 300 digits"
+        )
     return result
 
 
-# -- the network ----------------------------------------------------------------------------------------------------------
+# -- the network -----------------------------------------------------------------------------------
 
 
 def reduce(monomials: Polynomial, p: int) -> tuple[Polynomial, int]:
-    """Monomials that are different functions on Z_p, and the constant: n^a = n^b for a, b > 0 equal mod p - 1."""
-    merged = _collect([(tuple((a - 1) % (p - 1) + 1 if a else 0 for a in m), c) for m, c in monomials.items()])
+    """Monomials that are different functions on Z_p, and the constant: n^a = n^b for a, b > 0 equal
+    mod p - 1."""
+    merged = _collect(
+        [(tuple((a - 1) % (p - 1) + 1 if a else 0 for a in m), c) for m, c in monomials.items()]
+    )
     constant = merged.pop((0,) * len(next(iter(monomials))), 0)
     return {m: c % p for m, c in merged.items() if c % p}, constant % p
 
 
 class PolynomialNetwork:
-    """The network of a polynomial {(a_1, ..., a_S): c} mod p; parse() makes one of a text. See the top of this file.
+    """The network of a polynomial {(a_1, ..., a_S): c} mod p; parse() makes one of a text. See the
+    top of this file.
 
     experts   [(variables, weights)], one a monomial: a product of the variables that occur in it (n^0 is 1, also at n = 0)
     top       weights of the addition expert, which solves top_task; the constant shifts its answers
     beta      sharpness of the softmax; None takes the largest entry
     widths    of the experts and of the top, as multiplication_weights and addition_weights take them
-    Raises TaskError for a composite p, AnalyticError for a polynomial that is constant mod p or a width that does not fit.
-    """
+    Raises TaskError for a composite p, AnalyticError for a polynomial that is constant mod p or a
+    width that does not fit."""
 
     def __init__(
-        self, p: int, monomials: Polynomial, phases: str = "exact", widths: tuple[int | None, int | None] = (None, None),
-        beta: float | None = 100.0, rng: np.random.Generator | None = None,
-    ):  # fmt: skip
+        self,
+        p: int,
+        monomials: Polynomial,
+        phases: str = "exact",
+        widths: tuple[int | None, int | None] = (None, None),
+        beta: float | None = 100.0,
+        rng: np.random.Generator | None = None,
+    ):
         require_prime(p, "a polynomial network")
         rng = rng or generator(0, "init")
         self.p, self.beta = p, beta
@@ -133,7 +162,9 @@ class PolynomialNetwork:
         if not self.monomials:
             raise AnalyticError(f"the polynomial is constant mod {p}")
         if len(self.monomials) > MAX_TERMS:
-            raise AnalyticError(f"{len(self.monomials)} monomials: the network adds at most {MAX_TERMS}")
+            raise AnalyticError(
+                f"{len(self.monomials)} monomials: the network adds at most {MAX_TERMS}"
+            )
         self.experts = []
         for m in self.monomials:
             variables = [s for s, a in enumerate(m) if a]
@@ -163,7 +194,8 @@ class PolynomialNetwork:
         return logits
 
     def sharpen(self, dev: Device, t: Array) -> Array:
-        """u = softmax(beta t), or the one-hot vector of the largest entry; t (B, p) is overwritten"""
+        """u = softmax(beta t), or the one-hot vector of the largest entry; t (B, p) is
+        overwritten"""
         t -= t.max(axis=-1, keepdims=True)
         if self.beta is None:
             return (t == 0).astype(dev.dtype)

@@ -1,7 +1,8 @@
-"""What training found, against what can be written down: the fit of every neuron to a wave, and what could be learned at all.
+"""What training found, against what can be written down: the fit of every neuron to a wave, and
+what could be learned at all.
 
-Any network of parameters {"U": (S, p, N), "W": (N, C)} can be fitted in the coordinates of its task (ModularTask.circle).
-"""
+Any network of parameters {"U": (S, p, N), "W": (N, C)} can be fitted in the coordinates of its task
+(ModularTask.circle)."""
 
 from typing import NamedTuple
 
@@ -9,18 +10,19 @@ import numpy as np
 
 from ..tasks.modular import Circle
 
-# -- distance to the analytic family --------------------------------------------------------------------------------------
+# -- distance to the analytic family ---------------------------------------------------------------
 
 
 class WaveFit(NamedTuple):
-    """The nearest neurons A cos(omega_k g_s(n) + psi_s), one frequency a neuron and free amplitudes and phases.
+    """The nearest neurons A cos(omega_k g_s(n) + psi_s), one frequency a neuron and free amplitudes
+    and phases.
 
     frequency (N,)   amplitude, phase (S + 1, N): the S inputs, then the read-out
     common (N,)      whether every part by itself has this frequency as its strongest
     share (N,)       share of the neuron's squared weights that the fit explains;  total: of the network's
     residual (N,)    psi_W - sum_s psi_s in (-pi, pi], 0 in every analytic network; nan where it cannot be told: a part of
-                     the neuron is 0, the frequency is its own mirror image (f = 0, Nyquist), or the answers are (h(t) =
-                     h(-t): the read-out of such a task keeps no phase)
+                     the neuron is 0, the frequency is its own mirror image (f = 0, Nyquist), or the
+                     answers are (h(t) = h(-t): the read-out of such a task keeps no phase)
     """
 
     frequency: np.ndarray
@@ -33,9 +35,12 @@ class WaveFit(NamedTuple):
 
 
 def _bases(circle: Circle, p: int) -> np.ndarray:
-    """(S + 1, F, p, 2): cos and -sin of omega_f g_s(n), and of omega_f t summed over the t with h(t) = q, all f <= P/2."""
+    """(S + 1, F, p, 2): cos and -sin of omega_f g_s(n), and of omega_f t summed over the t with
+    h(t) = q, all f <= P/2."""
     f = np.arange(circle.period // 2 + 1)
-    around = np.exp(2j * np.pi / circle.period * (f[:, None] * np.arange(circle.period) % circle.period))
+    around = np.exp(
+        2j * np.pi / circle.period * (f[:, None] * np.arange(circle.period) % circle.period)
+    )
     inputs = around[:, circle.positions].swapaxes(0, 1) * (circle.positions >= 0)[:, None]
     waves = np.concatenate([inputs, (around @ np.eye(p)[circle.answers])[None]])
     return np.stack([waves.real, -waves.imag], axis=-1)
@@ -47,8 +52,9 @@ def _parts(weights: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def fit_waves(weights: dict[str, np.ndarray], circle: Circle) -> WaveFit:
-    """Least squares: A cos(x + psi) = (A cos psi) cos x - (A sin psi) sin x, for each part, frequency and neuron; a neuron
-    takes the frequency that explains most of its squared weights, all parts together."""
+    """Least squares: A cos(x + psi) = (A cos psi) cos x - (A sin psi) sin x, for each part,
+    frequency and neuron; a neuron takes the frequency that explains most of its squared weights,
+    all parts together."""
     parts = _parts(weights)
     bases = _bases(circle, parts.shape[1])
     gram = bases.swapaxes(-1, -2) @ bases
@@ -64,23 +70,33 @@ def fit_waves(weights: dict[str, np.ndarray], circle: Circle) -> WaveFit:
     told = phase_is_told(circle, parts.shape[1])[frequency]
     phased = (np.abs(waves) > 1e-9 * np.abs(waves).max()).all(axis=0) & told
     residual = np.where(phased, np.angle(waves[-1] * waves[:-1].prod(axis=0).conj()), np.nan)
-    return WaveFit(frequency, np.abs(waves), np.angle(waves), common, share, float(explained.sum() / norm.sum()), residual)
+    return WaveFit(
+        frequency,
+        np.abs(waves),
+        np.angle(waves),
+        common,
+        share,
+        float(explained.sum() / norm.sum()),
+        residual,
+    )
 
 
 def phase_is_told(circle: Circle, p: int) -> np.ndarray:
-    """(F,) whether the read-out of a neuron of frequency f = 0 .. P/2 shows its phase: whether cos and sin of omega_f t,
-    summed over the positions of every answer, are two different functions of the answer."""
+    """(F,) whether the read-out of a neuron of frequency f = 0 .. P/2 shows its phase: whether cos
+    and sin of omega_f t, summed over the positions of every answer, are two different functions of
+    the answer."""
     basis = _bases(circle, p)[-1]
     gram = basis.swapaxes(-1, -2) @ basis  # (F, 2, 2)
     return np.linalg.det(gram) > 1e-9 * np.trace(gram, axis1=-2, axis2=-1) ** 2
 
 
 def idealise(weights: dict[str, np.ndarray], circle: Circle) -> dict[str, np.ndarray]:
-    """Every neuron replaced by its fitted wave, with the phases that it has: what is left is the periodic network inside.
+    """Every neuron replaced by its fitted wave, with the phases that it has: what is left is the
+    periodic network inside.
 
-    (Setting the read-out's phase to the sum of the input phases as well would write the analytic solution into any network,
-    trained or not.) Rows of inputs off the circle (zero factors), and classes that no position answers, keep their weights.
-    """
+    (Setting the read-out's phase to the sum of the input phases as well would write the analytic
+    solution into any network, trained or not.) Rows of inputs off the circle (zero factors), and
+    classes that no position answers, keep their weights."""
     fit, parts = fit_waves(weights, circle), _parts(weights)
     bases = _bases(circle, parts.shape[1])
     pairs = fit.amplitude * np.stack([np.cos(fit.phase), np.sin(fit.phase)])  # (2, S + 1, N)
@@ -90,21 +106,23 @@ def idealise(weights: dict[str, np.ndarray], circle: Circle) -> dict[str, np.nda
     return {"U": parts[:-1], "W": parts[-1].T}
 
 
-# -- what can be learned --------------------------------------------------------------------------------------------------
+# -- what can be learned ---------------------------------------------------------------------------
 
 
 def majority_share(labels: np.ndarray) -> float:
-    """The accuracy of the constant answer: what chance means where some answers are more frequent than others."""
+    """The accuracy of the constant answer: what chance means where some answers are more frequent
+    than others."""
     return float(np.bincount(labels).max() / len(labels))
 
 
 def excluded(table: np.ndarray, group: str) -> bool:
-    """Certificate that a table (p, p) is of no form h(g_1(n_1) + g_2(n_2)) over Z_p ("add") or Z_(p-1) ("multiply": rows
-    and columns of zero factors, which are constant, are left out). False: not excluded by this test.
+    """Certificate that a table (p, p) is of no form h(g_1(n_1) + g_2(n_2)) over Z_p ("add") or
+    Z_(p-1) ("multiply": rows and columns of zero factors, which are constant, are left out). False:
+    not excluded by this test.
 
-    If as many distinct columns remain as the group has elements, g_2 reaches each of them once, so every row must hold the
-    same multiset of values; likewise for rows. More distinct rows or columns than elements exclude the form as well.
-    """
+    If as many distinct columns remain as the group has elements, g_2 reaches each of them once, so
+    every row must hold the same multiset of values; likewise for rows. More distinct rows or
+    columns than elements exclude the form as well."""
     order = len(table)
     if group == "multiply":
         order -= 1
@@ -119,11 +137,12 @@ def excluded(table: np.ndarray, group: str) -> bool:
 
 
 def siblings(table: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """For every test input the number of training inputs in its equivalence class: of a row equal to its row and a column
-    equal to its column. A network that knows the equal rows and columns answers those with siblings from memory.
+    """For every test input the number of training inputs in its equivalence class: of a row equal
+    to its row and a column equal to its column. A network that knows the equal rows and columns
+    answers those with siblings from memory.
 
-    table (p, p), train and test numbers of inputs as by ModularTask.split. quotient coverage = mean(siblings > 0)
-    """
+    table (p, p), train and test numbers of inputs as by ModularTask.split. quotient coverage =
+    mean(siblings > 0)"""
     row, column = (np.unique(table, axis=axis, return_inverse=True)[1].ravel() for axis in (0, 1))
     classes = (row[:, None] * (column.max() + 1) + column).ravel()
     return np.bincount(classes[train], minlength=classes.max() + 1)[classes[test]]

@@ -16,14 +16,17 @@ from ..ops.embedding import RowIndex
 from ..tasks.modular import Circle, ModularTask
 from .trained import fit_waves, phase_is_told
 
-EXHAUSTIVE = 10**12  # products in the read-out, inputs x neurons x classes: minutes on two cores; beyond it inputs are sampled
+EXHAUSTIVE = (
+    10**12
+)  # products in the read-out, inputs x neurons x classes: minutes on two cores; beyond it inputs are sampled
 SAMPLE = 200_000
 TERMS = 50_000_000  # kinds of words times neurons; above it the terms are not listed (from 7 terms on, roughly)
 CHUNK_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}  # hidden activations and logits of a chunk
 
 
 class ForwardRows(RowIndex):
-    """A RowIndex for the forward pass alone: no grouping of the inputs by row, which only backward reads."""
+    """A RowIndex for the forward pass alone: no grouping of the inputs by row, which only backward
+    reads."""
 
     def __init__(self, dev: Device, index: np.ndarray, rows: int):
         self.rows, self.host, self.groups = rows, index, [[None] * len(index)]
@@ -38,14 +41,15 @@ def two_layer(weights: dict[str, np.ndarray]) -> TwoLayerNet:
 
 
 def evaluator(dev: Device, network) -> Callable[[np.ndarray], Array]:
-    """inputs (S, B) on the host -> logits (B, C) on the device, for weights {"U", "W"} or a PolynomialNetwork"""
+    """inputs (S, B) on the host -> logits (B, C) on the device, for weights {"U", "W"} or a
+    PolynomialNetwork"""
     if not isinstance(network, dict):
         return network.evaluator(dev)
     net, w = two_layer(network), {name: dev.to_device(x) for name, x in network.items()}
     return lambda n: net.forward(dev, w, ForwardRows(dev, n, net.p), buffer=dev.workspace.get)[0]
 
 
-# -- what the logits are made of ------------------------------------------------------------------------------------------
+# -- what the logits are made of -------------------------------------------------------------------
 
 
 class Term(NamedTuple):
@@ -64,15 +68,19 @@ class Term(NamedTuple):
 
 
 def cross_terms(weights: dict[str, np.ndarray], circle: Circle) -> list[Term]:
-    """Every family of terms in the logits of a network of waves, the largest first (signal included).
+    """Every family of terms in the logits of a network of waves, the largest first (signal
+    included).
 
-    W's cosine times (sum_s A_s cos(theta_s + psi_s))^S is 2^-S times the sum over words of S letters z_s e^(i theta_s) or their
-    conjugates, z_s = A_s e^(i psi_s), times conj(z_W) e^(-i omega q). Frequencies that are their own mirror image (f = 0, the
-    Nyquist frequency) have no phase and are left out. A trained network counts by the waves fitted to it. The squares of rms
-    add up where the period exceeds 2 S (else families coincide). No terms where the answers hide the phases (h(t) = h(-t)).
-    """
+    W's cosine times (sum_s A_s cos(theta_s + psi_s))^S is 2^-S times the sum over words of S
+    letters z_s e^(i theta_s) or their conjugates, z_s = A_s e^(i psi_s), times conj(z_W) e^(-i
+    omega q). Frequencies that are their own mirror image (f = 0, the Nyquist frequency) have no
+    phase and are left out. A trained network counts by the waves fitted to it. The squares of rms
+    add up where the period exceeds 2 S (else families coincide). No terms where the answers hide
+    the phases (h(t) = h(-t))."""
     fit = fit_waves(weights, circle)
-    told = phase_is_told(circle, weights["W"].shape[1]) | (2 * np.arange(circle.period // 2 + 1) % circle.period == 0)
+    told = phase_is_told(circle, weights["W"].shape[1]) | (
+        2 * np.arange(circle.period // 2 + 1) % circle.period == 0
+    )
     if not told[fit.frequency].all():
         return []
     z = fit.amplitude * np.exp(1j * fit.phase)
@@ -83,16 +91,27 @@ def cross_terms(weights: dict[str, np.ndarray], circle: Circle) -> list[Term]:
         count = math.factorial(S) // math.prod(map(math.factorial, Counter(word).values()))
         m = tuple(word.count(s) - word.count(s + S) for s in range(S))
         words[m] += count
-        coefficient[m] = coefficient[m] + count / 2**S * letters[list(word)].prod(axis=0) * z[-1].conj()
+        coefficient[m] = (
+            coefficient[m] + count / 2**S * letters[list(word)].prod(axis=0) * z[-1].conj()
+        )
     size, mirror = circle.period // 2 + 1, 2 * fit.frequency % circle.period == 0
     terms = []
     for m, c in coefficient.items():
-        real, imaginary = (np.bincount(fit.frequency, np.where(mirror, 0, x), size) for x in (c.real, c.imag))
-        terms.append(Term(m, words[m], math.sqrt((real**2 + imaginary**2).sum() / 2), float(np.hypot(real, imaginary).sum())))
+        real, imaginary = (
+            np.bincount(fit.frequency, np.where(mirror, 0, x), size) for x in (c.real, c.imag)
+        )
+        terms.append(
+            Term(
+                m,
+                words[m],
+                math.sqrt((real**2 + imaginary**2).sum() / 2),
+                float(np.hypot(real, imaginary).sum()),
+            )
+        )
     return sorted(terms, key=lambda term: -term.rms)
 
 
-# -- every input ----------------------------------------------------------------------------------------------------------
+# -- every input -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -120,7 +139,8 @@ class Verification:
 
     @property
     def noise(self) -> float:
-        """The root mean square of all other terms together. Random phases: signal/noise = sqrt(N/v_S), or nearly."""
+        """The root mean square of all other terms together. Random phases: signal/noise =
+        sqrt(N/v_S), or nearly."""
         return math.sqrt(sum(t.rms**2 for t in self.terms if set(t.m) != {1}))
 
     def __str__(self) -> str:
@@ -132,11 +152,18 @@ class Verification:
 
 
 def verify(
-    network, task: ModularTask, dev: Device | None = None, limit: int = EXHAUSTIVE, sample: int = SAMPLE, seed: int = 0,
-    terms: bool = True, on_chunk: Callable[[int, int], None] = lambda done, total: None,
-) -> Verification:  # fmt: skip
-    """Run a network over every input of a task, in chunks over the worker threads. Where inputs x neurons x classes exceed
-    `limit`, up to `sample` inputs drawn at random stand for the table, and the result says so.
+    network,
+    task: ModularTask,
+    dev: Device | None = None,
+    limit: int = EXHAUSTIVE,
+    sample: int = SAMPLE,
+    seed: int = 0,
+    terms: bool = True,
+    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Run a network over every input of a task, in chunks over the worker threads. Where inputs x
+    neurons x classes exceed `limit`, up to `sample` inputs drawn at random stand for the table, and
+    the result says so.
 
     network   weights {"U", "W"} (the library's two-layer network with activation x^S), or a PolynomialNetwork
     dev       float64 on the CPU by default
@@ -158,14 +185,26 @@ def verify(
         on_chunk(start, count)
         n = task.inputs(np.arange(start, stop)) if whole else drawn[:, start:stop]
         n = n[:, task.defined(n)]
-        return _measure(dev, logits(n), task.labels(n), n) if n.size else (0, 0, 0.0, 0.0, math.inf, ())
+        return (
+            _measure(dev, logits(n), task.labels(n), n)
+            if n.size
+            else (0, 0, 0.0, 0.0, math.inf, ())
+        )
 
     parts = list(zip(*dev.map(chunk, range(0, count, rows)), strict=True))
     inputs, hits, squares, margins = (sum(x) for x in parts[:4])
     worst = int(np.argmin(parts[4]))  # a nan counts as the smallest: it must not hide
-    weights, circle = (network, task.circle) if isinstance(network, dict) else (network.top, network.top_task.circle)
+    weights, circle = (
+        (network, task.circle)
+        if isinstance(network, dict)
+        else (network.top, network.top_task.circle)
+    )
     letters = len(weights["U"])
-    listed = terms and circle is not None and math.comb(3 * letters - 1, letters) * len(weights["W"]) <= TERMS
+    listed = (
+        terms
+        and circle is not None
+        and math.comb(3 * letters - 1, letters) * len(weights["W"]) <= TERMS
+    )
     return Verification(
         accuracy=hits / inputs,
         inputs=inputs,
@@ -179,7 +218,8 @@ def verify(
 
 
 def _measure(dev: Device, z: Array, labels: np.ndarray, n: np.ndarray) -> tuple:
-    """(inputs, hits, squared error, sum of margins, smallest margin, its input) of a chunk; the logits z are overwritten"""
+    """(inputs, hits, squared error, sum of margins, smallest margin, its input) of a chunk; the
+    logits z are overwritten"""
     at = dev.xp.arange(len(labels)), dev.to_device(labels)
     right = z[at]
     z[at] = right - 1
@@ -187,4 +227,11 @@ def _measure(dev: Device, z: Array, labels: np.ndarray, n: np.ndarray) -> tuple:
     z[at] = -math.inf
     margin = right - z.max(axis=-1)
     worst = int(margin.argmin())
-    return len(labels), int((margin > 0).sum()), squares, float(margin.sum()), float(margin[worst]), tuple(n[:, worst].tolist())
+    return (
+        len(labels),
+        int((margin > 0).sum()),
+        squares,
+        float(margin.sum()),
+        float(margin[worst]),
+        tuple(n[:, worst].tolist()),
+    )

@@ -1,10 +1,12 @@
-"""The averaged partial Jacobian norm (APJN) of any model that lists its stages (models.chain.Stage): estimated with random
-cotangents in one backward pass, or from the exact Jacobian.
+"""The averaged partial Jacobian norm (APJN) of any model that lists its stages
+(models.chain.Stage): estimated with random cotangents in one backward pass, or from the exact
+Jacobian.
 
     J^{l0,l} = |dh^l/dh^l0|^2 / (B N_l)        h^l: the B samples after l stages, with N_l entries each
 
-The Jacobian is that of the whole batch, so BatchNorm's coupling of samples is in it; the division is by the size of the
-output. For v uniform on the unit sphere of a sample's output, drawn for every sample alone, E |v^T dh^l/dh^l0|^2 / B is J.
+The Jacobian is that of the whole batch, so BatchNorm's coupling of samples is in it; the division
+is by the size of the output. For v uniform on the unit sphere of a sample's output, drawn for every
+sample alone, E |v^T dh^l/dh^l0|^2 / B is J.
 Source: Doshi, He, Gromov, arXiv 2111.12143.
 """
 
@@ -15,7 +17,8 @@ from .autoinit import sphere
 
 
 class Propagation:
-    """One forward pass of a batch x (B, ...) through stages, kept for backward passes from any of them.
+    """One forward pass of a batch x (B, ...) through stages, kept for backward passes from any of
+    them.
 
     kernels (stages + 1,): mean square of the entries of x and of every stage's output
     """
@@ -30,11 +33,14 @@ class Propagation:
             kernels.append((x * x).mean())
         self.kernels = np.array([float(k) for k in kernels])
 
-    def apjn(self, rng: np.random.Generator, probes: int = 1, stop: int | None = None, start: int = 0) -> np.ndarray:
-        """(probes, stop - start + 1): estimates of J^{l0,stop} for l0 = start..stop, all from one backward pass a probe.
+    def apjn(
+        self, rng: np.random.Generator, probes: int = 1, stop: int | None = None, start: int = 0
+    ) -> np.ndarray:
+        """(probes, stop - start + 1): estimates of J^{l0,stop} for l0 = start..stop, all from one
+        backward pass a probe.
 
-        A probe's estimates are correlated across l0. Cotangents are brought to unit length after every stage, so that an
-        exploding J overflows only where float64 does.
+        A probe's estimates are correlated across l0. Cotangents are brought to unit length after
+        every stage, so that an exploding J overflows only where float64 does.
         """
         stop = len(self.stages) if stop is None else stop
         J = np.ones((probes, stop - start + 1))
@@ -49,7 +55,9 @@ class Propagation:
 
     def chi(self, rng: np.random.Generator, probes: int = 1) -> np.ndarray:
         """(probes, stages): estimates of chi_J = J^{l,l+1}, with new cotangents for every stage."""
-        return np.stack([self.apjn(rng, probes, k + 1, k)[:, 0] for k in range(len(self.stages))], axis=1)
+        return np.stack(
+            [self.apjn(rng, probes, k + 1, k)[:, 0] for k in range(len(self.stages))], axis=1
+        )
 
     def jacobian(self, start: int, stop: int) -> np.ndarray:
         """dh^stop/dh^start, (B N_stop, B N_start), one backward pass a row: for small widths."""

@@ -1,7 +1,7 @@
 """Where arrays live and how the work on them is spread: NumPy on the CPU, CuPy on a GPU.
 
-A Device is passed to every operation; there is no global backend, so two devices can serve one process. Host and
-device exchange data in two places only, `to_device` and `to_host`.
+A Device is passed to every operation; there is no global backend, so two devices can serve one
+process. Host and device exchange data in two places only, `to_device` and `to_host`.
 """
 
 import itertools
@@ -36,9 +36,26 @@ class Device:
     reason    one line that says why this device was taken
     """
 
-    def __init__(self, kind: str, xp: Any, dtype: str = "float32", threads: int = 1, reason: str = "", tf32: bool = False):
-        self.kind, self.xp, self.dtype, self.threads, self.reason, self.tf32 = kind, xp, np.dtype(dtype), threads, reason, tf32
-        self.products: list | None = None  # set to a list, it records the operands' shapes and flags of every product
+    def __init__(
+        self,
+        kind: str,
+        xp: Any,
+        dtype: str = "float32",
+        threads: int = 1,
+        reason: str = "",
+        tf32: bool = False,
+    ):
+        self.kind, self.xp, self.dtype, self.threads, self.reason, self.tf32 = (
+            kind,
+            xp,
+            np.dtype(dtype),
+            threads,
+            reason,
+            tf32,
+        )
+        self.products: list | None = (
+            None  # set to a list, it records the operands' shapes and flags of every product
+        )
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
         self._compiled: dict[str, Any] = {}  # CUDA kernels by name, filled by engine/kernels.py
@@ -47,7 +64,7 @@ class Device:
     def __repr__(self) -> str:
         return f"Device({self.kind}, {self.dtype.name}, threads={self.threads})"
 
-    # -- arrays ---------------------------------------------------------------------------------------------------
+    # -- arrays ------------------------------------------------------------------------------------
 
     def empty(self, shape, dtype=None) -> Array:
         return self.xp.empty(shape, dtype=dtype or self.dtype)
@@ -56,7 +73,8 @@ class Device:
         return self.xp.zeros(shape, dtype=dtype or self.dtype)
 
     def to_device(self, x) -> Array:
-        """Host array or sequence -> device array; floats take the device's dtype, integers and booleans keep theirs."""
+        """Host array or sequence -> device array; floats take the device's dtype, integers and
+        booleans keep theirs."""
         x = np.asarray(x)
         return self.xp.asarray(x.astype(self.dtype, copy=False) if x.dtype.kind in "fc" else x)
 
@@ -79,14 +97,15 @@ class Device:
             self._local.workspace = Workspace(self.empty)
         return self._local.workspace
 
-    # -- threads --------------------------------------------------------------------------------------------------
+    # -- threads -----------------------------------------------------------------------------------
 
     def map(self, fn: Callable, items: Iterable) -> list:
-        """[fn(x) for x in items], spread over the worker threads; NumPy and BLAS release the interpreter lock.
+        """[fn(x) for x in items], spread over the worker threads; NumPy and BLAS release the
+        interpreter lock.
 
-        The caller works too. A map inside a map runs serially, so an outer loop over members and an inner one over
-        shards can both be written as maps. The order in which items finish never reaches the result.
-        """
+        The caller works too. A map inside a map runs serially, so an outer loop over members and an
+        inner one over shards can both be written as maps. The order in which items finish never
+        reaches the result."""
         items = list(items)
         workers = min(self.threads, len(items))
         if workers <= 1 or getattr(self._local, "busy", False):
@@ -109,7 +128,9 @@ class Device:
             try:
                 work()
             finally:
-                for _ in items:  # after an error in this thread: hand out nothing more before waiting
+                for (
+                    _
+                ) in items:  # after an error in this thread: hand out nothing more before waiting
                     next(counter)
                 errors = [f.exception() for f in futures]
         for error in errors:
@@ -121,9 +142,9 @@ class Device:
 def blas_limiter() -> Callable:
     """A context manager factory that holds BLAS to one thread while the worker threads run.
 
-    OpenBLAS splitting small products over its own threads, inside worker threads, can cost a factor of ten. Two ways
-    lead out: OPENBLAS_NUM_THREADS=1 in the environment before NumPy is imported (the examples do that), or the package
-    threadpoolctl, which changes the running library.
+    OpenBLAS splitting small products over its own threads, inside worker threads, can cost a factor
+    of ten. Two ways lead out: OPENBLAS_NUM_THREADS=1 in the environment before NumPy is imported
+    (the examples do that), or the package threadpoolctl, which changes the running library.
     """
     if any(os.environ.get(v) == "1" for v in BLAS_VARIABLES):
         return nullcontext
@@ -135,16 +156,22 @@ def blas_limiter() -> Callable:
 
 def default_threads() -> tuple[int, str]:
     """Worker threads to use when the user names none, and why."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         blas_limiter()
     except ImportError:
-        return 1, "one worker: neither threadpoolctl nor OPENBLAS_NUM_THREADS=1 holds BLAS to one thread a worker"
+        return (
+            1,
+            "one worker: neither threadpoolctl nor OPENBLAS_NUM_THREADS=1 holds BLAS to one thread a worker",
+        )
     return cores, f"{cores} worker thread{'s' * (cores > 1)}"
 
 
 def find_cupy() -> tuple[Any, str]:
-    """(cupy, why) when a GPU can be used, (None, why not) otherwise. Importing CuPy needs neither GPU nor driver."""
+    """(cupy, why) when a GPU can be used, (None, why not) otherwise. Importing CuPy needs neither
+    GPU nor driver."""
     try:
         import cupy
     except ImportError:
@@ -154,11 +181,13 @@ def find_cupy() -> tuple[Any, str]:
     return cupy, f"CuPy {cupy.__version__}"
 
 
-def get_device(spec: str = "auto", dtype: str = "float32", threads: int | None = None, tf32: bool = False) -> Device:
+def get_device(
+    spec: str = "auto", dtype: str = "float32", threads: int | None = None, tf32: bool = False
+) -> Device:
     """Choose a device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:1".
 
-    Raises DeviceError, with one line that says why, for an unknown name, a GPU that is not there, or bad settings.
-    """
+    Raises DeviceError, with one line that says why, for an unknown name, a GPU that is not there,
+    or bad settings."""
     name, _, index = spec.partition(":")
     if name not in ("auto", "cpu", "cuda") or (index and (name != "cuda" or not index.isdigit())):
         raise DeviceError(f"unknown device {spec!r}: choose auto, cpu, cuda or cuda:<number>")
@@ -185,4 +214,6 @@ def get_device(spec: str = "auto", dtype: str = "float32", threads: int | None =
     try:
         return Device("cpu", np, dtype, count, f"CPU, NumPy {np.__version__}, {why}{why_not}")
     except ImportError as error:
-        raise DeviceError("--threads above 1 needs threadpoolctl, or OPENBLAS_NUM_THREADS=1 set before NumPy starts") from error
+        raise DeviceError(
+            "--threads above 1 needs threadpoolctl, or OPENBLAS_NUM_THREADS=1 set before NumPy starts"
+        ) from error

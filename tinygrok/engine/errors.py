@@ -2,4 +2,5 @@
 
 
 class InputError(ValueError):
-    """A value, file or device that cannot be used as asked; the message is one line that says why."""
+    """A value, file or device that cannot be used as asked; the message is one line that says
+    why."""

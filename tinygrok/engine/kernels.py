@@ -1,9 +1,10 @@
-"""Fused elementwise bodies: the NumPy expression and the CUDA line side by side, so that they can be read together.
+"""Fused elementwise bodies: the NumPy expression and the CUDA line side by side, so that they can
+be read together.
 
-Each Fused is one kernel on a GPU and one Python function on the CPU. The test suite compiles every CUDA body as C++ and
-compares it with its NumPy twin, and through NVRTC where that is installed. In a CUDA body `i` is the linear index of the
-element and T the floating point type; a parameter marked raw is indexed by hand. Outputs may alias inputs of one shape.
-"""
+Each Fused is one kernel on a GPU and one Python function on the CPU. The test suite compiles every
+CUDA body as C++ and compares it with its NumPy twin, and through NVRTC where that is installed. In
+a CUDA body `i` is the linear index of the element and T the floating point type; a parameter marked
+raw is indexed by hand. Outputs may alias inputs of one shape."""
 
 import math
 from collections.abc import Callable
@@ -18,13 +19,16 @@ KERNELS: dict[str, "Fused"] = {}
 
 @dataclass(frozen=True)
 class Fused:
-    """name, CuPy-style parameter lists, the CUDA body and its NumPy twin (called as numpy(*inputs, *outputs))."""
+    """name, CuPy-style parameter lists, the CUDA body and its NumPy twin (called as numpy(*inputs,
+    *outputs))."""
 
     name: str
     inputs: str
     outputs: str
     cuda: str
-    numpy: Callable | None = None  # None: for GPUs only, the host has its own way (ops/embedding.py; a twin in the tests)
+    numpy: Callable | None = (
+        None  # None: for GPUs only, the host has its own way (ops/embedding.py; a twin in the tests)
+    )
 
     def __post_init__(self):
         KERNELS[self.name] = self
@@ -35,15 +39,18 @@ class Fused:
             return
         kernel = dev._compiled.get(self.name)
         if kernel is None:
-            kernel = dev._compiled[self.name] = dev.xp.ElementwiseKernel(self.inputs, self.outputs, self.cuda, self.name)
+            kernel = dev._compiled[self.name] = dev.xp.ElementwiseKernel(
+                self.inputs, self.outputs, self.cuda, self.name
+            )
         kernel(*args)
 
 
-# -- erf --------------------------------------------------------------------------------------------------------------
-# float64: erf(x) = x P(x^2) for |x| <= 1, and 1 - exp(-x^2) Q(t), t = (|x|-3)/(|x|+3), for 1 < |x| < 6; erf(6) rounds to 1.
-# P and Q are Chebyshev interpolants of erf(sqrt(u))/sqrt(u) and erfc(x) exp(x^2), computed with 40 digits; highest power
-# first. Their errors, 1e-19 and 5e-18, lie below the rounding of float64.
-# float32: erf(x) = tanh(x R(x^2)), a third of the passes; R, fitted to 3e-8 of erf up to |x| = 4, where erf rounds to 1.
+# -- erf -------------------------------------------------------------------------------------------
+# float64: erf(x) = x P(x^2) for |x| <= 1, and 1 - exp(-x^2) Q(t), t = (|x|-3)/(|x|+3), for 1 < |x|
+# < 6; erf(6) rounds to 1. P and Q are Chebyshev interpolants of erf(sqrt(u))/sqrt(u) and erfc(x)
+# exp(x^2), computed with 40 digits; highest power first. Their errors, 1e-19 and 5e-18, lie below
+# the rounding of float64. float32: erf(x) = tanh(x R(x^2)), a third of the passes; R, fitted to
+# 3e-8 of erf up to |x| = 4, where erf rounds to 1.
 
 _ERF_P = (5.957176147748911e-11, -1.1372848856791674e-09, 1.4659775274047436e-08, -1.6350312701054695e-07,
           1.6461000484121368e-06, -1.4925595266831182e-05, 0.0001205533111164271, -0.000854832698083379,
@@ -67,7 +74,8 @@ def _horner(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
 
 
 def erf(x: np.ndarray) -> np.ndarray:
-    """erf(x) = 2/sqrt(pi) int_0^x exp(-t^2) dt on NumPy; relative error 1e-15 in float64, 3e-7 in float32."""
+    """erf(x) = 2/sqrt(pi) int_0^x exp(-t^2) dt on NumPy; relative error 1e-15 in float64, 3e-7 in
+    float32."""
     if x.dtype == np.float32:
         return np.tanh(x * _horner(_ERF_R, np.minimum(x * x, 16)))
     size = np.minimum(np.abs(x), 6)
@@ -77,7 +85,7 @@ def erf(x: np.ndarray) -> np.ndarray:
     return np.copysign(np.where(size <= 1, near, far), x)
 
 
-# -- activations: value f, f' times the cotangent, second derivative f'' ------------------------------------------------
+# -- activations: value f, f' times the cotangent, second derivative f'' ---------------------------
 
 _PHI = 1 / math.sqrt(2 * math.pi)  # density of the normal distribution at 0
 _ERF1 = 2 / math.sqrt(math.pi)  # derivative of erf at 0
@@ -94,7 +102,8 @@ def _pdf(x):
 
 
 def _power(x, k, out=None):
-    """x^k = x^(k//2) x^(k - k//2) by products; np.power is ten times slower and loses digits on complex numbers."""
+    """x^k = x^(k//2) x^(k - k//2) by products; np.power is ten times slower and loses digits on
+    complex numbers."""
     if k <= 1:
         return np.positive(x if k else np.ones_like(x), out=out)
     half = x if k // 2 == 1 else _power(x, k // 2)
@@ -104,7 +113,11 @@ def _power(x, k, out=None):
 def _gelu_tanh_u(x):
     """t = tanh(u), du, ddu for u = c (x + a x^3)"""
     x2 = x * x
-    return np.tanh(_GELU_C * x * (1 + _GELU_A * x2)), _GELU_C * (1 + 3 * _GELU_A * x2), 6 * _GELU_C * _GELU_A * x
+    return (
+        np.tanh(_GELU_C * x * (1 + _GELU_A * x2)),
+        _GELU_C * (1 + 3 * _GELU_A * x2),
+        6 * _GELU_C * _GELU_A * x,
+    )
 
 
 def _gelu_tanh_df(x, dy, dx):
@@ -128,7 +141,8 @@ _CUDA_PDF = f"T({_PHI!r}) * exp(T(-0.5) * x * x)"
 
 @dataclass(frozen=True)
 class Activation:
-    """f (x -> y), df (x, dy -> dx = f'(x) dy), d2f (x -> f''(x)); `power` also takes its exponent first."""
+    """f (x -> y), df (x, dy -> dx = f'(x) dy), d2f (x -> f''(x)); `power` also takes its exponent
+    first."""
 
     f: Fused
     df: Fused
@@ -170,7 +184,10 @@ ACTIVATIONS: dict[str, Activation] = {
     "square": _activation(
         "square",
         ("y = x * x;", lambda x, y: np.multiply(x, x, out=y)),
-        ("dx = T(2) * x * dy;", lambda x, dy, dx: np.multiply(np.multiply(x, dy, out=dx), 2, out=dx)),
+        (
+            "dx = T(2) * x * dy;",
+            lambda x, dy, dx: np.multiply(np.multiply(x, dy, out=dx), 2, out=dx),
+        ),
         ("y = T(2);", _fill(2)),
     ),
     "power": _activation(
@@ -194,8 +211,14 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "leaky_relu": _activation(
         "leaky_relu",
-        (f"y = x < T(0) ? T({LEAK}) * x : x;", lambda x, y: np.copyto(y, np.where(x < 0, LEAK * x, x))),
-        (f"dx = dy * (x > T(0) ? T(1) : T({LEAK}));", lambda x, dy, dx: np.copyto(dx, np.where(x > 0, dy, LEAK * dy))),
+        (
+            f"y = x < T(0) ? T({LEAK}) * x : x;",
+            lambda x, y: np.copyto(y, np.where(x < 0, LEAK * x, x)),
+        ),
+        (
+            f"dx = dy * (x > T(0) ? T(1) : T({LEAK}));",
+            lambda x, dy, dx: np.copyto(dx, np.where(x > 0, dy, LEAK * dy)),
+        ),
         ("y = T(0);", _fill(0)),
     ),
     "gelu": _activation(
@@ -209,8 +232,14 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "gelu_tanh": _activation(
         "gelu_tanh",
-        (_CUDA_GELU_TANH + "y = T(0.5) * x * (T(1) + t);", lambda x, y: np.multiply(0.5 * x, 1 + _gelu_tanh_u(x)[0], out=y)),
-        (_CUDA_GELU_TANH + "dx = T(0.5) * (T(1) + t + x * (T(1) - t * t) * du) * dy;", _gelu_tanh_df),
+        (
+            _CUDA_GELU_TANH + "y = T(0.5) * x * (T(1) + t);",
+            lambda x, y: np.multiply(0.5 * x, 1 + _gelu_tanh_u(x)[0], out=y),
+        ),
+        (
+            _CUDA_GELU_TANH + "dx = T(0.5) * (T(1) + t + x * (T(1) - t * t) * du) * dy;",
+            _gelu_tanh_df,
+        ),
         (
             _CUDA_GELU_TANH + f"T ddu = T({6 * _GELU_C * _GELU_A!r}) * x; "
             "y = (T(1) - t * t) * (du + T(0.5) * x * (ddu - T(2) * t * du * du));",
@@ -220,7 +249,10 @@ ACTIVATIONS: dict[str, Activation] = {
     "tanh": _activation(
         "tanh",
         ("y = tanh(x);", lambda x, y: np.tanh(x, out=y)),
-        ("T t = tanh(x); dx = (T(1) - t * t) * dy;", lambda x, dy, dx: np.multiply(1 - np.tanh(x) ** 2, dy, out=dx)),
+        (
+            "T t = tanh(x); dx = (T(1) - t * t) * dy;",
+            lambda x, dy, dx: np.multiply(1 - np.tanh(x) ** 2, dy, out=dx),
+        ),
         (
             "T t = tanh(x); y = T(-2) * t * (T(1) - t * t);",
             lambda x, y: np.multiply(-2 * np.tanh(x), 1 - np.tanh(x) ** 2, out=y),
@@ -241,7 +273,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-# -- optimisers ---------------------------------------------------------------------------------------------------------
+# -- optimisers ------------------------------------------------------------------------------------
 
 
 def _adamw(g, shrink, rate, b1, a1, b2, a2, c2, eps, w, m, v):
@@ -274,10 +306,16 @@ def _sgd(g, rate, decay, momentum, w, m):
     w -= rate * m
 
 
-sgd = Fused("sgd", "T g, T rate, T decay, T momentum", "T w, T m", "m = momentum * m + g + decay * w; w = w - rate * m;", _sgd)
+sgd = Fused(
+    "sgd",
+    "T g, T rate, T decay, T momentum",
+    "T w, T m",
+    "m = momentum * m + g + decay * w; w = w - rate * m;",
+    _sgd,
+)
 
 
-# -- dropout: a counter hash, the same bits on every device ---------------------------------------------------------------
+# -- dropout: a counter hash, the same bits on every device ----------------------------------------
 
 
 def _dropout_mask(keys, offset, size, threshold, scale, mask):
@@ -306,7 +344,7 @@ dropout_mask = Fused(
 )
 
 
-# -- gathers and structured sums: embeddings without one-hot products, atomics or add.at ------------------------------------
+# -- gathers and structured sums: embeddings without one-hot products, atomics or add.at -----------
 
 
 gather_sum = Fused(
@@ -331,7 +369,7 @@ segment_sum = Fused(
 )
 
 
-# -- rotary positions: pairs of components turned by an angle ---------------------------------------------------------------
+# -- rotary positions: pairs of components turned by an angle --------------------------------------
 
 
 def _rotate(u, v, c, s, sign, yu, yv):
@@ -349,7 +387,7 @@ rotate = Fused(
 )
 
 
-# -- losses -------------------------------------------------------------------------------------------------------------
+# -- losses ----------------------------------------------------------------------------------------
 
 
 def _subtract_onehot(z, target, classes, r):

@@ -1,8 +1,8 @@
 """AdamW and SGD on parameter arenas, and learning-rate schedules as pure functions of the step.
 
-Learning rate and weight decay are floats, or one value per ensemble member. On the CPU an arena is updated in blocks
-that stay in cache, member by member, so that a member of an ensemble is updated exactly as a network alone.
-"""
+Learning rate and weight decay are floats, or one value per ensemble member. On the CPU an arena is
+updated in blocks that stay in cache, member by member, so that a member of an ensemble is updated
+exactly as a network alone."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -28,7 +28,8 @@ def linear_warmup(steps: int) -> Callable[[int], float]:
 
 
 def cosine(warmup: int, total: int, final: float = 0.0) -> Callable[[int], float]:
-    """Linear warm-up for `warmup` steps, then final + (1 - final) (1 + cos(pi (t - warmup)/(total - warmup)))/2."""
+    """Linear warm-up for `warmup` steps, then final + (1 - final) (1 + cos(pi (t - warmup)/(total -
+    warmup)))/2."""
 
     def factor(t: int) -> float:
         if t < warmup:
@@ -40,7 +41,8 @@ def cosine(warmup: int, total: int, final: float = 0.0) -> Callable[[int], float
 
 
 def clip_by_global_norm(dev: Device, grads: Arena, limit: float) -> None:
-    """g <- g min(1, limit / (|g| + 1e-6)), |g| over all tensors of a member (as torch.nn.utils.clip_grad_norm_)."""
+    """g <- g min(1, limit / (|g| + 1e-6)), |g| over all tensors of a member (as
+    torch.nn.utils.clip_grad_norm_)."""
     rows = [view.reshape(grads.members or 1, 1, -1) for view in grads.views.values()]
     squares = sum(matmul(dev, g, g, tb=True) for g in rows)  # (E, 1, 1)
     factor = dev.xp.minimum(limit / (dev.xp.sqrt(squares) + 1e-6), 1.0)
@@ -50,17 +52,28 @@ def clip_by_global_norm(dev: Device, grads: Arena, limit: float) -> None:
 
 
 class _Optimizer:
-    """What both optimisers share: hyperparameters per member, state arenas, and the walk over blocks.
+    """What both optimisers share: hyperparameters per member, state arenas, and the walk over
+    blocks.
 
     clip   largest norm of a member's gradient; None: any
     """
 
     state_names: tuple[str, ...]
 
-    def __init__(self, dev: Device, params: Arena, grads: Arena, lr, weight_decay, schedule, no_decay, clip):
-        self.dev, self.params, self.grads, self.schedule, self.clip = dev, params, grads, schedule, clip
+    def __init__(
+        self, dev: Device, params: Arena, grads: Arena, lr, weight_decay, schedule, no_decay, clip
+    ):
+        self.dev, self.params, self.grads, self.schedule, self.clip = (
+            dev,
+            params,
+            grads,
+            schedule,
+            clip,
+        )
         E = params.members
-        self.lr, self.weight_decay = (np.broadcast_to(np.asarray(h, dtype=float), (E or 1,)) for h in (lr, weight_decay))
+        self.lr, self.weight_decay = (
+            np.broadcast_to(np.asarray(h, dtype=float), (E or 1,)) for h in (lr, weight_decay)
+        )
         self.state = {name: Arena(dev, params.bare, E) for name in self.state_names}
         unknown = set(no_decay) - set(params.bare)
         if unknown:
@@ -68,7 +81,8 @@ class _Optimizer:
         self._blocks = list(self._split(frozenset(no_decay)))
 
     def _split(self, no_decay) -> Iterator[tuple]:
-        """(views, member or None, decayed?) of every block; on a GPU a block is a whole tensor with its member axis."""
+        """(views, member or None, decayed?) of every block; on a GPU a block is a whole tensor with
+        its member axis."""
         arenas = (self.params, self.grads, *self.state.values())
         for name in self.params.shapes:
             views = [a[name].reshape(self.params.members or 1, -1) for a in arenas]
@@ -91,10 +105,14 @@ class _Optimizer:
 
         def update(block):
             views, e, decayed = block
-            with np.errstate(over="ignore", invalid="ignore"):  # the loss shows it, and its message names the tensor
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # the loss shows it, and its message names the tensor
                 self._update(views, *self._scalars(t, lr[e], decay[e] if decayed else 0.0))
 
-        spread = self.dev.map if len(self._blocks) >= 32 else map  # waking the workers costs as much as a few blocks
+        spread = (
+            self.dev.map if len(self._blocks) >= 32 else map
+        )  # waking the workers costs as much as a few blocks
         list(spread(update, self._blocks))
 
     def _member(self, value):
@@ -107,15 +125,24 @@ class _Optimizer:
 class AdamW(_Optimizer):
     """m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  w <- (1 - lr wd) w - lr (m/(1-b1^t)) / (sqrt(v/(1-b2^t)) + eps)
 
-    Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), the papers' "Adam with weight decay".
-    """
+    Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), the papers' "Adam
+    with weight decay"."""
 
     state_names = ("m", "v")
 
     def __init__(
-        self, dev, params, grads, lr=1e-3, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0, schedule=constant, no_decay=(),
+        self,
+        dev,
+        params,
+        grads,
+        lr=1e-3,
+        betas=(0.9, 0.98),
+        eps=1e-8,
+        weight_decay=0.0,
+        schedule=constant,
+        no_decay=(),
         clip=None,
-    ):  # fmt: skip
+    ):
         super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay, clip)
         self.betas, self.eps = betas, eps
 
@@ -134,7 +161,18 @@ class SGD(_Optimizer):
 
     state_names = ("m",)
 
-    def __init__(self, dev, params, grads, lr=1e-2, momentum=0.0, weight_decay=0.0, schedule=constant, no_decay=(), clip=None):
+    def __init__(
+        self,
+        dev,
+        params,
+        grads,
+        lr=1e-2,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule=constant,
+        no_decay=(),
+        clip=None,
+    ):
         super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay, clip)
         self.momentum = momentum
 

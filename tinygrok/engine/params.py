@@ -16,10 +16,11 @@ def cut(flat: Array, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
 
 
 class Arena:
-    """Named arrays in one flat buffer, parameter-major: name -> (E, *shape) with members, else (*shape).
+    """Named arrays in one flat buffer, parameter-major: name -> (E, *shape) with members, else
+    (*shape).
 
-    Parameter-major order keeps every named view contiguous also with an ensemble axis, which batched matrix products
-    need; the flat buffer serves checkpoints and all-reduces.
+    Parameter-major order keeps every named view contiguous also with an ensemble axis, which
+    batched matrix products need; the flat buffer serves checkpoints and all-reduces.
     """
 
     def __init__(self, dev: Device, shapes: dict[str, tuple[int, ...]], members: int | None = None):
@@ -34,7 +35,10 @@ class Arena:
         return self.views[name]
 
     def __repr__(self) -> str:
-        rows = [f"  {name:<12} {'x'.join(map(str, s)):>16} {math.prod(s):>12,}" for name, s in self.shapes.items()]
+        rows = [
+            f"  {name:<12} {'x'.join(map(str, s)):>16} {math.prod(s):>12,}"
+            for name, s in self.shapes.items()
+        ]
         return "\n".join([*rows, f"  {'total':<12} {'':>16} {self.flat.size:>12,}"])
 
     def member(self, e: int | None) -> dict[str, Array]:
@@ -48,7 +52,9 @@ class Arena:
             raise InputError(f"expected the parameters {sorted(views)}, got {sorted(arrays)}")
         for name, view in views.items():
             if tuple(arrays[name].shape) != tuple(view.shape):
-                raise InputError(f"{name}: expected shape {tuple(view.shape)}, got {tuple(arrays[name].shape)}")
+                raise InputError(
+                    f"{name}: expected shape {tuple(view.shape)}, got {tuple(arrays[name].shape)}"
+                )
             view[...] = self.dev.to_device(arrays[name])
 
     def to_host(self, e: int | None = None) -> dict[str, Array]:

@@ -1,4 +1,5 @@
-"""Named preallocated buffers: a training step asks for the same ones every time and allocates nothing."""
+"""Named preallocated buffers: a training step asks for the same ones every time and allocates
+nothing."""
 
 import math
 from collections.abc import Callable
@@ -6,10 +7,11 @@ from typing import Any
 
 
 class Workspace:
-    """get(name, shape) returns a buffer that belongs to the name; its contents are whatever the last user left.
+    """get(name, shape) returns a buffer that belongs to the name; its contents are whatever the
+    last user left.
 
-    A buffer grows to the largest size asked for and is viewed in the shape asked for, so shards of unequal length share
-    one. Two arrays alive at the same time must have two names.
+    A buffer grows to the largest size asked for and is viewed in the shape asked for, so shards of
+    unequal length share one. Two arrays alive at the same time must have two names.
     """
 
     def __init__(self, empty: Callable):

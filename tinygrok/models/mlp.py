@@ -16,14 +16,21 @@ class TwoLayerNet:
     """f = W^T phi(U^(1) e(n_1) + ... + U^(S) e(n_S)), no biases.
 
     U (S, P, N): row n of table s is what input n_s = n adds to the N pre-activations;  W (N, C): read-out.
-    In the papers' notation U[s] is the transpose of U^(s) and W the transpose of W. phi is x^2 (power<S> for S terms).
-    Weights ~ Normal(0, (0.5/(2N)^(1/3))^2). Dropout acts on the pre-activations; with batchnorm the activations pass
-    through BatchNorm (gamma, beta, running statistics of shape N) before the read-out.
-    Sources: Grokking modular polynomials, section 2; To grok or not to grok, sections 2 and 4 (eq. 5).
-    """
+    In the papers' notation U[s] is the transpose of U^(s) and W the transpose of W. phi is x^2
+    (power<S> for S terms). Weights ~ Normal(0, (0.5/(2N)^(1/3))^2). Dropout acts on the
+    pre-activations; with batchnorm the activations pass through BatchNorm (gain, shift, running
+    statistics of shape N) before the read-out.
+    Sources: Grokking modular polynomials, section 2; To grok or not to grok, sections 2 and 4 (eq.
+    5)."""
 
     def __init__(
-        self, p: int, width: int, terms: int = 2, activation: str = "square", classes: int | None = None, batchnorm: bool = False
+        self,
+        p: int,
+        width: int,
+        terms: int = 2,
+        activation: str = "square",
+        classes: int | None = None,
+        batchnorm: bool = False,
     ):
         resolve(activation)  # refuse an unknown name here, not in the first step
         for what, value in (("p", p), ("width", width), ("terms", terms)):
@@ -35,13 +42,13 @@ class TwoLayerNet:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Trained parameters of one network."""
-        norm = {"gamma": (self.width,), "beta": (self.width,)} if self.batchnorm else {}
+        norm = {"norm.gain": (self.width,), "norm.shift": (self.width,)} if self.batchnorm else {}
         return {"U": (self.terms, self.p, self.width), "W": (self.width, self.classes), **norm}
 
     @property
     def buffers(self) -> dict[str, tuple[int, ...]]:
         """State that training updates without a gradient."""
-        return {"running_mean": (self.width,), "running_var": (self.width,)} if self.batchnorm else {}
+        return {"norm.mean": (self.width,), "norm.var": (self.width,)} if self.batchnorm else {}
 
     def __repr__(self) -> str:
         tables = " + ".join(f"U[{s}][n{s + 1}]" for s in range(self.terms))
@@ -51,22 +58,37 @@ class TwoLayerNet:
 
     @staticmethod
     def neurons(arrays: dict, part: slice) -> dict:
-        """Views of some neurons' parameters, gradients or buffers: a network whose logits are a summand of this one's."""
-        return {name: x[..., part, :] if name == "W" else x[..., part] for name, x in arrays.items()}
+        """Views of some neurons' parameters, gradients or buffers: a network whose logits are a
+        summand of this one's."""
+        return {
+            name: x[..., part, :] if name == "W" else x[..., part] for name, x in arrays.items()
+        }
 
     def init(self, rng: np.random.Generator, std: float | None = None) -> dict[str, np.ndarray]:
         """Fresh weights on the host, float64; std defaults to the papers' 0.5/(2N)^(1/3)."""
         std = 0.5 / (2 * self.width) ** (1 / 3) if std is None else std
         weights = {name: std * rng.standard_normal(self.shapes[name]) for name in ("U", "W")}
         if self.batchnorm:
-            weights |= {"gamma": np.ones(self.width), "beta": np.zeros(self.width)}
+            weights |= {"norm.gain": np.ones(self.width), "norm.shift": np.zeros(self.width)}
         return weights
 
     def init_buffers(self) -> dict[str, np.ndarray]:
-        return {"running_mean": np.zeros(self.width), "running_var": np.ones(self.width)} if self.batchnorm else {}
+        return (
+            {"norm.mean": np.zeros(self.width), "norm.var": np.ones(self.width)}
+            if self.batchnorm
+            else {}
+        )
 
     def forward(
-        self, dev: Device, w: dict, rows: RowIndex, train=False, dropout: tuple | None = None, weight=None, offset=0, buffer=None
+        self,
+        dev: Device,
+        w: dict,
+        rows: RowIndex,
+        train=False,
+        dropout: tuple | None = None,
+        weight=None,
+        offset=0,
+        buffer=None,
     ) -> tuple[Array, dict]:
         """Logits (..., B, C) and the tape. w holds parameters and buffers.
 
@@ -83,33 +105,55 @@ class TwoLayerNet:
             keys, rate = dropout
             mask = buffer("dropout.mask", hidden)
             h, tape["dropout"] = dropout_forward(dev, h, rate, keys, offset * self.width, h, mask)
-        a, tape["activation"] = activation_forward(dev, h, self.activation, buffer("hidden.post", hidden))
+        a, tape["activation"] = activation_forward(
+            dev, h, self.activation, buffer("hidden.post", hidden)
+        )
         if self.batchnorm:
-            state = (w[name] for name in ("gamma", "beta", "running_mean", "running_var"))
-            a, tape["batchnorm"] = batchnorm_forward(dev, a, *state, train, weight, xhat=buffer("batchnorm.xhat", hidden), out=a)
-        z, tape["readout"] = linear_forward(dev, a, w["W"], out=buffer("logits", (*lead, B, self.classes)))
+            state = (w[name] for name in ("norm.gain", "norm.shift", "norm.mean", "norm.var"))
+            a, tape["batchnorm"] = batchnorm_forward(
+                dev, a, *state, train, weight, xhat=buffer("batchnorm.xhat", hidden), out=a
+            )
+        z, tape["readout"] = linear_forward(
+            dev, a, w["W"], out=buffer("logits", (*lead, B, self.classes))
+        )
         tape |= {"hidden.post": a, "logits": z}
         return z, tape
 
-    def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate: bool = False) -> None:
-        """Write dL/dU and dL/dW (dL/dgamma, dL/dbeta) into g, or add to U and W. The activations on the tape are
-        overwritten: their memory holds da, then dh.
+    def backward(
+        self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate: bool = False
+    ) -> None:
+        """Write dL/dU and dL/dW (dL/dgain, dL/dshift) into g, or add to U and W. The activations on
+        the tape are overwritten: their memory holds da, then dh.
 
         dW = a^T dz      da = dz W^T      dh = phi'(h) da      dU[s, n] = sum of dh over inputs with n_s = n
         """
         a = tape["hidden.post"]  # not read again once dW is done
         da = linear_backward(dev, dlogits, tape["readout"], g["W"], dx=a, accumulate=accumulate)
         if self.batchnorm:
-            da = batchnorm_backward(dev, da, tape["batchnorm"], g["gamma"], g["beta"], dx=da)
+            da = batchnorm_backward(
+                dev, da, tape["batchnorm"], g["norm.gain"], g["norm.shift"], dx=da
+            )
         dh = activation_backward(dev, da, tape["activation"], dx=da)
         if "dropout" in tape:
             dh = dropout_backward(dev, dh, tape["dropout"], dx=dh)
         embedding_backward(dev, dh, tape["embed"], g["U"], accumulate)
 
     def stages(self, dev: Device, w: dict) -> list[Stage]:
-        """One map, hidden pre-activations (B, N) -> logits (B, C), for Jacobians; BatchNorm takes the statistics of the batch."""
+        """One map, hidden pre-activations (B, N) -> logits (B, C), for Jacobians; BatchNorm takes
+        the statistics of the batch."""
         norm = [("batchnorm", "norm", self.width)] * self.batchnorm
-        chain = Chain([("readout", (("act", self.activation), *norm, ("linear", "readout", self.width, self.classes)))])
-        names = {"W": "readout.weight", "gamma": "norm.gain", "beta": "norm.shift"}
-        names |= {"running_mean": "norm.mean", "running_var": "norm.var"}
+        chain = Chain(
+            [
+                (
+                    "readout",
+                    (
+                        ("act", self.activation),
+                        *norm,
+                        ("linear", "readout", self.width, self.classes),
+                    ),
+                )
+            ]
+        )
+        names = {"W": "readout.weight", "norm.gain": "norm.gain", "norm.shift": "norm.shift"}
+        names |= {"norm.mean": "norm.mean", "norm.var": "norm.var"}
         return chain.stages(dev, {name: w[ours] for ours, name in names.items() if ours in w})

@@ -1,4 +1,5 @@
-"""Activations with first and second derivative. The expressions stand in engine/kernels.py, NumPy beside CUDA."""
+"""Activations with first and second derivative. The expressions stand in engine/kernels.py, NumPy
+beside CUDA."""
 
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
@@ -65,7 +66,8 @@ def activation_tangent(dev: Device, xdot: Array, cache: tuple):
 
 
 def activation_pair(dev: Device, xbar: Array, lam: Array, cache: tuple, xdot: Array):
-    """Adjoints of x and xdot from those of y = f(x) and ydot = f'(x) xdot (AutoInit, arXiv 2206.13568):
+    """Adjoints of x and xdot from those of y = f(x) and ydot = f'(x) xdot (AutoInit, arXiv
+    2206.13568):
 
     xbar <- f'(x) xbar + f''(x) xdot lam        lam <- f'(x) lam
     """

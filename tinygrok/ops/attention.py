@@ -1,8 +1,8 @@
 """Causal multi-head attention, and rotary positions.
 
-Heads are consecutive slices of D = C/H channels. Inside, the head axis comes first, (H, ..., B, T, D), a view of
-(..., B, T, C): one matrix product per head over the whole batch on a GPU, no copy on either device.
-"""
+Heads are consecutive slices of D = C/H channels. Inside, the head axis comes first, (H, ..., B, T,
+D), a view of (..., B, T, C): one matrix product per head over the whole batch on a GPU, no copy on
+either device."""
 
 import math
 from itertools import pairwise
@@ -20,8 +20,8 @@ BLOCK = 64  # positions, at least, in a block of causal attention
 
 
 class Rotary(NamedTuple):
-    """cos and sin of the angles (T, N/2) by which the N/2 pairs of N channels are turned at T positions; turn is
-    cos + i sin where NumPy multiplies complex numbers, else None."""
+    """cos and sin of the angles (T, N/2) by which the N/2 pairs of N channels are turned at T
+    positions; turn is cos + i sin where NumPy multiplies complex numbers, else None."""
 
     cos: Array
     sin: Array
@@ -32,8 +32,11 @@ class Rotary(NamedTuple):
         return Rotary(*(None if a is None else a[rows] for a in self))
 
 
-def rotary_table_host(dev: Device, positions: int, size: int, copies: int, base: float = 10000.0) -> Rotary:
-    """Angles t f_j, f_j = base^(-2j/D), at t = 0..positions-1 for heads of D = `size` channels, `copies` heads side by side.
+def rotary_table_host(
+    dev: Device, positions: int, size: int, copies: int, base: float = 10000.0
+) -> Rotary:
+    """Angles t f_j, f_j = base^(-2j/D), at t = 0..positions-1 for heads of D = `size` channels,
+    `copies` heads side by side.
 
     Source: Su et al., arXiv 2104.09864, equation 15.
     """
@@ -50,17 +53,20 @@ def _rotate(dev: Device, x: Array, table: Rotary, sign: float, out: Array | None
         pairs = x[..., 0::2], x[..., 1::2], cos, sin, sign, out[..., 0::2], out[..., 1::2]
         kernels.rotate(dev, *pairs) if dev.kind == "cuda" else kernels.rotate.numpy(*pairs)
     else:  # the pairs (u, v) are the complex numbers u + iv in memory: one product
-        dev.xp.multiply(x.view(turn.dtype), turn if sign > 0 else turn.conj(), out=out.view(turn.dtype))
+        dev.xp.multiply(
+            x.view(turn.dtype), turn if sign > 0 else turn.conj(), out=out.view(turn.dtype)
+        )
     return out
 
 
 def rotary_forward(dev: Device, x: Array, table: Rotary, out: Array | None = None):
-    """Pairs of neighbouring channels turn by the angle a = t f_j of their position t and index j in the head:
+    """Pairs of neighbouring channels turn by the angle a = t f_j of their position t and index j in
+    the head:
 
     y_2j = x_2j cos a - x_2j+1 sin a        y_2j+1 = x_2j+1 cos a + x_2j sin a        x (..., T, N)   y (..., T, N)
 
-    out may be x. Source: Su et al., arXiv 2104.09864, section 3.4 (interleaved pairs, as rotary_embedding_torch).
-    """
+    out may be x. Source: Su et al., arXiv 2104.09864, section 3.4 (interleaved pairs, as
+    rotary_embedding_torch)."""
     return _rotate(dev, x, table, 1.0, out), (table,)
 
 
@@ -80,21 +86,31 @@ def _split(dev: Device, x: Array, H: int) -> Array:
 
 
 def causal_blocks(dev: Device, T: int) -> list[tuple[int, int]]:
-    """[(a, b)]: runs of positions. Queries a..b-1 see no key from b on; keys a..b-1 are seen by no query before a.
-    On a GPU one run: launches cost more than what lies above the diagonal."""
+    """[(a, b)]: runs of positions. Queries a..b-1 see no key from b on; keys a..b-1 are seen by no
+    query before a. On a GPU one run: launches cost more than what lies above the diagonal."""
     count = max(T // BLOCK, 1) if dev.kind == "cpu" else 1
     return list(pairwise(T * i // count for i in range(count + 1)))
 
 
 def attention_forward(
-    dev: Device, q: Array, k: Array, v: Array, heads: int, mask=None, out=None, pattern=None, edit=None, blocks=WHOLE
+    dev: Device,
+    q: Array,
+    k: Array,
+    v: Array,
+    heads: int,
+    mask=None,
+    out=None,
+    pattern=None,
+    edit=None,
+    blocks=WHOLE,
 ):
     """A = softmax(q k^T / sqrt D + mask),  y = A v, head by head
 
     q (..., B, Tq, C)   k, v (..., B, T, C)   mask (Tq, T), None: every query sees every key   y (..., B, Tq, C)
     A (H, ..., B, Tq, T)        q, k, v may be slices of one array. q is overwritten by q / sqrt D.
     edit(A) may change A in place before the product; backward does not know of that.
-    blocks: causal_blocks leaves out what lies above the diagonal of a causal mask, here and in backward.
+    blocks: causal_blocks leaves out what lies above the diagonal of a causal mask, here and in
+    backward.
     Source: Vaswani et al., arXiv 1706.03762, section 3.2.
     """
     out = dev.empty(q.shape) if out is None else out
@@ -134,4 +150,6 @@ def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Arra
     dq *= 1 / math.sqrt(qh.shape[-1])
     for a, b in blocks:
         matmul(dev, att[..., a:, a:b], dyh[..., a:, :], dvh[..., a:b, :], ta=True)
-        matmul(dev, scores[..., a:, a:b], qh[..., a:, :], dkh[..., a:b, :], ta=True)  # qh carries 1/sqrt D already
+        matmul(
+            dev, scores[..., a:, a:b], qh[..., a:, :], dkh[..., a:b, :], ta=True
+        )  # qh carries 1/sqrt D already

@@ -4,7 +4,9 @@ from ..engine.device import Array, Device
 from ..engine.gemm import matmul
 
 
-def linear_forward(dev: Device, x: Array, w: Array, b: Array | None = None, out: Array | None = None):
+def linear_forward(
+    dev: Device, x: Array, w: Array, b: Array | None = None, out: Array | None = None
+):
     """y = x w + b        x (..., B, K)   w (..., K, N)   b (..., N)   y (..., B, N)
 
     Leading axes are ensemble axes; an operand without them is shared by all members.
@@ -27,8 +29,8 @@ def linear_backward(
 ):
     """dw = x^T dy        db = sum over B of dy        dx = dy w^T
 
-    Writes dw and db where given, or adds to them with accumulate (a tied weight, a further shard of the batch). Returns
-    dx, or None with need_dx=False (a first layer).
+    Writes dw and db where given, or adds to them with accumulate (a tied weight, a further shard of
+    the batch). Returns dx, or None with need_dx=False (a first layer).
     """
     x, w = cache
     if dw is not None:

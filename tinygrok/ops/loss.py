@@ -1,7 +1,7 @@
 """Losses on class labels, and the accuracy. Labels stay integers; no one-hot array is ever made.
 
-weight (..., B) holds the share of each row: 1 and 0 make a mask. norm is what the sum over rows is divided by, the sum
-of the weights (or B) unless given; a shard passes the norm of the whole batch.
+weight (..., B) holds the share of each row: 1 and 0 make a mask. norm is what the sum over rows is
+divided by, the sum of the weights (or B) unless given; a shard passes the norm of the whole batch.
 """
 
 from ..engine import kernels
@@ -20,7 +20,9 @@ def _classes(dev: Device, logits: Array) -> Array:
     return dev.xp.arange(logits.shape[-1], dtype="int64")
 
 
-def mse_rows(dev: Device, logits: Array, target: Array, out: Array | None = None) -> tuple[Array, Array]:
+def mse_rows(
+    dev: Device, logits: Array, target: Array, out: Array | None = None
+) -> tuple[Array, Array]:
     """(l, r): l_b = mean_c r_bc^2 with the residual r_bc = z_bc - [c = target_b].  l (..., B), r (..., B, C) in out."""
     r = dev.empty(logits.shape) if out is None else out
     kernels.subtract_onehot(dev, logits, target[..., None], _classes(dev, logits), r)
@@ -29,12 +31,17 @@ def mse_rows(dev: Device, logits: Array, target: Array, out: Array | None = None
 
 
 def mse_forward(
-    dev: Device, logits: Array, target: Array, weight: Array | None = None, norm: float | None = None, out: Array | None = None
+    dev: Device,
+    logits: Array,
+    target: Array,
+    weight: Array | None = None,
+    norm: float | None = None,
+    out: Array | None = None,
 ):
     """L = sum_b weight_b/norm mean_c (z_bc - [c = target_b])^2        z (..., B, C)   target (..., B)   L (...)
 
-    Source: Grokking modular polynomials, section 1: MSE over batch and classes. out may be the logits.
-    """
+    Source: Grokking modular polynomials, section 1: MSE over batch and classes. out may be the
+    logits."""
     rows, r = mse_rows(dev, logits, target, out)
     q = _normalised(dev, target, weight, norm)
     return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)
@@ -43,7 +50,9 @@ def mse_forward(
 def mse_backward(dev: Device, dloss, cache: tuple, dlogits: Array | None = None):
     """dz_bc = 2 weight_b/(norm C) (z_bc - [c = target_b]) dL        dL a float or (...); dlogits may be the residual"""
     r, q = cache
-    scale = q * (2.0 / r.shape[-1]) * (dloss if isinstance(dloss, float) else dloss[..., None, None])
+    scale = (
+        q * (2.0 / r.shape[-1]) * (dloss if isinstance(dloss, float) else dloss[..., None, None])
+    )
     return dev.xp.multiply(r, scale, out=dlogits)
 
 
@@ -57,7 +66,8 @@ def softmax_forward(dev: Device, x: Array, out: Array | None = None):
 
 
 def _real_max(x: Array) -> Array:
-    """The maximum that keeps exp in range; it drops out of the result, so a complex step may take the real part."""
+    """The maximum that keeps exp in range; it drops out of the result, so a complex step may take
+    the real part."""
     return (x.real if x.dtype.kind == "c" else x).max(axis=-1, keepdims=True)
 
 
@@ -67,7 +77,9 @@ def softmax_backward(dev: Device, dy: Array, cache: tuple):
     return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
 
-def cross_entropy_rows(dev: Device, logits: Array, target: Array, out: Array | None = None) -> tuple[Array, Array]:
+def cross_entropy_rows(
+    dev: Device, logits: Array, target: Array, out: Array | None = None
+) -> tuple[Array, Array]:
     """(l, r): l_b = log sum_c exp z_bc - z_b,target and r = softmax(z) - onehot(target).  l (..., B), r (..., B, C)"""
     xp = dev.xp
     y = xp.subtract(logits, _real_max(logits), out=out)
@@ -81,7 +93,12 @@ def cross_entropy_rows(dev: Device, logits: Array, target: Array, out: Array | N
 
 
 def cross_entropy_forward(
-    dev: Device, logits: Array, target: Array, weight: Array | None = None, norm: float | None = None, out: Array | None = None
+    dev: Device,
+    logits: Array,
+    target: Array,
+    weight: Array | None = None,
+    norm: float | None = None,
+    out: Array | None = None,
 ):
     """L = sum_b weight_b/norm (log sum_c exp z_bc - z_b,target)        z (..., B, C)   target (..., B)   L (...)
 
@@ -99,5 +116,8 @@ def cross_entropy_backward(dev: Device, dloss, cache: tuple, dlogits: Array | No
     return dev.xp.multiply(r, scale, out=dlogits)
 
 
-LOSSES = {"mse": (mse_forward, mse_backward), "cross_entropy": (cross_entropy_forward, cross_entropy_backward)}
+LOSSES = {
+    "mse": (mse_forward, mse_backward),
+    "cross_entropy": (cross_entropy_forward, cross_entropy_backward),
+}
 ROW_LOSSES = {"mse": mse_rows, "cross_entropy": cross_entropy_rows}

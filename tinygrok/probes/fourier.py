@@ -17,7 +17,9 @@ def ipr(x: np.ndarray, axis: int = -1) -> np.ndarray:
     power = spectrum(x, axis) ** 2
     total = power.sum(axis=axis)
     with np.errstate(invalid="ignore"):
-        return np.where(total > 0, (power**2).sum(axis=axis) / np.where(total > 0, total, 1) ** 2, np.nan)
+        return np.where(
+            total > 0, (power**2).sum(axis=axis) / np.where(total > 0, total, 1) ** 2, np.nan
+        )
 
 
 def neuron_ipr(weights: dict[str, np.ndarray], order: np.ndarray | None = None) -> np.ndarray:
@@ -25,12 +27,16 @@ def neuron_ipr(weights: dict[str, np.ndarray], order: np.ndarray | None = None) 
 
     weights {"U": (S, p, N), "W": (N, p)} on the host -> (N,)        (To grok or not to grok, eq. 4)
     order   inputs and classes to keep, in the order along which neurons are waves: 1, g, g^2, ... of a primitive root g
-            gives the "log-Fourier" IPR of multiplication (task.circle.answers; Grokking modular polynomials, section 4)
+            gives the "log-Fourier" IPR of multiplication (task.circle.answers; Grokking modular
+            polynomials, section 4)
     """
     return np.mean([ipr(x) for x in neuron_rows(weights, order)], axis=0)
 
 
-def neuron_rows(weights: dict[str, np.ndarray], order: np.ndarray | None = None) -> list[np.ndarray]:
-    """[U_1, ..., U_S, W], each (N, inputs or classes in the order along which neurons are waves)."""
+def neuron_rows(
+    weights: dict[str, np.ndarray], order: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """[U_1, ..., U_S, W], each (N, inputs or classes in the order along which neurons are
+    waves)."""
     order = slice(None) if order is None else order
     return [*(u[order].T for u in weights["U"]), weights["W"][:, order]]

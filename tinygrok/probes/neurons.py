@@ -1,7 +1,8 @@
-"""Who memorises and who generalises: pruning by a score, frequency filtration, and the neurons behind one example.
+"""Who memorises and who generalises: pruning by a score, frequency filtration, and the neurons
+behind one example.
 
-All on host arrays of one network: weights {"U": (S, p, N), "W": (N, C)}, its hidden units a (B, N) as the read-out sees
-them (after BatchNorm where there is one), and integer labels.
+All on host arrays of one network: weights {"U": (S, p, N), "W": (N, C)}, its hidden units a (B, N)
+as the read-out sees them (after BatchNorm where there is one), and integer labels.
 """
 
 import numpy as np
@@ -12,19 +13,21 @@ from .fourier import neuron_ipr, neuron_rows, spectrum
 Weights = dict[str, np.ndarray]
 
 
-def scores(weights: Weights, kind: str, seed: int = 0, order: np.ndarray | None = None) -> np.ndarray:
-    """A score per neuron to prune by: "ipr" (along order, see neuron_ipr; 0 for a dead neuron); "norm" |W_k|;
-    "product" prod_s |U_sk| |W_k|; "gamma" |gamma_k|; "readout"
-    |gamma_k| |W_k| (the strength of a unit of variance 1); "random"."""
+def scores(
+    weights: Weights, kind: str, seed: int = 0, order: np.ndarray | None = None
+) -> np.ndarray:
+    """A score per neuron to prune by: "ipr" (along order, see neuron_ipr; 0 for a dead neuron);
+    "norm" |W_k|; "product" prod_s |U_sk| |W_k|; "gain" |gain_k|; "readout"
+    |gain_k| |W_k| (the strength of a unit of variance 1); "random"."""
     norm_w = np.linalg.norm(weights["W"], axis=1)
-    if kind in ("gamma", "readout") and "gamma" not in weights:
+    if kind in ("gain", "readout") and "norm.gain" not in weights:
         raise InputError(f"the score {kind!r} needs a network with BatchNorm")
     options = {
         "ipr": lambda: np.nan_to_num(neuron_ipr(weights, order)),
         "norm": lambda: norm_w,
         "product": lambda: np.prod(np.linalg.norm(weights["U"], axis=1), axis=0) * norm_w,
-        "gamma": lambda: np.abs(weights["gamma"]),
-        "readout": lambda: np.abs(weights["gamma"]) * norm_w,
+        "gain": lambda: np.abs(weights["norm.gain"]),
+        "readout": lambda: np.abs(weights["norm.gain"]) * norm_w,
         "random": lambda: np.random.default_rng(seed).permutation(len(norm_w)),
     }
     if kind not in options:
@@ -33,13 +36,18 @@ def scores(weights: Weights, kind: str, seed: int = 0, order: np.ndarray | None 
 
 
 def pruning_curves(
-    a: np.ndarray, w: np.ndarray, order: np.ndarray, splits: dict[str, tuple[np.ndarray, np.ndarray]], shares: np.ndarray
+    a: np.ndarray,
+    w: np.ndarray,
+    order: np.ndarray,
+    splits: dict[str, tuple[np.ndarray, np.ndarray]],
+    shares: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Accuracy of every split {name: (mask (B,), labels (B,))} after removing the first share of the neurons in order.
+    """Accuracy of every split {name: (mask (B,), labels (B,))} after removing the first share of
+    the neurons in order.
 
-    z(n) = sum over the neurons that are left of a_k W_k: built up from the last neuron backwards, so that the whole curve
-    costs one forward pass. No retraining. Source: To grok or not to grok, section 3.2 (pruning).
-    """
+    z(n) = sum over the neurons that are left of a_k W_k: built up from the last neuron backwards,
+    so that the whole curve costs one forward pass. No retraining. Source: To grok or not to grok,
+    section 3.2 (pruning)."""
     counts = np.round(np.asarray(shares) * len(order)).astype(int)
     z, end = np.zeros((len(a), w.shape[1]), dtype=a.dtype), len(order)
     curves = {name: np.empty(len(counts)) for name in splits}
@@ -54,9 +62,15 @@ def pruning_curves(
 
 
 def neurons_needed(
-    a: np.ndarray, w: np.ndarray, order: np.ndarray, mask: np.ndarray, labels: np.ndarray, level=0.99
+    a: np.ndarray,
+    w: np.ndarray,
+    order: np.ndarray,
+    mask: np.ndarray,
+    labels: np.ndarray,
+    level=0.99,
 ) -> int | None:
-    """The smallest number of neurons, kept from the end of the order, that reaches the accuracy; None if none does."""
+    """The smallest number of neurons, kept from the end of the order, that reaches the accuracy;
+    None if none does."""
     shares = np.arange(len(order)) / len(order)
     curve = pruning_curves(a, w, order, {"split": (mask, labels)}, shares)["split"]
     reached = np.flatnonzero(curve >= level)
@@ -64,20 +78,24 @@ def neurons_needed(
 
 
 def margin_order(a: np.ndarray, w: np.ndarray, mask: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Oracle order for comparison: first the neurons that add least to the mean margin (right logit minus mean logit) of
-    the masked inputs. The margin is a sum over neurons, so removing greedily and sorting once are the same."""
+    """Oracle order for comparison: first the neurons that add least to the mean margin (right logit
+    minus mean logit) of the masked inputs. The margin is a sum over neurons, so removing greedily
+    and sorting once are the same."""
     a, labels = a[mask], labels[mask]
     above = w.T - w.mean(axis=1)  # (C, N)
     return np.argsort((a * above[labels]).mean(axis=0), kind="stable")
 
 
-def filtered(weights: Weights, keep: int = 1, order: np.ndarray | None = None) -> tuple[Weights, Weights]:
-    """(G, R): every neuron split into its `keep` strongest frequencies, the same for all its rows and its read-out
-    column, and the rest. Strength: the sum of the normalised spectra of U_1k, ..., U_Sk and W_k, frequency 0 excluded.
-    Waves run along `order` (see neuron_ipr); inputs and classes outside it go to R.
+def filtered(
+    weights: Weights, keep: int = 1, order: np.ndarray | None = None
+) -> tuple[Weights, Weights]:
+    """(G, R): every neuron split into its `keep` strongest frequencies, the same for all its rows
+    and its read-out column, and the rest. Strength: the sum of the normalised spectra of U_1k, ...,
+    U_Sk and W_k, frequency 0 excluded. Waves run along `order` (see neuron_ipr); inputs and classes
+    outside it go to R.
 
-    Source: arXiv 2605.18022 (frequency filtration). The filter is a strong read-out: always show it beside the initial
-    weights and beside a network trained on random labels only.
+    Source: arXiv 2605.18022 (frequency filtration). The filter is a strong read-out: always show it
+    beside the initial weights and beside a network trained on random labels only.
     """
     parts = neuron_rows(weights, order)
     total = 0.0
@@ -97,9 +115,12 @@ def filtered(weights: Weights, keep: int = 1, order: np.ndarray | None = None) -
     return kept, {name: weights[name] - kept[name] for name in kept}
 
 
-def contributions(a: np.ndarray, w: np.ndarray, labels: np.ndarray, ipr: np.ndarray, threshold: float = 0.5) -> tuple:
-    """(periodic, other): what neurons above and below an IPR add to the logit of each example's label, minus what they
-    add to its mean logit; their sum is the margin over the mean. Shapes (B,)."""
+def contributions(
+    a: np.ndarray, w: np.ndarray, labels: np.ndarray, ipr: np.ndarray, threshold: float = 0.5
+) -> tuple:
+    """(periodic, other): what neurons above and below an IPR add to the logit of each example's
+    label, minus what they add to its mean logit; their sum is the margin over the mean. Shapes
+    (B,)."""
     above = w.T - w.mean(axis=1)  # (C, N)
     share = a * above[labels]
     periodic = np.nan_to_num(ipr) > threshold
@@ -113,11 +134,14 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def memory_times(steps: np.ndarray, as_given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(memorised, released) of every corrupted example: the first measured step at which it is answered as given, and
-    the first step after its last such answer; nan for never. as_given (T, n) booleans at the measured steps (T,)."""
+    """(memorised, released) of every corrupted example: the first measured step at which it is
+    answered as given, and the first step after its last such answer; nan for never. as_given (T, n)
+    booleans at the measured steps (T,)."""
     steps = np.asarray(steps, dtype=float)
     ever = as_given.any(axis=0)
     memorised = np.where(ever, steps[as_given.argmax(axis=0)], np.nan)
     last = len(steps) - 1 - as_given[::-1].argmax(axis=0)
-    released = np.where(ever & (last < len(steps) - 1), steps[np.minimum(last + 1, len(steps) - 1)], np.nan)
+    released = np.where(
+        ever & (last < len(steps) - 1), steps[np.minimum(last + 1, len(steps) - 1)], np.nan
+    )
     return memorised, released

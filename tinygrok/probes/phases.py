@@ -3,13 +3,20 @@
 import numpy as np
 
 PHASES = (
-    "Memorization", "Coexistence", "Partial Inversion", "Full Inversion", "Forgetting", "Confusion", "Diverged",
-)  # fmt: skip
+    "Memorization",
+    "Coexistence",
+    "Partial Inversion",
+    "Full Inversion",
+    "Forgetting",
+    "Confusion",
+    "Diverged",
+)
 GENERALISES = 0.9
 
 
 def phase(train: float, test: float, best_test: float, corruption: float, p: int) -> str:
-    """The phase of a network with these final accuracies and the best test accuracy of its run, at corruption xi:
+    """The phase of a network with these final accuracies and the best test accuracy of its run, at
+    corruption xi:
 
     test >= 0.9:  Coexistence        train >= 0.9           memorised the corrupted labels and generalises
                   Partial Inversion  train >= border        has let go of some of them
@@ -17,11 +24,11 @@ def phase(train: float, test: float, best_test: float, corruption: float, p: int
     test <  0.9:  Memorization       train >= 0.9
                   Forgetting         the run had reached test >= 0.9, and lost it
                   Confusion          it never did
-    Source: To grok or not to grok, appendix C, table 2. The table does not separate the last two; their criterion here
-    is the one by which the text describes them. Its border 1.05 - xi lies 0.05 above perfect inversion, 1 - xi + xi/p with
-    chance hits; where p is so small that these take up the margin, the border is 1 - xi + xi/p + 0.04. "Diverged" is for
-    runs whose loss did not stay finite. With xi = 0 there is nothing to invert: Coexistence is plain generalisation.
-    """
+    Source: To grok or not to grok, appendix C, table 2. The table does not separate the last two;
+    their criterion here is the one by which the text describes them. Its border 1.05 - xi lies 0.05
+    above perfect inversion, 1 - xi + xi/p with chance hits; where p is so small that these take up
+    the margin, the border is 1 - xi + xi/p + 0.04. "Diverged" is for runs whose loss did not stay
+    finite. With xi = 0 there is nothing to invert: Coexistence is plain generalisation."""
     if test >= GENERALISES:
         if train >= GENERALISES:
             return "Coexistence"
@@ -38,9 +45,9 @@ def first_step(steps, values, reached) -> int | None:
 
 
 def two_stages(steps, test, corrupted) -> tuple[int | None, int | None]:
-    """(step_grok, step_unlearn) of a run: the first step with test accuracy >= 0.9, and the first one with accuracy on
-    the corrupted labels, as given, below 0.5 after it had been above. None for what did not happen; corrupted may be nan.
-    """
+    """(step_grok, step_unlearn) of a run: the first step with test accuracy >= 0.9, and the first
+    one with accuracy on the corrupted labels, as given, below 0.5 after it had been above. None for
+    what did not happen; corrupted may be nan."""
     step_grok = first_step(steps, test, lambda a: a >= GENERALISES)
     memorised = first_step(steps, corrupted, lambda a: a > 0.5)
     if memorised is None:
@@ -50,7 +57,8 @@ def two_stages(steps, test, corrupted) -> tuple[int | None, int | None]:
 
 
 def phase_history(history: dict, corruption: float, p: int) -> list[str]:
-    """The phase at every measured step of a single run: what one would call it, had it stopped there."""
+    """The phase at every measured step of a single run: what one would call it, had it stopped
+    there."""
     best = np.maximum.accumulate(history["test_accuracy"])
     rows = zip(history["train_accuracy"], history["test_accuracy"], best, strict=True)
     return [phase(train, test, top, corruption, p) for train, test, top in rows]

@@ -1,8 +1,8 @@
 """Which examples of its context a model uses: grids over all queries, whole lines, wrong labels.
 
-A model is asked through `logits`: triples (B, n, 3) of numbers (x, y, z) -> (B, n, V >= p), at the y of every triple for
-the z that follows; the last z is not read. Queries are all pairs (x, y), number x p + y.
-"""
+A model is asked through `logits`: triples (B, n, 3) of numbers (x, y, z) -> (B, n, V >= p), at the
+y of every triple for the z that follows; the last z is not read. Queries are all pairs (x, y),
+number x p + y."""
 
 from collections.abc import Callable
 
@@ -15,21 +15,24 @@ def queries(p: int) -> np.ndarray:
 
 
 def directions(p: int) -> np.ndarray:
-    """(p^2,) the line through 0 on which a query lies: y/x mod p, or p for x = 0; -1 for the query (0, 0)."""
+    """(p^2,) the line through 0 on which a query lies: y/x mod p, or p for x = 0; -1 for the query
+    (0, 0)."""
     x, y = queries(p).T
     inverse = np.array([0] + [pow(u, -1, p) for u in range(1, p)])
     return np.where(x > 0, y * inverse[x] % p, np.where(y > 0, p, -1))
 
 
 def covered(p: int, context: np.ndarray) -> np.ndarray:
-    """(p^2,) the ratio-matching set: queries c (x_i, y_i), c in Z_p, of some pair of the context (k, 2)."""
+    """(p^2,) the ratio-matching set: queries c (x_i, y_i), c in Z_p, of some pair of the context
+    (k, 2)."""
     lines = directions(p)
     of_context = lines[context @ [p, 1]]
     return np.isin(lines, of_context) | ((lines < 0) & (len(context) > 0))
 
 
 def spanned(p: int, context: np.ndarray) -> np.ndarray:
-    """(p^2,) the span of the context (k, 2) over GF(p): every query as soon as two pairs are independent."""
+    """(p^2,) the span of the context (k, 2) over GF(p): every query as soon as two pairs are
+    independent."""
     lines = directions(p)[context @ [p, 1]]
     return np.ones(p * p, bool) if len(np.unique(lines[lines >= 0])) > 1 else covered(p, context)
 
@@ -45,7 +48,12 @@ def grid(logits: Callable, p: int, task: np.ndarray, context: np.ndarray) -> dic
     triples[..., 2] = triples[..., :2] @ task % p
     answer, truth = logits(triples)[:, -1], triples[:, -1, 2]
     prediction = answer.argmax(axis=-1)
-    return {"correct": prediction == truth, "loss": _loss(answer, truth), "prediction": prediction, "logits": answer}
+    return {
+        "correct": prediction == truth,
+        "loss": _loss(answer, truth),
+        "prediction": prediction,
+        "logits": answer,
+    }
 
 
 def classes(p: int, context: np.ndarray) -> dict[str, np.ndarray]:
@@ -58,15 +66,20 @@ def classes(p: int, context: np.ndarray) -> dict[str, np.ndarray]:
     """
     repeat = np.isin(np.arange(p * p), context @ [p, 1])
     ratio, span = covered(p, context), spanned(p, context)
-    return {"repeat": repeat, "multiple": ratio & ~repeat, "spanned": span & ~ratio, "unspanned": ~span}
+    return {
+        "repeat": repeat,
+        "multiple": ratio & ~repeat,
+        "spanned": span & ~ratio,
+        "unspanned": ~span,
+    }
 
 
 def line_failures(p: int, correct: np.ndarray, within: np.ndarray, least: float = 0.9) -> dict:
     """Errors that fall on whole lines through 0: the fingerprint of ratio matching.
 
-    correct, within (p^2,): the errors are the wrong queries inside `within`, (0, 0) left out; a line fails as a whole when
-    at least `least` of its p - 1 queries are wrong -> errors, on_lines, lines (directions y/x; p stands for x = 0)
-    """
+    correct, within (p^2,): the errors are the wrong queries inside `within`, (0, 0) left out; a
+    line fails as a whole when at least `least` of its p - 1 queries are wrong -> errors, on_lines,
+    lines (directions y/x; p stands for x = 0)"""
     wrong, lines = within & ~correct, directions(p)
     share = np.array([wrong[lines == line].mean() for line in range(p + 1)])
     failed = np.flatnonzero(share >= least)
@@ -77,13 +90,16 @@ def line_failures(p: int, correct: np.ndarray, within: np.ndarray, least: float 
     }
 
 
-def noise_random(logits: Callable, p: int, triples: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Accuracy and loss after k examples of which m, at random places, have a wrong label z + e, e uniform in 1..p-1.
+def noise_random(
+    logits: Callable, p: int, triples: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Accuracy and loss after k examples of which m, at random places, have a wrong label z + e, e
+    uniform in 1..p-1.
 
-    triples (B, n, 3), clean -> accuracy, loss, count (n, n), row k = 0..n-1 examples before the query, column m = 0..k wrong
-    ones; nan where no sequence had such m. One pass serves all k: the number of wrong labels in a row is uniform in
-    0..n and their places are a random subset, so that the m of them before a query are again a uniform subset of its k.
-    Targets stay clean.
+    triples (B, n, 3), clean -> accuracy, loss, count (n, n), row k = 0..n-1 examples before the
+    query, column m = 0..k wrong ones; nan where no sequence had such m. One pass serves all k: the
+    number of wrong labels in a row is uniform in 0..n and their places are a random subset, so that
+    the m of them before a query are again a uniform subset of its k. Targets stay clean.
     """
     B, n, _ = triples.shape
     wrong = rng.permuted(np.tile(np.arange(n), (B, 1)), axis=1) < rng.integers(n + 1, size=(B, 1))
@@ -92,15 +108,22 @@ def noise_random(logits: Callable, p: int, triples: np.ndarray, rng: np.random.G
     answer = logits(noisy)
     at = np.broadcast_to(np.arange(n), (B, n)), np.cumsum(wrong, axis=1) - wrong
     count, right, loss = (np.zeros((n, n)) for _ in range(3))
-    for table, value in ((count, 1), (right, answer.argmax(axis=-1) == truth), (loss, _loss(answer, truth))):
+    for table, value in (
+        (count, 1),
+        (right, answer.argmax(axis=-1) == truth),
+        (loss, _loss(answer, truth)),
+    ):
         np.add.at(table, at, value)
     with np.errstate(invalid="ignore"):
         return {"accuracy": right / count, "loss": loss / count, "count": count}
 
 
-def noise_single(logits: Callable, p: int, triples: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Every answer with one wrong label z_j: right (B, n, n), [j, k] the query after k examples when label j is wrong, and
-    clean (B, n), the answers without any. triples (B, n, 3); [j, k] = clean for k <= j."""
+def noise_single(
+    logits: Callable, p: int, triples: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every answer with one wrong label z_j: right (B, n, n), [j, k] the query after k examples
+    when label j is wrong, and clean (B, n), the answers without any. triples (B, n, 3); [j, k] =
+    clean for k <= j."""
     B, n, _ = triples.shape
     noisy, j = np.repeat(triples[:, None], n + 1, axis=1), np.arange(n)
     noisy[:, j, j, 2] = (noisy[:, j, j, 2] + rng.integers(1, p, size=(B, n))) % p

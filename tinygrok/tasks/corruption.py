@@ -1,7 +1,7 @@
 """Corrupted labels: which training examples get a wrong answer, and which one.
 
-For one seed the corrupted sets are nested: a larger fraction corrupts more examples and leaves the earlier labels alone.
-"""
+For one seed the corrupted sets are nested: a larger fraction corrupts more examples and leaves the
+earlier labels alone."""
 
 import numpy as np
 
@@ -11,9 +11,14 @@ RULES = ("uniform", "strict", "symmetric", "subtraction")
 
 
 def corrupt(
-    task: ModularTask, numbers: np.ndarray, fraction: float, rng: np.random.Generator, rule: str = "uniform"
+    task: ModularTask,
+    numbers: np.ndarray,
+    fraction: float,
+    rng: np.random.Generator,
+    rule: str = "uniform",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(labels as given, corrupted?) of training inputs with these numbers, in the random order of the split.
+    """(labels as given, corrupted?) of training inputs with these numbers, in the random order of
+    the split.
 
     uniform      the first int(xi n) examples draw a label from all p classes, the true one included, so that the share of
                  wrong labels is xi (1 - 1/p)       (To grok or not to grok, section 2, and its code)
@@ -34,12 +39,18 @@ def corrupt(
         wrong = (true + 1 + rng.integers(0, task.p - 1, len(numbers))) % task.p
     elif rule == "symmetric":
         pair = np.sort(inputs, axis=0)
-        _, first, group = np.unique(np.ravel_multi_index(pair, (task.p,) * task.terms), return_index=True, return_inverse=True)
+        _, first, group = np.unique(
+            np.ravel_multi_index(pair, (task.p,) * task.terms),
+            return_index=True,
+            return_inverse=True,
+        )
         rank = first[group]  # of the pair's first example in the split
         wrong = wrong[rank]
     elif rule == "subtraction":
         wrong = (inputs[0] - inputs[1]) % task.p
     count = int(fraction * len(numbers))
-    limit = np.sort(rank)[count] if count < len(rank) else len(rank)  # count, unless it would part a pair
+    limit = (
+        np.sort(rank)[count] if count < len(rank) else len(rank)
+    )  # count, unless it would part a pair
     corrupted = rank < limit
     return np.where(corrupted, wrong, true), corrupted

@@ -1,6 +1,8 @@
-"""In-context modular maps: sequences x1 y1 z1 x2 y2 z2 ... with z = (a x + b y) mod p, the task (a, b) never shown.
+"""In-context modular maps: sequences x1 y1 z1 x2 y2 z2 ... with z = (a x + b y) mod p, the task (a,
+b) never shown.
 
-Tasks are rows (a, b); inputs are pairs (x, y); a sequence of `shots` pairs has 3 shots tokens, number k being token k.
+Tasks are rows (a, b); inputs are pairs (x, y); a sequence of `shots` pairs has 3 shots tokens,
+number k being token k.
 Source: He, Doshi, Das, Gromov, Learning to grok, arXiv 2406.02550.
 """
 
@@ -26,10 +28,12 @@ def random_tasks(p: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def rectangle_tasks(p: int, base: int, rng: np.random.Generator, restarts: int = 200) -> np.ndarray:
-    """4 base tasks in rectangles: for every base task (a, b) also (a, v), (u, b), (u, v), all new; shape (4 base, 2).
+    """4 base tasks in rectangles: for every base task (a, b) also (a, v), (u, b), (u, v), all new;
+    shape (4 base, 2).
 
-    u avoids a and b, v avoids a, b and u, as in the authors' code. There a rejected draw is repeated without limit; here
-    the free (u, v) are listed and one is drawn, and when there is none the whole selection starts again.
+    u avoids a and b, v avoids a, b and u, as in the authors' code. There a rejected draw is
+    repeated without limit; here the free (u, v) are listed and one is drawn, and when there is none
+    the whole selection starts again.
     Raises TaskError when `restarts` selections fail, or 4 base > p^2.
     """
     if not 1 <= 4 * base <= p * p:
@@ -40,7 +44,16 @@ def rectangle_tasks(p: int, base: int, rng: np.random.Generator, restarts: int =
         taken = np.zeros((p, p), dtype=bool)
         taken[tuple(np.transpose(chosen))] = True
         for a, b in chosen[:base]:
-            free = (u != v) & (u != a) & (u != b) & (v != a) & (v != b) & ~taken[a][None, :] & ~taken[:, b][:, None] & ~taken
+            free = (
+                (u != v)
+                & (u != a)
+                & (u != b)
+                & (v != a)
+                & (v != b)
+                & ~taken[a][None, :]
+                & ~taken[:, b][:, None]
+                & ~taken
+            )
             options = np.argwhere(free)
             if len(options) == 0:
                 break
@@ -70,17 +83,31 @@ class InContextData:
     replace: bool = True
 
     @classmethod
-    def make(cls, p: int, shots: int, tasks: int, alpha: float, rng, rule: str = "rectangle", replace: bool = True):
-        """Draw tasks ("rectangle", 4 to a base task, or "random") and split the p^2 inputs: round(alpha p^2) to train.
+    def make(
+        cls,
+        p: int,
+        shots: int,
+        tasks: int,
+        alpha: float,
+        rng,
+        rule: str = "rectangle",
+        replace: bool = True,
+    ):
+        """Draw tasks ("rectangle", 4 to a base task, or "random") and split the p^2 inputs:
+        round(alpha p^2) to train.
 
-        Raises TaskError for a composite p, an impossible number of tasks, or a pool too small for a row.
-        """
+        Raises TaskError for a composite p, an impossible number of tasks, or a pool too small for a
+        row."""
         require_prime(p, "the in-context task")
         if rule not in ("rectangle", "random"):
             raise TaskError(f"unknown selection rule {rule!r}: choose rectangle or random")
         if rule == "rectangle" and tasks % 4:
             raise TaskError(f"the rectangle rule makes tasks by fours, not {tasks}")
-        chosen = rectangle_tasks(p, tasks // 4, rng) if rule == "rectangle" else random_tasks(p, tasks, rng)
+        chosen = (
+            rectangle_tasks(p, tasks // 4, rng)
+            if rule == "rectangle"
+            else random_tasks(p, tasks, rng)
+        )
         held_out = np.setdiff1d(np.arange(p * p), chosen @ [p, 1])
         if len(held_out) == 0:
             raise TaskError(f"{tasks} tasks mod {p} leave none to hold out")
@@ -88,7 +115,9 @@ class InContextData:
         order = all_pairs(p)[rng.permutation(p * p)]
         count = round(alpha * p * p)
         if min(count, p * p - count) < (1 if replace else shots):
-            raise TaskError(f"--alpha {alpha} leaves {count} train and {p * p - count} test inputs, too few for {shots} shots")
+            raise TaskError(
+                f"--alpha {alpha} leaves {count} train and {p * p - count} test inputs, too few for {shots} shots"
+            )
         return cls(p, shots, chosen, all_pairs(p)[held_out], order[:count], order[count:], replace)
 
     def draw_pairs(self, pool: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
@@ -98,7 +127,8 @@ class InContextData:
         return pool[np.argsort(rng.random((rows, len(pool))), axis=1)[:, : self.shots]]
 
     def sequences(self, tasks: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        """Tokens (tasks rows, 3 shots): every task gets the same rows of pairs, task-major (the paper's batches)."""
+        """Tokens (tasks rows, 3 shots): every task gets the same rows of pairs, task-major (the
+        paper's batches)."""
         z = np.einsum("tc,rsc->trs", tasks, pairs) % self.p
         xy = np.broadcast_to(pairs, (len(tasks), *pairs.shape))
         return np.concatenate([xy, z[..., None]], axis=-1).reshape(len(tasks) * len(pairs), -1)
@@ -108,8 +138,11 @@ class InContextData:
         return self.sequences(self.id_tasks, self.draw_pairs(self.train_pool, rows, rng))
 
 
-def phase(id_train: float, id_test: float, ood_train: float, ood_test: float, high: float = 0.75) -> str:
-    """The paper's four phases from last-shot accuracies; `high` is our threshold (the paper states none)."""
+def phase(
+    id_train: float, id_test: float, ood_train: float, ood_test: float, high: float = 0.75
+) -> str:
+    """The paper's four phases from last-shot accuracies; `high` is our threshold (the paper states
+    none)."""
     if id_train < high:
         return "untrained"
     if ood_train < high:
@@ -117,7 +150,7 @@ def phase(id_train: float, id_test: float, ood_train: float, ood_test: float, hi
     return "o.o.d. generalization" if min(id_test, ood_test) >= high else "o.o.d. memorization"
 
 
-# -- reference solvers: (p, X (R, k, n), Z (R, k), queries (R, n)) -> (answers (R,), known? (R,)) -------------------------------
+# -- reference solvers: (p, X (R, k, n), Z (R, k), queries (R, n)) -> (answers (R,), known? (R,)) --
 
 
 def inverses(p: int) -> np.ndarray:
@@ -125,13 +158,18 @@ def inverses(p: int) -> np.ndarray:
     return np.array([pow(u, p - 2, p) if u else 0 for u in range(p)])
 
 
-def ratio_matching(p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """If the query is c times an example, answer c z: one division, one multiplication. Query 0: answer 0.
+def ratio_matching(
+    p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """If the query is c times an example, answer c z: one division, one multiplication. Query 0:
+    answer 0.
 
-    Two vectors are parallel when x_i q_j = x_j q_i for all i, j; c comes from the first coordinate where x_i != 0.
-    """
+    Two vectors are parallel when x_i q_j = x_j q_i for all i, j; c comes from the first coordinate
+    where x_i != 0."""
     inverse = inverses(p)
-    cross = X[:, :, :, None] * queries[:, None, None, :] - X[:, :, None, :] * queries[:, None, :, None]
+    cross = (
+        X[:, :, :, None] * queries[:, None, None, :] - X[:, :, None, :] * queries[:, None, :, None]
+    )
     match = (cross % p == 0).all(axis=(-1, -2)) & X.any(axis=-1)
     zero = ~queries.any(axis=-1)
     if not X.shape[1]:
@@ -139,13 +177,18 @@ def ratio_matching(p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray) ->
     at = np.arange(len(X)), match.argmax(axis=1)
     example = X[at]
     coordinate = (example != 0).argmax(axis=-1)[:, None]
-    c = np.take_along_axis(queries, coordinate, 1)[:, 0] * inverse[np.take_along_axis(example, coordinate, 1)[:, 0]]
+    c = (
+        np.take_along_axis(queries, coordinate, 1)[:, 0]
+        * inverse[np.take_along_axis(example, coordinate, 1)[:, 0]]
+    )
     return np.where(zero, 0, c * Z[at]) % p, match.any(axis=1) | zero
 
 
-def modular_regression(p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian elimination of [X | Z] over GF(p), any number of variables: the query is answered when it lies in the span
-    of the examples, as the same combination of their answers."""
+def modular_regression(
+    p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gaussian elimination of [X | Z] over GF(p), any number of variables: the query is answered
+    when it lies in the span of the examples, as the same combination of their answers."""
     inverse = inverses(p)
     rows = np.concatenate([X, Z[..., None]], axis=-1) % p  # (R, k, n + 1)
     query = np.concatenate([queries, np.zeros((len(queries), 1), queries.dtype)], axis=-1) % p
@@ -165,8 +208,11 @@ def modular_regression(p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray
     return -query[:, -1] % p, (query[:, :-1] == 0).all(axis=1)
 
 
-def retrieval(p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A learner that knows its pre-training tasks only: those that agree with most examples vote on the query."""
+def retrieval(
+    p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray, tasks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A learner that knows its pre-training tasks only: those that agree with most examples vote on
+    the query."""
     agreements = ((X @ tasks.T % p) == Z[..., None]).sum(axis=1)  # (R, T)
     best = agreements == agreements.max(axis=1, keepdims=True)
     answers = queries @ tasks.T % p
@@ -186,7 +232,11 @@ def exact_accuracy(p: int, k: int) -> dict[str, float]:
     optimal  P2 + P1 [1/p + (1 - 1/p)/p] + P0 [1/p^2 + (1 - 1/p^2)/p],  P0 = p^-2k,  P1 = (p^k - 1)(p + 1)/p^2k
     ratio_coverage  c = p^-2 [k >= 1] + (1 - p^-2)(1 - (1 - (p-1)/p^2)^k);   ratio_matching = c + (1 - c)/p
     """
-    p0, p1, p2 = p ** (-2 * k), (p**k - 1) * (p + 1) / p ** (2 * k), (1 - p**-k) * (1 - p ** (1 - k))
+    p0, p1, p2 = (
+        p ** (-2 * k),
+        (p**k - 1) * (p + 1) / p ** (2 * k),
+        (1 - p**-k) * (1 - p ** (1 - k)),
+    )
     coverage = (k >= 1) / p**2 + (1 - p**-2) * (1 - (1 - (p - 1) / p**2) ** k)
     optimal = p2 + p1 * (1 / p + (1 - 1 / p) / p) + p0 * (1 / p**2 + (1 - 1 / p**2) / p)
     matching = coverage + (1 - coverage) / p

@@ -1,7 +1,8 @@
-"""Modular arithmetic as data: the table of any function of (n_1, ..., n_S) mod p, and its split into train and test.
+"""Modular arithmetic as data: the table of any function of (n_1, ..., n_S) mod p, and its split
+into train and test.
 
-Inputs are numbered 0 .. p^S - 1 in lexicographic order, so a table of any size can be walked in chunks.
-"""
+Inputs are numbered 0 .. p^S - 1 in lexicographic order, so a table of any size can be walked in
+chunks."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +29,8 @@ def require_prime(p: int, why: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Circle:
-    """Coordinates in which a task is a sum on a circle: answer = h((g_1(n_1) + ... + g_S(n_S)) mod period).
+    """Coordinates in which a task is a sum on a circle: answer = h((g_1(n_1) + ... + g_S(n_S)) mod
+    period).
 
     positions   (S, p): g_s(n) in 0..period-1, or -1 where n is not on the circle (a zero factor)
     answers     (period,): h(t), the answer at position t
@@ -75,6 +77,15 @@ class ModularTask:
             raise TaskError(f"a task needs at least 1 term, not {self.terms}")
 
     @property
+    def wave_order(self) -> np.ndarray | None:
+        """The order of inputs and classes along which neurons that generalise are waves: as they
+        stand (None) for sums, powers of a primitive root for products and quotients, which are sums
+        of discrete logarithms. Raises TaskError where no such order is known."""
+        if self.circle is None:
+            raise TaskError(f"{self.name}: no order is known along which its neurons are waves")
+        return None if self.circle.period == self.p else self.circle.answers
+
+    @property
     def size(self) -> int:
         """Number of inputs, p^S, defined or not."""
         return self.p**self.terms
@@ -93,16 +104,21 @@ class ModularTask:
         return np.where(self.defined(n), self.labels(n), -1).reshape((self.p,) * self.terms)
 
     def split(self, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the training and of the test inputs, in random order: the first int(fraction size) train.
+        """Numbers of the training and of the test inputs, in random order: the first int(fraction
+        size) train.
 
-        Source: d-doshi/Grokking (int(alpha p^2) of one random order). Raises TaskError when either part is empty.
-        """
+        Source: d-doshi/Grokking (int(alpha p^2) of one random order). Raises TaskError when either
+        part is empty."""
         if not 0 < fraction < 1:
-            raise TaskError(f"the training fraction must lie strictly between 0 and 1, not {fraction}")
+            raise TaskError(
+                f"the training fraction must lie strictly between 0 and 1, not {fraction}"
+            )
         order = rng.permutation(np.flatnonzero(self.defined(self.inputs(np.arange(self.size)))))
         count = int(fraction * len(order))
         if count in (0, len(order)):
-            raise TaskError(f"a training fraction of {fraction} leaves {count} of {len(order)} inputs to train on")
+            raise TaskError(
+                f"a training fraction of {fraction} leaves {count} of {len(order)} inputs to train on"
+            )
         return order[:count], order[count:]
 
 
@@ -113,17 +129,21 @@ def addition(p: int, coefficients: tuple[int, ...] = (1, 1)) -> ModularTask:
     for c in coefficients:
         if c % p == 0:
             raise TaskError(f"coefficient {c} is 0 mod {p}: that input would not matter")
-    return replace(separable(p, [[c * n % p for n in range(p)] for c in coefficients]), name="addition")
+    return replace(
+        separable(p, [[c * n % p for n in range(p)] for c in coefficients]), name="addition"
+    )
 
 
 def separable(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
-    """h(g_1(n_1) + ... + g_S(n_S)) mod p for any functions given as tables: g (S, p), h (p,), the identity by default."""
+    """h(g_1(n_1) + ... + g_S(n_S)) mod p for any functions given as tables: g (S, p), h (p,), the
+    identity by default."""
     circle = Circle(p, np.asarray(tables) % p, np.arange(p) if h is None else np.asarray(h) % p)
     return ModularTask("separable", p, len(circle.positions), circle.answer, circle=circle)
 
 
 def product(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
-    """h(g_1(n_1) g_2(n_2) ...) mod p, g (S, p) and h (p,): on the nonzero values a sum of discrete logarithms mod p - 1."""
+    """h(g_1(n_1) g_2(n_2) ...) mod p, g (S, p) and h (p,): on the nonzero values a sum of discrete
+    logarithms mod p - 1."""
     require_prime(p, "multiplication")
     log, h = discrete_log(p), np.arange(p) if h is None else np.asarray(h) % p
     circle = Circle(p - 1, log[np.asarray(tables) % p], h[np.argsort(log)[1:]], int(h[0]))
@@ -131,13 +151,15 @@ def product(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
 
 
 def primitive_root(p: int) -> int:
-    """The smallest g whose powers run through 1..p-1: g^((p-1)/r) != 1 mod p for every prime r that divides p - 1."""
+    """The smallest g whose powers run through 1..p-1: g^((p-1)/r) != 1 mod p for every prime r that
+    divides p - 1."""
     factors = [r for r in range(2, p) if (p - 1) % r == 0 and is_prime(r)]
     return next(g for g in range(1, p) if all(pow(g, (p - 1) // r, p) != 1 for r in factors))
 
 
 def discrete_log(p: int) -> np.ndarray:
-    """lg (p,) with g^lg[x] = x mod p for the smallest primitive root g and x in 1..p-1; lg[0] = -1."""
+    """lg (p,) with g^lg[x] = x mod p for the smallest primitive root g and x in 1..p-1; lg[0] =
+    -1."""
     g, log, x = primitive_root(p), np.full(p, -1), 1
     for t in range(p - 1):
         log[x], x = t, x * g % p
@@ -146,7 +168,8 @@ def discrete_log(p: int) -> np.ndarray:
 
 def subtraction(p: int) -> ModularTask:
     """(n_1 - n_2) mod p"""
-    return ModularTask("subtraction", p, 2, lambda n: n[0] - n[1])
+    n = np.arange(p)
+    return replace(separable(p, [n, -n]), name="subtraction")
 
 
 def powers(p: int, exponent: int) -> np.ndarray:
@@ -155,7 +178,8 @@ def powers(p: int, exponent: int) -> np.ndarray:
 
 
 def multiplication(p: int, exponents: tuple[int, ...] = (1, 1)) -> ModularTask:
-    """n_1^a_1 n_2^a_2 ... mod p, exponents >= 1. Raises TaskError unless p is prime (Z_p^* must be cyclic)."""
+    """n_1^a_1 n_2^a_2 ... mod p, exponents >= 1. Raises TaskError unless p is prime (Z_p^* must be
+    cyclic)."""
     if min(exponents) < 1:
         raise TaskError(f"exponents must be at least 1, not {min(exponents)}")
     return replace(product(p, [powers(p, a) for a in exponents]), name="multiplication")
@@ -164,14 +188,18 @@ def multiplication(p: int, exponents: tuple[int, ...] = (1, 1)) -> ModularTask:
 def division(p: int) -> ModularTask:
     """n_1 / n_2 mod p = n_1 n_2^(p-2) for n_2 != 0 (Fermat). Raises TaskError unless p is prime."""
     require_prime(p, "division")
-    inverse = powers(p, p - 2)
-    return ModularTask("division", p, 2, lambda n: n[0] * inverse[n[1]], lambda n: n[1] != 0)
+    task = product(p, [powers(p, 1), powers(p, p - 2)])
+    return replace(task, name="division", defined=lambda n: n[1] != 0)
 
 
-def polynomial(p: int, monomials: dict[tuple[int, ...], int], name: str = "polynomial") -> ModularTask:
+def polynomial(
+    p: int, monomials: dict[tuple[int, ...], int], name: str = "polynomial"
+) -> ModularTask:
     """sum of c n_1^a_1 n_2^a_2 ... mod p for {(a_1, a_2, ...): c}; 0^0 = 1."""
     if not monomials or len({len(a) for a in monomials}) != 1 or min(min(a) for a in monomials) < 0:
-        raise TaskError("a polynomial needs monomials {(a_1, ..., a_S): c} with one exponent >= 0 per variable")
+        raise TaskError(
+            "a polynomial needs monomials {(a_1, ..., a_S): c} with one exponent >= 0 per variable"
+        )
 
     tables = [(c % p, [powers(p, a) for a in exponents]) for exponents, c in monomials.items()]
 

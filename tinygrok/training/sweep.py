@@ -1,9 +1,10 @@
-"""Sweeps: many packs of points, in this process or on any executor, resumable and safe against dying workers.
+"""Sweeps: many packs of points, in this process or on any executor, resumable and safe against
+dying workers.
 
-Every finished pack is one file, written by the worker that finished it under a temporary name and renamed. A sweep that
-starts again lists the files and runs what is missing; nothing that was finished is lost or run twice. Workers on other
-machines must see the same folder (a shared file system), as usual on a cluster.
-"""
+Every finished pack is one file, written by the worker that finished it under a temporary name and
+renamed. A sweep that starts again lists the files and runs what is missing; nothing that was
+finished is lost or run twice. Workers on other machines must see the same folder (a shared file
+system), as usual on a cluster."""
 
 import hashlib
 import json
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
 from pathlib import Path
 
-from .engine.errors import InputError
+from ..engine.errors import InputError
 
 TRIES = 5  # broken pools in a row, with no pack finished in between, before the sweep gives up
 
@@ -63,12 +64,12 @@ def sweep(
     packs     lists of points; a point is a dictionary that JSON can hold
     run       pack -> one result (a JSON-able dictionary) per point; picklable where an executor is used
     executor  None: this process. An Executor: ProcessPoolExecutor, dask.distributed.Client(...).get_executor(),
-              mpi4py.futures.MPIPoolExecutor. A function that makes one: then a pool broken by a dying worker is made
-              anew, and only unfinished packs go to it.
+              mpi4py.futures.MPIPoolExecutor. A function that makes one: then a pool broken by a
+              dying worker is made anew, and only unfinished packs go to it.
     on_done   called with (packs finished, packs in all), also for those found finished
 
-    Raises SweepError when a pack raised, after the others have finished (InputError passes at once), or when workers kept
-    dying; what is finished stays on disk.
+    Raises SweepError when a pack raised, after the others have finished (InputError passes at
+    once), or when workers kept dying; what is finished stays on disk.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,9 @@ def sweep(
         except (BrokenExecutor, InputError):
             raise
         except Exception as error:
-            failed.append(f"the pack that begins with {packs[i][0]} failed: {type(error).__name__}: {error}")
+            failed.append(
+                f"the pack that begins with {packs[i][0]} failed: {type(error).__name__}: {error}"
+            )
 
     if executor is None:
         for i in todo:
@@ -117,7 +120,9 @@ def sweep(
             todo = [i for i in todo if results[i] is None]
             tries = 1 if done > before else tries + 1
             if pool is executor or tries >= TRIES:
-                raise SweepError(f"workers died ({error}); {done} of {len(packs)} packs are finished in {out}") from error
+                raise SweepError(
+                    f"workers died ({error}); {done} of {len(packs)} packs are finished in {out}"
+                ) from error
         finally:
             if pool is not executor:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -127,8 +132,8 @@ def sweep(
 
 
 def exit_with_parent() -> None:
-    """Initializer of worker processes: end when the driver is gone, however it went. Without it the workers of a killed
-    driver finish their queue and then sleep for ever."""
+    """Initializer of worker processes: end when the driver is gone, however it went. Without it the
+    workers of a killed driver finish their queue and then sleep for ever."""
     parent = multiprocessing.parent_process()
 
     def watch():

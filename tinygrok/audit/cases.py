@@ -1,18 +1,19 @@
-"""What the auditor checks: a Case for every operation, with and without the ensemble axis, and for every model."""
+"""What the auditor checks: a Case for every operation, with and without the ensemble axis, and for
+every model."""
 
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
-from .audit import Case, cpu_device
-from .criticality.autoinit import jacobian_loss, sphere
-from .engine import gemm, kernels
-from .engine.rng import mask_keys
-from .models.chain import Chain
-from .models.gpt import GPT, Tokens
-from .models.mlp import TwoLayerNet
-from .ops import activation, attention, conv, dropout, embedding, linear, loss, norm
+from ..criticality.autoinit import jacobian_loss, sphere
+from ..engine import gemm, kernels
+from ..engine.rng import mask_keys
+from ..models.chain import Chain
+from ..models.gpt import GPT, Tokens
+from ..models.mlp import TwoLayerNet
+from ..ops import activation, attention, conv, dropout, embedding, linear, loss, norm
+from .checker import Case, cpu_device
 
 DEV = cpu_device()
 COMPLEX = cpu_device("complex128")
@@ -29,10 +30,14 @@ def _rng(name: str) -> np.random.Generator:
 
 def _normal(name: str, **shapes) -> dict[str, np.ndarray]:
     rng = _rng(name)
-    return {k: rng.standard_normal(s).round(1) for k, s in shapes.items()}  # one decimal: easy to follow by hand
+    return {
+        k: rng.standard_normal(s).round(1) for k, s in shapes.items()
+    }  # one decimal: easy to follow by hand
 
 
-def _case(name: str, inputs: dict, run: Callable, back: Callable, source: tuple, analytic=True) -> Case:
+def _case(
+    name: str, inputs: dict, run: Callable, back: Callable, source: tuple, analytic=True
+) -> Case:
     """run(tensors) -> (output, cache);  back(cotangent, cache, g) writes the gradients, into g or its arrays."""
 
     def backward(t, v):
@@ -44,11 +49,21 @@ def _case(name: str, inputs: dict, run: Callable, back: Callable, source: tuple,
 
 
 def _plain(name: str, module, which: str, inputs: dict, *settings, analytic=True) -> Case:
-    """WHICH_forward(dev, x, *parameters, *settings) and WHICH_backward(dev, dy, cache, *gradients of the parameters) -> dx"""
-    forward, back = (getattr(module, f"{which}_{direction}") for direction in ("forward", "backward"))
+    """WHICH_forward(dev, x, *parameters, *settings) and WHICH_backward(dev, dy, cache, *gradients
+    of the parameters) -> dx"""
+    forward, back = (
+        getattr(module, f"{which}_{direction}") for direction in ("forward", "backward")
+    )
 
     write = lambda dy, cache, g: g.update(x=back(DEV, dy, cache, *[g[k] for k in g if k != "x"]))  # noqa: E731
-    return _case(name, inputs, lambda t: forward(_dev(t), *t.values(), *settings), write, (forward, back), analytic)
+    return _case(
+        name,
+        inputs,
+        lambda t: forward(_dev(t), *t.values(), *settings),
+        write,
+        (forward, back),
+        analytic,
+    )
 
 
 def _gemm(name: str, ta: bool, tb: bool) -> Case:
@@ -84,12 +99,15 @@ ANALYTIC = ("identity", "square", "power3", "power4", "tanh", "gelu_tanh")
 
 
 def _activation(name: str, kind: str) -> Case:
-    x = _rng(name).uniform(0.1, 2.0, (2, 3)).round(1) * _rng(name).choice([-1, 1], (2, 3))  # away from the kink of ReLU
+    x = _rng(name).uniform(0.1, 2.0, (2, 3)).round(1) * _rng(name).choice(
+        [-1, 1], (2, 3)
+    )  # away from the kink of ReLU
     return _plain(name, activation, "activation", {"x": x}, kind, analytic=kind in ANALYTIC)
 
 
 def _second(name: str, kind: str) -> Case:
-    """The second derivative is the derivative of the first: forward is f'(x), backward uses f''(x)."""
+    """The second derivative is the derivative of the first: forward is f'(x), backward uses
+    f''(x)."""
     case = _activation(name, kind)
 
     def run(t):
@@ -106,12 +124,18 @@ def _dropout(name: str) -> Case:
         return dropout.dropout_forward(_dev(t), t["x"], 0.4, keys, mask=DEV.empty(t["x"].shape))
 
     back = lambda dy, cache, g: g.update(x=dropout.dropout_backward(DEV, dy, cache))  # noqa: E731
-    return _case(name, _normal(name, x=(2, 4, 3)), run, back, (dropout.dropout_forward, dropout.dropout_backward))
+    return _case(
+        name,
+        _normal(name, x=(2, 4, 3)),
+        run,
+        back,
+        (dropout.dropout_forward, dropout.dropout_backward),
+    )
 
 
 def _batchnorm(name: str, lead: tuple[int, ...], train: bool, weighted: bool = False) -> Case:
     B, N = 5, 3
-    inputs = _normal(name, x=(*lead, B, N), gamma=(*lead, N), beta=(*lead, N))
+    inputs = _normal(name, x=(*lead, B, N), gain=(*lead, N), shift=(*lead, N))
     mean, var = _rng(name).uniform(0.5, 1.5, (2, *lead, N))
     weight = _rng(name).uniform(0.5, 2.0, (*lead, B)) if weighted else None
 
@@ -119,23 +143,35 @@ def _batchnorm(name: str, lead: tuple[int, ...], train: bool, weighted: bool = F
         d = _dev(t)
         dtype = d.dtype
         running = mean.astype(dtype), var.astype(dtype)  # copies: training moves them
-        return norm.batchnorm_forward(d, t["x"], t["gamma"], t["beta"], *running, train, weight)
+        return norm.batchnorm_forward(d, t["x"], t["gain"], t["shift"], *running, train, weight)
 
-    back = lambda dy, cache, g: g.update(x=norm.batchnorm_backward(DEV, dy, cache, g["gamma"], g["beta"]))  # noqa: E731
+    back = lambda dy, cache, g: g.update(
+        x=norm.batchnorm_backward(DEV, dy, cache, g["gain"], g["shift"])
+    )  # noqa: E731
     return _case(name, inputs, run, back, (norm.batchnorm_forward, norm.batchnorm_backward))
 
 
 def _loss(name: str, kind: str, lead: tuple[int, ...], weighted: bool) -> Case:
     B, C = 4, 3
     target = _rng(name).integers(0, C, (*lead, B))
-    weight = _rng(name).choice([0.0, 0.5, 1.0, 2.0], (*lead, B)) + np.eye(B)[0] if weighted else None
+    weight = (
+        _rng(name).choice([0.0, 0.5, 1.0, 2.0], (*lead, B)) + np.eye(B)[0] if weighted else None
+    )
     forward, backward = loss.LOSSES[kind]
     run = lambda t: forward(_dev(t), t["logits"], target, weight)  # noqa: E731
     back = lambda dy, cache, g: g.update(logits=backward(DEV, dy, cache))  # noqa: E731
     return _case(name, _normal(name, logits=(*lead, B, C)), run, back, (forward, backward))
 
 
-def _two_layer(name: str, lead: tuple[int, ...], kind: str, terms: int = 2, rate=0.0, size=(4, 3, 6), batchnorm=False) -> Case:
+def _two_layer(
+    name: str,
+    lead: tuple[int, ...],
+    kind: str,
+    terms: int = 2,
+    rate=0.0,
+    size=(4, 3, 6),
+    batchnorm=False,
+) -> Case:
     P, N, B = size
     net = TwoLayerNet(P, N, terms, kind, batchnorm=batchnorm)
     rows = embedding.RowIndex(DEV, _rng(name).integers(0, P, (terms, B)), P)
@@ -148,30 +184,63 @@ def _two_layer(name: str, lead: tuple[int, ...], kind: str, terms: int = 2, rate
         return net.forward(d, {**t, **buffers}, rows, True, dropout)
 
     inputs = _normal(name, **{k: (*lead, *s) for k, s in net.shapes.items()})
-    return _case(name, inputs, run, partial(net.backward, DEV), (TwoLayerNet.forward, TwoLayerNet.backward), kind in ANALYTIC)
+    return _case(
+        name,
+        inputs,
+        run,
+        partial(net.backward, DEV),
+        (TwoLayerNet.forward, TwoLayerNet.backward),
+        kind in ANALYTIC,
+    )
 
 
 def _rotary(name: str, lead: tuple[int, ...]) -> Case:
     def run(t):
-        return attention.rotary_forward(_dev(t), t["x"], attention.rotary_table_host(_dev(t), 3, 4, 2, base=10.0))
+        return attention.rotary_forward(
+            _dev(t), t["x"], attention.rotary_table_host(_dev(t), 3, 4, 2, base=10.0)
+        )
 
     back = lambda dy, cache, g: g.update(x=attention.rotary_backward(DEV, dy, cache))  # noqa: E731
-    return _case(name, _normal(name, x=(*lead, 2, 3, 8)), run, back, (attention.rotary_forward, attention.rotary_backward))
+    return _case(
+        name,
+        _normal(name, x=(*lead, 2, 3, 8)),
+        run,
+        back,
+        (attention.rotary_forward, attention.rotary_backward),
+    )
 
 
-def _attention(name: str, lead: tuple[int, ...], queries=range(4), causal: bool = True, fused: bool = False) -> Case:
+def _attention(
+    name: str, lead: tuple[int, ...], queries=range(4), causal: bool = True, fused: bool = False
+) -> Case:
     T, C, heads = 4, 4, 2
-    inputs = {"qkv": (*lead, 2, T, 3 * C)} if fused else {k: (*lead, 2, T if k != "q" else len(queries), C) for k in "qkv"}
+    inputs = (
+        {"qkv": (*lead, 2, T, 3 * C)}
+        if fused
+        else {k: (*lead, 2, T if k != "q" else len(queries), C) for k in "qkv"}
+    )
 
     def parts(t):
-        return [t["qkv"][..., j * C : (j + 1) * C] for j in range(3)] if fused else [t[k] for k in "qkv"]
+        return (
+            [t["qkv"][..., j * C : (j + 1) * C] for j in range(3)]
+            if fused
+            else [t[k] for k in "qkv"]
+        )
 
     def run(t):
         mask = attention.causal_mask_host(_dev(t), queries, T) if causal else None
-        return attention.attention_forward(_dev(t), *parts({k: x.copy() for k, x in t.items()}), heads, mask)
+        return attention.attention_forward(
+            _dev(t), *parts({k: x.copy() for k, x in t.items()}), heads, mask
+        )
 
     back = lambda dy, cache, g: attention.attention_backward(DEV, dy, cache, *parts(g))  # noqa: E731
-    return _case(name, _normal(name, **inputs), run, back, (attention.attention_forward, attention.attention_backward))
+    return _case(
+        name,
+        _normal(name, **inputs),
+        run,
+        back,
+        (attention.attention_forward, attention.attention_backward),
+    )
 
 
 def _gpt(name: str, lead: tuple[int, ...], net: GPT, positions=None) -> Case:
@@ -179,38 +248,109 @@ def _gpt(name: str, lead: tuple[int, ...], net: GPT, positions=None) -> Case:
 
     inputs = _normal(name, **{k: (*lead, *s) for k, s in net.shapes.items()})
     run = lambda t: net.forward(_dev(t), t, tokens)  # noqa: E731
-    return _case(name, inputs, run, partial(net.backward, DEV), (GPT.forward, GPT.backward), net.activation in ANALYTIC)
+    return _case(
+        name,
+        inputs,
+        run,
+        partial(net.backward, DEV),
+        (GPT.forward, GPT.backward),
+        net.activation in ANALYTIC,
+    )
 
 
 CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every kind of operation
-    "norms": ((3,), [
-        ("a", (("linear", "a", 3, 4),)),
-        ("b", (("residual", "b", 0.7, (("layernorm", "n", 4), ("act", "gelu_tanh"), ("linear", "w", 4, 4))),)),
-        ("c", (("residual", "c", 1.0, (("batchnorm", "m", 4), ("act", "tanh"), ("linear", "v", 4, 4))), ("layernorm", "o", 4))),
-        ("d", (("scale", "s", 4, 0.5, True), ("linear", "d", 4, 2))),
-    ]),
-    "tokens": ((4, 4, 2), [
-        ("a", (("conv", "a", 2, 3, 2, 2, 0), ("reshape", -1, 3))),
-        ("b", (("residual", "b", 0.9, (("swap",), ("linear", "w", 4, 4), ("swap",), ("scale", "s", 3, 0.5, False))),)),
-        ("c", (("act", "tanh"), ("reshape", 2, 2, 3), ("avgpool", 2, 1), ("reshape", -1), ("linear", "c", 6, 2))),
-    ]),
-    "vgg": ((4, 4, 1), [
-        ("a", (("conv", "a", 1, 2, 3, 1, 1), ("act", "gelu"), ("batchnorm", "n", 2))),
-        ("b", (("act", "gelu"), ("maxpool", 2), ("conv", "b", 2, 2, 3, 1, 1))),
-        ("c", (("act", "tanh"), ("reshape", -1), ("linear", "c", 8, 2))),
-    ]),
-}  # fmt: skip
+    "norms": (
+        (3,),
+        [
+            ("a", (("linear", "a", 3, 4),)),
+            (
+                "b",
+                (
+                    (
+                        "residual",
+                        "b",
+                        0.7,
+                        (("layernorm", "n", 4), ("act", "gelu_tanh"), ("linear", "w", 4, 4)),
+                    ),
+                ),
+            ),
+            (
+                "c",
+                (
+                    (
+                        "residual",
+                        "c",
+                        1.0,
+                        (("batchnorm", "m", 4), ("act", "tanh"), ("linear", "v", 4, 4)),
+                    ),
+                    ("layernorm", "o", 4),
+                ),
+            ),
+            ("d", (("scale", "s", 4, 0.5, True), ("linear", "d", 4, 2))),
+        ],
+    ),
+    "tokens": (
+        (4, 4, 2),
+        [
+            ("a", (("conv", "a", 2, 3, 2, 2, 0), ("reshape", -1, 3))),
+            (
+                "b",
+                (
+                    (
+                        "residual",
+                        "b",
+                        0.9,
+                        (
+                            ("swap",),
+                            ("linear", "w", 4, 4),
+                            ("swap",),
+                            ("scale", "s", 3, 0.5, False),
+                        ),
+                    ),
+                ),
+            ),
+            (
+                "c",
+                (
+                    ("act", "tanh"),
+                    ("reshape", 2, 2, 3),
+                    ("avgpool", 2, 1),
+                    ("reshape", -1),
+                    ("linear", "c", 6, 2),
+                ),
+            ),
+        ],
+    ),
+    "vgg": (
+        (4, 4, 1),
+        [
+            ("a", (("conv", "a", 1, 2, 3, 1, 1), ("act", "gelu"), ("batchnorm", "n", 2))),
+            ("b", (("act", "gelu"), ("maxpool", 2), ("conv", "b", 2, 2, 3, 1, 1))),
+            ("c", (("act", "tanh"), ("reshape", -1), ("linear", "c", 8, 2))),
+        ],
+    ),
+}
 
 
 def _chain(name: str, which: str, loss: str | None) -> Case:
-    """The outputs of a chain, or the Jacobian loss of its blocks, which the audit differentiates by all its tensors."""
-    (shape, blocks), probes = CHAINS[which], lambda k, y: [sphere(_rng(f"{name} {k} {i}"), y) for i in range(2)]
+    """The outputs of a chain, or the Jacobian loss of its blocks, which the audit differentiates by
+    all its tensors."""
+    (shape, blocks), probes = (
+        CHAINS[which],
+        lambda k, y: [sphere(_rng(f"{name} {k} {i}"), y) for i in range(2)],
+    )
     net, x = Chain(blocks), _rng(name).standard_normal((3, *shape))
 
     def run(t, g=None):
         d = _dev(t)
-        w = {k: a.astype(d.dtype) for k, a in (net.init_buffers() | t).items()}  # copies: training moves statistics
-        return (jacobian_loss(d, net, w, x.astype(d.dtype), probes, g, loss)[0], t) if loss else net.forward(d, w, x, True)
+        w = {
+            k: a.astype(d.dtype) for k, a in (net.init_buffers() | t).items()
+        }  # copies: training moves statistics
+        return (
+            (jacobian_loss(d, net, w, x.astype(d.dtype), probes, g, loss)[0], t)
+            if loss
+            else net.forward(d, w, x, True)
+        )
 
     def back(dy, t, g):
         run(t, g)
@@ -218,7 +358,14 @@ def _chain(name: str, which: str, loss: str | None) -> Case:
 
     mu = {k: s for k, s in net.buffers.items() if loss and k.endswith(".mu")}
     back = back if loss else partial(net.backward, DEV)
-    return _case(name, _normal(name, **net.shapes, **mu), run, back, (Chain.forward, Chain.backward), which != "vgg")
+    return _case(
+        name,
+        _normal(name, **net.shapes, **mu),
+        run,
+        back,
+        (Chain.forward, Chain.backward),
+        which != "vgg",
+    )
 
 
 def _kinds() -> list[str]:
@@ -228,7 +375,9 @@ def _kinds() -> list[str]:
 BUILDERS: dict[str, Callable[[str], Case]] = {
     "linear": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 3), w=(3, 2), b=(2,))),
     "linear no bias": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 3), w=(3, 2))),
-    "linear ensemble": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 2, 3), w=(2, 3, 2), b=(2, 2))),
+    "linear ensemble": lambda n: _plain(
+        n, linear, "linear", _normal(n, x=(2, 2, 3), w=(2, 3, 2), b=(2, 2))
+    ),
     **{
         f"matmul {'T' if ta else 'N'}{'T' if tb else 'N'}": lambda n, ta=ta, tb=tb: _gemm(n, ta, tb)
         for ta in (False, True)
@@ -239,13 +388,21 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "embedding ensemble": lambda n: _embedding(n, (2,), terms=3),
     "embedding own inputs": lambda n: _embedding(n, (2,), terms=2, own_inputs=True),
     **{f"activation {k}": lambda n, k=k: _activation(n, k) for k in _kinds()},
-    **{f"second {k}": lambda n, k=k: _second(n, k) for k in _kinds() if k not in ("identity", "relu", "leaky_relu")},
+    **{
+        f"second {k}": lambda n, k=k: _second(n, k)
+        for k in _kinds()
+        if k not in ("identity", "relu", "leaky_relu")
+    },
     "dropout": _dropout,
     "batchnorm train": lambda n: _batchnorm(n, (), train=True),
     "batchnorm weighted": lambda n: _batchnorm(n, (2,), train=True, weighted=True),
     "batchnorm eval": lambda n: _batchnorm(n, (), train=False),
-    "layernorm": lambda n: _plain(n, norm, "layernorm", _normal(n, x=(3, 5), gamma=(5,), beta=(5,))),
-    "layernorm no shift": lambda n: _plain(n, norm, "layernorm", _normal(n, x=(2, 3, 5), gamma=(2, 5))),
+    "layernorm": lambda n: _plain(
+        n, norm, "layernorm", _normal(n, x=(3, 5), gain=(5,), shift=(5,))
+    ),
+    "layernorm no shift": lambda n: _plain(
+        n, norm, "layernorm", _normal(n, x=(2, 3, 5), gain=(2, 5))
+    ),
     "scale": lambda n: _plain(n, norm, "scale", _normal(n, x=(2, 3, 4), gain=(2, 4), shift=(2, 4))),
     "softmax": lambda n: _plain(n, loss, "softmax", _normal(n, x=(2, 3))),
     **{
@@ -272,14 +429,26 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "gpt rotary": lambda n: _gpt(n, (), GPT(3, 4, 2, 2, 5), slice(1, None, 2)),
     "gpt learned": lambda n: _gpt(n, (), GPT.numbers(3, 4, 1, 1, 6, activation="gelu_tanh")),
     "gpt digits": lambda n: _gpt(n, (), GPT.base_b(3, 4, 1, 2, 3, 2), (0, 3)),
-    "gpt untied, recompute": lambda n: _gpt(n, (), GPT(3, 4, 2, 1, 5, activation="tanh", tied=False, recompute=True)),
-    "conv": lambda n: _plain(n, conv, "conv", _normal(n, x=(2, 4, 5, 2), w=(3, 3, 2, 3), b=(3,)), 1, 1),
-    "conv stride": lambda n: _plain(n, conv, "conv", _normal(n, x=(1, 4, 5, 1), w=(2, 2, 1, 2), b=(2,)), 2),
+    "gpt untied, recompute": lambda n: _gpt(
+        n, (), GPT(3, 4, 2, 1, 5, activation="tanh", tied=False, recompute=True)
+    ),
+    "conv": lambda n: _plain(
+        n, conv, "conv", _normal(n, x=(2, 4, 5, 2), w=(3, 3, 2, 3), b=(3,)), 1, 1
+    ),
+    "conv stride": lambda n: _plain(
+        n, conv, "conv", _normal(n, x=(1, 4, 5, 1), w=(2, 2, 1, 2), b=(2,)), 2
+    ),
     "maxpool": lambda n: _plain(n, conv, "maxpool", _normal(n, x=(2, 5, 4, 2)), 2, analytic=False),
     "avgpool": lambda n: _plain(n, conv, "avgpool", _normal(n, x=(1, 4, 3, 2)), 2, 3),
     **{f"chain {k}": lambda n, k=k: _chain(n, k, None) for k in CHAINS},
-    **{f"{loss} loss {k}": lambda n, k=k, loss=loss: _chain(n, k, loss) for k in CHAINS for loss in ("log", "square")},
-    "gpt ensemble": lambda n: _gpt(n, (2,), GPT(3, 4, 1, 2, 5, activation="tanh", bias=True), slice(1, 3)),
+    **{
+        f"{loss} loss {k}": lambda n, k=k, loss=loss: _chain(n, k, loss)
+        for k in CHAINS
+        for loss in ("log", "square")
+    },
+    "gpt ensemble": lambda n: _gpt(
+        n, (2,), GPT(3, 4, 1, 2, 5, activation="tanh", bias=True), slice(1, 3)
+    ),
 }
 
 

@@ -4,8 +4,23 @@ from pathlib import Path
 
 import numpy as np
 
-from .plots import GREEN, ORANGE, PURPLE, SHARE, TEST, TRAIN, UNIT, figure, histograms, image, label, lines, panels, save
-from .probes.phases import PHASES
+from ..probes.phases import PHASES
+from .style import (
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SHARE,
+    TEST,
+    TRAIN,
+    UNIT,
+    figure,
+    histograms,
+    image,
+    label,
+    lines,
+    panels,
+    save,
+)
 
 SPLITS = {
     "train": (TRAIN, "train, as given"),
@@ -14,11 +29,18 @@ SPLITS = {
     "uncorrupted": (PURPLE, "uncorrupted"),
     "test": (TEST, "test"),
 }
-PHASE_COLORS = dict(zip(PHASES, ("#e07a5f", "#f2cc8f", "#81b29a", "#3d5a80", "#6d6875", "#c9cbd0", "#000000"), strict=True))
+PHASE_COLORS = dict(
+    zip(
+        PHASES,
+        ("#e07a5f", "#f2cc8f", "#81b29a", "#3d5a80", "#6d6875", "#c9cbd0", "#000000"),
+        strict=True,
+    )
+)
 
 
 def training(history: dict, phases: list[str], path: Path) -> None:
-    """Accuracies and losses of every split, the phase over time, IPR, gradient share and weight norms against steps."""
+    """Accuracies and losses of every split, the phase over time, IPR, gradient share and weight
+    norms against steps."""
     fig = figure(11, 6.5)
     (acc, loss), (ipr, norm) = fig.subplots(2, 2, sharex=True)
     steps = np.asarray(history["step"]) + 1
@@ -26,25 +48,42 @@ def training(history: dict, phases: list[str], path: Path) -> None:
         acc.plot(steps, history[f"{split}_accuracy"], color=color, label=name)
         loss.plot(steps, history[f"{split}_loss"], color=color)
     for i, name in enumerate(phases[:-1]):
-        acc.axvspan(steps[i], steps[i + 1], 1.0, 1.03, color=PHASE_COLORS[name], lw=0, clip_on=False)
+        acc.axvspan(
+            steps[i], steps[i + 1], 1.0, 1.03, color=PHASE_COLORS[name], lw=0, clip_on=False
+        )
     label(acc, xscale="log", ylim=SHARE, ylabel="accuracy (strip: phase)")
     _phase_legend(fig, [name for name in PHASES if name in phases])
     loss.set(yscale="log", ylabel="loss")
     for ax, quantity in ((ipr, "ipr"), (norm, "norm")):
         lines(ax, {name: history[f"{quantity}_{name}"] for name in ("U1", "U2", "W")}, x=steps)
-    ipr.plot(steps, history["gradient_share"], color="0.5", ls=":", label="gradient share of corrupted labels")
-    ipr.plot(steps, history["filtered_test"], color="k", ls="--", label="test accuracy, one frequency a neuron")
+    ipr.plot(
+        steps,
+        history["gradient_share"],
+        color="0.5",
+        ls=":",
+        label="gradient share of corrupted labels",
+    )
+    ipr.plot(
+        steps,
+        history["filtered_test"],
+        color="k",
+        ls="--",
+        label="test accuracy, one frequency a neuron",
+    )
     label(ipr, xlabel="step + 1", ylabel="mean IPR, shares", ylim=SHARE)
     label(norm, xlabel="step + 1", ylabel="weight norm")
     save(fig, path)
 
 
-def neurons(ipr: dict, curves: dict, shares: np.ndarray, filtration: dict, gamma: tuple | None, path: Path) -> None:
-    """IPR histogram (initial, final), pruning curves by order, frequency filtration with its controls, and gamma.
+def neurons(
+    ipr: dict, curves: dict, shares: np.ndarray, filtration: dict, gain: tuple | None, path: Path
+) -> None:
+    """IPR histogram (initial, final), pruning curves by order, frequency filtration with its
+    controls, and gain.
 
     ipr {"initial": (N,), "final": (N,)}; curves {order: {split: (seeds, n)}}, mean and range shown;
     filtration {network: {"G test": (k,), ...}};
-    gamma (IPR, |gamma|, |gamma| |W|) or None.
+    gain (IPR, |gain|, |gain| |W|) or None.
     """
     fig, (hist, first, second, filt, third, last) = panels(6, 3.7, 3.3, 3)
     histograms(hist, ipr, np.linspace(0, 1, 41), ("0.7", TEST), histtype="stepfilled", alpha=0.8)
@@ -53,31 +92,47 @@ def neurons(ipr: dict, curves: dict, shares: np.ndarray, filtration: dict, gamma
         for split in ("train", "corrupted", "uncorrupted", "test"):
             seeds, color = curves[order][split], SPLITS[split][0]
             ax.plot(shares, seeds.mean(axis=0), color=color, label=SPLITS[split][1])
-            ax.fill_between(shares, seeds.min(axis=0), seeds.max(axis=0), color=color, alpha=0.25, lw=0)
+            ax.fill_between(
+                shares, seeds.min(axis=0), seeds.max(axis=0), color=color, alpha=0.25, lw=0
+            )
         ax.set(title=f"prune by {order}", xlabel="share of neurons removed", ylim=SHARE)
     label(first, ylabel="accuracy")
     for (name, values), style in zip(filtration.items(), ("-", ":", "--"), strict=True):
         for part, color in (("G test", TEST), ("R corrupted", ORANGE)):
             lines(filt, {f"{part}, {name}": values[part]}, [color], ls=style, marker=".")
     label(filt, 6, xlabel="frequencies kept (G), removed (R)", ylabel="accuracy", ylim=SHARE)
-    if gamma is not None:
+    if gain is not None:
         last.clear()
-        last.scatter(gamma[0], gamma[1], s=6, color=TEST, label="|gamma|")
-        last.scatter(gamma[0], gamma[2], s=6, color=ORANGE, label="|gamma| |W|")
+        last.scatter(gain[0], gain[1], s=6, color=TEST, label="|gain|")
+        last.scatter(gain[0], gain[2], s=6, color=ORANGE, label="|gain| |W|")
         label(last, 9, xlabel="IPR", ylabel="BatchNorm scale", yscale="log")
     save(fig, path)
 
 
-def examples(predicted: np.ndarray, given: np.ndarray, true: np.ndarray, train: np.ndarray, margins: tuple, path: Path) -> None:
-    """The whole table coloured by what the network answers, and the margin of corrupted examples by kind of neuron.
+def examples(
+    predicted: np.ndarray,
+    given: np.ndarray,
+    true: np.ndarray,
+    train: np.ndarray,
+    margins: tuple,
+    path: Path,
+) -> None:
+    """The whole table coloured by what the network answers, and the margin of corrupted examples by
+    kind of neuron.
 
-    predicted, given, true (p, p) labels, train (p, p) mask; margins (periodic, other) of the corrupted examples.
-    """
+    predicted, given, true (p, p) labels, train (p, p) mask; margins (periodic, other) of the
+    corrupted examples."""
     fig = figure(10, 4.6)
     table, scatter = fig.subplots(1, 2, width_ratios=(1.2, 1))
     right = predicted == true
     kind = np.select([~train & right, ~train, right, predicted == given], range(4), default=4)
-    names = ("unseen, right", "unseen, wrong", "trained, true label", "trained, corrupted label", "trained, neither")
+    names = (
+        "unseen, right",
+        "unseen, wrong",
+        "trained, true label",
+        "trained, corrupted label",
+        "trained, neither",
+    )
     style = _categories("#a8c5e8", "#1f2a44", "#e8e4da", ORANGE, TRAIN)
     drawn = image(table, kind, style, xlabel="n2", ylabel="n1", title="what the network answers")
     bar = fig.colorbar(drawn, ax=table, ticks=range(5), shrink=0.8)
@@ -91,20 +146,29 @@ def examples(predicted: np.ndarray, given: np.ndarray, true: np.ndarray, train: 
 
 
 def releases(steps: np.ndarray, memorised: np.ndarray, released: np.ndarray, path: Path) -> None:
-    """When each corrupted example was memorised and when let go: two histograms over steps (nan: never)."""
+    """When each corrupted example was memorised and when let go: two histograms over steps (nan:
+    never)."""
     fig, (ax,) = panels(1, 6, 3)
     events = {"memorised": memorised + 1, "released": released + 1}
     counted = {f"{name} ({np.isfinite(x).sum()} of {len(x)})": x for name, x in events.items()}
-    histograms(ax, counted, np.unique([0, *(np.asarray(steps) + 1)]), (ORANGE, GREEN), histtype="stepfilled", alpha=0.7)
+    histograms(
+        ax,
+        counted,
+        np.unique([0, *(np.asarray(steps) + 1)]),
+        (ORANGE, GREEN),
+        histtype="stepfilled",
+        alpha=0.7,
+    )
     label(ax, 9, xscale="log", xlabel="step + 1", ylabel="corrupted examples")
     save(fig, path)
 
 
 def diagram(grids: dict[str, dict[str, np.ndarray]], alphas, xis, path: Path) -> None:
-    """Phase diagrams: a column per regularisation, rows phase, train accuracy and test accuracy; 90 % contour of test.
+    """Phase diagrams: a column per regularisation, rows phase, train accuracy and test accuracy; 90
+    % contour of test.
 
-    grids {title: {"phase": (A, X) numbers in PHASES, "train": (A, X), "test": (A, X)}}, alpha horizontal, xi vertical.
-    """
+    grids {title: {"phase": (A, X) numbers in PHASES, "train": (A, X), "test": (A, X)}}, alpha
+    horizontal, xi vertical."""
     fig = figure(2.6 * len(grids) + 1.2, 7.6)
     axes = fig.subplots(3, len(grids), sharex=True, sharey=True, squeeze=False)
     half = [(v[1] - v[0]) / 2 if len(v) > 1 else 0.05 for v in (alphas, xis)]

@@ -1,19 +1,19 @@
 """Checkpoints: one .npz file with everything that the next step depends on, without pickle.
 
-Written to a temporary name and renamed, so that a kill at any moment leaves the previous checkpoint whole. Every member
-of the archive carries a CRC, which is checked before anything is loaded.
+Written to a temporary name and renamed, so that a kill at any moment leaves the previous checkpoint
+whole. Every member of the archive carries a CRC, which is checked before anything is loaded.
 """
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from .engine.errors import InputError
+from ..engine.errors import InputError
+from ..engine.files import atomic_write
+from .loop import Training
 from .parallel import launched
-from .train import Training
 
 FORMAT = "tinygrok checkpoint 1"
 
@@ -22,30 +22,20 @@ class CheckpointError(InputError):
     """A checkpoint that is missing, truncated, corrupted, or of another run."""
 
 
-def atomic_write(path: Path, write) -> None:
-    """write(binary file) under a temporary name in the same folder, flushed to disk, then renamed to path. Rank 0 only."""
+def save_arrays(path: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
+    """Arrays by name and a JSON-able dictionary, as one .npz. Rank 0 alone writes."""
     if launched()[0]:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_arrays(path: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
-    """Arrays by name and a JSON-able dictionary, as one .npz."""
     text = json.dumps({"format": FORMAT, **meta})
-    atomic_write(Path(path), lambda file: np.savez(file, meta=np.frombuffer(text.encode(), dtype=np.uint8), **arrays))
+    atomic_write(
+        Path(path),
+        lambda file: np.savez(file, meta=np.frombuffer(text.encode(), dtype=np.uint8), **arrays),
+    )
 
 
 def load_arrays(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    """(meta, arrays) of a file by save_arrays. Raises CheckpointError with one line that says what is wrong."""
+    """(meta, arrays) of a file by save_arrays. Raises CheckpointError with one line that says what
+    is wrong."""
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
@@ -56,10 +46,19 @@ def load_arrays(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
             raise CheckpointError(f"{path}: corrupted ({broken} fails its checksum)")
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path}: not a readable checkpoint, truncated or corrupted ({error})") from error
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint, truncated or corrupted ({error})"
+        ) from error
     try:
         meta = json.loads(arrays.pop("meta").tobytes().decode())
         found = meta.pop("format")
@@ -78,13 +77,18 @@ def _arenas(run: Training) -> dict:
 
 def save_training(path: Path, run: Training, config: dict) -> None:
     """Weights, buffers, optimiser state, history, step and configuration of a run."""
-    arrays = {f"{kind}/{name}": x for kind, arena in _arenas(run).items() for name, x in arena.to_host().items()}
+    arrays = {
+        f"{kind}/{name}": x
+        for kind, arena in _arenas(run).items()
+        for name, x in arena.to_host().items()
+    }
     arrays |= {f"history/{name}": np.array(column) for name, column in run.history.items()}
     save_arrays(path, {"step": run.t, "config": config}, arrays)
 
 
 def load_training(path: Path, run: Training, config: dict) -> None:
-    """Restore a run saved by save_training, bit by bit; refuses a checkpoint of another configuration."""
+    """Restore a run saved by save_training, bit by bit; refuses a checkpoint of another
+    configuration."""
     meta, arrays = load_arrays(path)
     try:
         check_config(path, meta["config"], config)
@@ -103,9 +107,13 @@ def load_training(path: Path, run: Training, config: dict) -> None:
     run.t, run.history = step, {name: list(column) for name, column in history.items()}
 
 
-def check_config(path: Path, saved: dict, wanted: dict, free: tuple[str, ...] = ("steps", "recompute")) -> None:
-    """Refuse a configuration that differs, naming the setting; `free` ones may: the number of steps, to train on, and
-    recomputing, which changes no bit."""
+def check_config(
+    path: Path, saved: dict, wanted: dict, free: tuple[str, ...] = ("steps", "recompute")
+) -> None:
+    """Refuse a configuration that differs, naming the setting; `free` ones may: the number of
+    steps, to train on, and recomputing, which changes no bit."""
     for key in sorted(set(saved) | set(wanted)):
         if saved.get(key) != wanted.get(key) and key not in free:
-            raise CheckpointError(f"{path}: was made with {key} = {saved.get(key)}, this run has {key} = {wanted.get(key)}")
+            raise CheckpointError(
+                f"{path}: was made with {key} = {saved.get(key)}, this run has {key} = {wanted.get(key)}"
+            )

@@ -1,0 +1,1 @@
+"""Figures, one file a paper; matplotlib is imported when one is drawn."""
