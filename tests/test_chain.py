@@ -10,6 +10,7 @@ from tinygrok.criticality.autoinit import jacobian_loss, sphere
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.params import Arena
 from tinygrok.models.chain import RULES, Chain
+from tinygrok.models.protocol import TRAINING
 from tinygrok.ops import conv
 
 B = 4
@@ -41,7 +42,7 @@ def test_devices_agree(dev, host_dev, which):
     for d in (host_dev, dev):
         w = on(d, tensors(net))
         g = {n: d.empty(s) for n, s in net.shapes.items()}
-        y, tape = net.forward(d, w, d.to_device(x), True)
+        y, tape = net.forward(d, w, d.to_device(x), TRAINING)
         dz = np.random.default_rng(2).standard_normal(y.shape)
         net.backward(d, d.to_device(dz), tape, g)
         second = {
@@ -91,7 +92,7 @@ def test_stages_are_the_network(host_dev, which):
     net, x = Chain(blocks), np.random.default_rng(1).standard_normal((B, *shape))
     w = tensors(net)
     before = {n: a.copy() for n, a in w.items()}
-    y, x0 = net.forward(host_dev, {n: a.copy() for n, a in w.items()}, x, True)[0], x
+    y, x0 = net.forward(host_dev, {n: a.copy() for n, a in w.items()}, x, TRAINING)[0], x
     for stage, (name, _) in zip(net.stages(host_dev, w), blocks, strict=True):
         assert stage.name == name
         out, cache = stage.forward(x)
@@ -117,7 +118,7 @@ def test_batchnorm_records_in_training_only(host_dev):
     assert (w["n.mean"] == 0).all()
     assert (w["n.var"] == 1).all()
     assert net.batchnorm
-    net.forward(host_dev, w, x, True)
+    net.forward(host_dev, w, x, TRAINING)
     assert (w["n.mean"] != 0).all()
     assert (w["n.var"] != 1).all()
 
@@ -128,12 +129,12 @@ def test_shards_add_up(host_dev):
     w = tensors(net)
     whole, parts = Arena(host_dev, net.shapes), Arena(host_dev, net.shapes)
     dz = np.random.default_rng(2).standard_normal((B, 2))
-    net.backward(host_dev, dz, net.forward(host_dev, w, x, True)[1], whole.views)
+    net.backward(host_dev, dz, net.forward(host_dev, w, x, TRAINING)[1], whole.views)
     for i, part in enumerate((slice(0, 1), slice(1, B))):
         net.backward(
             host_dev,
             dz[part],
-            net.forward(host_dev, w, x[part], True)[1],
+            net.forward(host_dev, w, x[part], TRAINING)[1],
             parts.views,
             accumulate=i > 0,
         )
@@ -245,7 +246,7 @@ def test_gradients_equal_autograd(host_dev, which):
     dz = np.random.default_rng(2).standard_normal(z.shape)
     names = list(net.shapes)
     expected = torch.autograd.grad(z, [t[n] for n in names], torch.tensor(dz))
-    y, tape = net.forward(host_dev, w, x, True)
+    y, tape = net.forward(host_dev, w, x, TRAINING)
     g = {n: np.full(net.shapes[n], np.nan) for n in names}
     net.backward(host_dev, dz, tape, g)
     np.testing.assert_allclose(y, z.detach(), rtol=1e-12, atol=1e-12)

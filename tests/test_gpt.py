@@ -12,6 +12,7 @@ from tinygrok.engine.errors import InputError
 from tinygrok.engine.params import Arena
 from tinygrok.models.gpt import GPT, Tokens
 from tinygrok.models.interop import from_torch_state_dict, to_torch_state_dict
+from tinygrok.models.protocol import Mode
 from tinygrok.ops.loss import cross_entropy_backward, cross_entropy_forward
 
 V, T, B = 11, 13, 4
@@ -40,7 +41,7 @@ def draw(model, lead=(), seed=0, rows=B, own=False):
 def step(dev, model, w, tokens, dz, positions=None, buffer=None, g=None, **options):
     """(logits, gradients, tape), on the device; g: add to it"""
     batch = Tokens(dev, tokens, V, positions)
-    z, tape = model.forward(dev, w, batch, buffer=buffer, **options)
+    z, tape = model.forward(dev, w, batch, Mode(buffer=buffer), **options)
     picked = dz[..., slice(None) if positions is None else positions, :]
     cotangent, z = dev.to_device(picked.reshape(z.shape)), z.copy()
     into = {n: dev.to_device(np.full(x.shape, np.nan)) for n, x in w.items()} if g is None else g
@@ -146,7 +147,7 @@ def test_a_step_does_not_wait_for_the_device(kind):
     )
     for _ in range(2):
         with fakecupy.hot("float32"):
-            z, tape = model.forward(dev, w, batch, buffer=dev.workspace.get)
+            z, tape = model.forward(dev, w, batch, Mode(buffer=dev.workspace.get))
             _, cache = cross_entropy_forward(dev, z, target, out=z)
             model.backward(dev, cross_entropy_backward(dev, 1.0, cache, dlogits=z), tape, g)
     assert all(np.isfinite(dev.to_host(x)).all() for x in g.values())

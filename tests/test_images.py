@@ -14,6 +14,7 @@ from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import SGD
 from tinygrok.engine.params import Arena
 from tinygrok.models import vision
+from tinygrok.models.protocol import TRAINING
 from tinygrok.tasks import images
 from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.loop import fit
@@ -220,7 +221,7 @@ def test_shards_and_threads_do_not_change_the_gradient(dev, host_dev, batchnorm)
     w = {n: x.copy() for n, x in (a.params.views | a.objective.buffers.views).items()}
     rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(3, 1)))
     x, y = a.draw(rng)
-    z, tape = a.model.forward(host_dev, w, x, True)
+    z, tape = a.model.forward(host_dev, w, x, TRAINING)
     loss, cache = a.objective.loss_forward(host_dev, z, y)
     a.model.backward(host_dev, a.objective.loss_backward(host_dev, 1.0, cache), tape, a.grads.views)
     measured = b.objective.gradient(b.grads, b.batch(1))

@@ -13,6 +13,7 @@ from tinygrok.criticality.meanfield import MeanField, dual
 from tinygrok.models.chain import Chain
 from tinygrok.models.gpt import GPT, Tokens
 from tinygrok.models.mlp import TwoLayerNet
+from tinygrok.models.protocol import TRAINING
 from tinygrok.models.vision import mixer
 from tinygrok.ops.activation import activation_backward, activation_forward
 from tinygrok.ops.embedding import RowIndex
@@ -307,7 +308,7 @@ def test_two_layer_net(host_dev, activation, batchnorm):
     net = TwoLayerNet(5, 6, activation=activation, batchnorm=batchnorm)
     w = net.init(rng, 0.7) | net.init_buffers()
     rows = RowIndex(host_dev, rng.integers(0, 5, (2, 4)), 5)
-    logits, tape = net.forward(host_dev, {k: v.copy() for k, v in w.items()}, rows, train=True)
+    logits, tape = net.forward(host_dev, {k: v.copy() for k, v in w.items()}, rows, TRAINING)
     run = Propagation(host_dev, net.stages(host_dev, w), tape["hidden.pre"])
     np.testing.assert_allclose(run.stages[0].forward(tape["hidden.pre"])[0], logits, rtol=1e-13)
     np.testing.assert_allclose(

@@ -9,6 +9,7 @@ from tinygrok.engine import kernels
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import mask_keys
 from tinygrok.models.mlp import TwoLayerNet
+from tinygrok.models.protocol import Mode
 from tinygrok.ops import activation, dropout, embedding, linear, loss, norm
 
 LEADS = [(), (3,)]
@@ -162,7 +163,7 @@ def run_two_layer(dev, lead, terms, kind, rate):
     w = {name: draw(*lead, *shape) for name, shape in net.shapes.items()}
     rows = embedding.RowIndex(dev, np.random.default_rng(2).integers(0, 5, (terms, 8)), 5)
     dropout = (mask_keys([1, 2, 3] if lead else 1, 1), rate) if rate else None
-    z, tape = net.forward(dev, w, rows, dropout=dropout)
+    z, tape = net.forward(dev, w, rows, Mode(dropout=dropout))
     z = z.copy()
     g = {name: nan_like(dev, x) for name, x in w.items()}
     net.backward(dev, draw(*lead, 8, 5), tape, g)

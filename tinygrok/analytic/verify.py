@@ -12,6 +12,7 @@ import numpy as np
 from ..engine.device import Array, Device, get_device
 from ..engine.rng import generator
 from ..models.mlp import TwoLayerNet
+from ..models.protocol import Mode
 from ..ops.embedding import RowIndex
 from ..tasks.modular import Circle, ModularTask
 from .trained import fit_waves, phase_is_told
@@ -46,7 +47,12 @@ def evaluator(dev: Device, network) -> Callable[[np.ndarray], Array]:
     if not isinstance(network, dict):
         return network.evaluator(dev)
     net, w = two_layer(network), {name: dev.to_device(x) for name, x in network.items()}
-    return lambda n: net.forward(dev, w, ForwardRows(dev, n, net.p), buffer=dev.workspace.get)[0]
+
+    def logits(n: np.ndarray) -> Array:
+        mode = Mode(buffer=dev.workspace.get)  # asked for here: every thread has its own workspace
+        return net.forward(dev, w, ForwardRows(dev, n, net.p), mode)[0]
+
+    return logits
 
 
 # -- what the logits are made of -------------------------------------------------------------------

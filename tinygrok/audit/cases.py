@@ -12,6 +12,7 @@ from ..engine.rng import mask_keys
 from ..models.chain import Chain
 from ..models.gpt import GPT, Tokens
 from ..models.mlp import TwoLayerNet
+from ..models.protocol import TRAINING, Mode
 from ..ops import activation, attention, conv, dropout, embedding, linear, loss, norm
 from .checker import Case, cpu_device
 
@@ -181,7 +182,7 @@ def _two_layer(
     def run(t):
         d = _dev(t)
         buffers = {k: x.astype(d.dtype) for k, x in state.items()}  # copies: training moves them
-        return net.forward(d, {**t, **buffers}, rows, True, dropout)
+        return net.forward(d, {**t, **buffers}, rows, Mode(True, dropout))
 
     inputs = _normal(name, **{k: (*lead, *s) for k, s in net.shapes.items()})
     return _case(
@@ -349,7 +350,7 @@ def _chain(name: str, which: str, loss: str | None) -> Case:
         return (
             (jacobian_loss(d, net, w, x.astype(d.dtype), probes, g, loss)[0], t)
             if loss
-            else net.forward(d, w, x, True)
+            else net.forward(d, w, x, TRAINING)
         )
 
     def back(dy, t, g):

@@ -24,6 +24,7 @@ import numpy as np
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..ops import activation, conv, linear, norm
+from .protocol import EVALUATION, Mode, Stage
 
 
 class Op(NamedTuple):
@@ -185,18 +186,12 @@ def down(which: str, p: Pass, ops: tuple, adjoints: list, *caches: list) -> list
 # -- the network -----------------------------------------------------------------------------------
 
 
-class Stage(NamedTuple):
-    """A block as a map: forward (x -> y, cache) and backward (dy, cache -> dx)."""
-
-    name: str
-    forward: Callable
-    backward: Callable
-
-
 class Chain:
     """A network of blocks [(name, operations)]. Kernels are (K, N) or (k, k, C, N); the strength mu
     of a residual connection is a buffer, which can be tuned but is not trained. One network, no
     ensemble axis."""
+
+    by_neurons = False
 
     def __init__(self, blocks: list[tuple[str, tuple]]):
         self.shapes, self.buffers, self.values = (
@@ -265,13 +260,18 @@ class Chain:
     def init_buffers(self) -> dict[str, np.ndarray]:
         return {name: np.full(shape, self.values[name]) for name, shape in self.buffers.items()}
 
+    def prepare(self, dev: Device, inputs: np.ndarray) -> Array:
+        """Host images (B, H, W, C) on the device."""
+        return dev.to_device(inputs)
+
     def forward(
-        self, dev: Device, w: dict, inputs: Array, train: bool = False, *_, **__
+        self, dev: Device, w: dict, inputs: Array, mode: Mode = EVALUATION
     ) -> tuple[Array, dict]:
-        """Outputs of the last block, and the tape: the output of every block by name. With train
-        BatchNorm takes and records the statistics of the batch. Other settings, which other models
-        take, are not used."""
-        p, x, tape = Pass(dev, w, train=train), inputs, {}
+        """Outputs of the last block, and the tape: the output of every block by name. With
+        mode.train BatchNorm takes and records the statistics of the batch."""
+        p = Pass(dev, w, train=mode.train)
+        x = inputs
+        tape = {}
         for name, ops in self.blocks:
             x, caches = up("forward", p, ops, x)
             tape |= {name: x, (name, "caches"): caches}

@@ -1,6 +1,7 @@
 """The GPT decoder of the papers on in-context learning and on pseudo-random numbers."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ..ops.activation import activation_backward, activation_forward, resolve
 from ..ops.embedding import RowIndex, embedding_backward, embedding_forward
 from ..ops.linear import linear_backward, linear_forward
 from ..ops.norm import layernorm_backward, layernorm_forward
-from .chain import Stage
+from .protocol import EVALUATION, Mode, Stage
 
 POSITIONS = ("rotary", "learned", "digits")
 
@@ -71,6 +72,8 @@ class GPT:
     """
 
     buffers: dict[str, tuple[int, ...]] = {}  # no state besides the parameters
+    batchnorm = False
+    by_neurons = False
 
     def __init__(
         self,
@@ -216,6 +219,10 @@ class GPT:
     def init_buffers(self) -> dict[str, np.ndarray]:
         return {}
 
+    def prepare(self, dev: Device, inputs: np.ndarray) -> Tokens:
+        """Host sequences (B, T), or (E, B, T) when members see different ones; all positions."""
+        return Tokens(dev, inputs, self.vocab)
+
     # -- forward -----------------------------------------------------------------------------------
 
     def forward(
@@ -223,25 +230,22 @@ class GPT:
         dev: Device,
         w: dict,
         tokens: Tokens,
-        train=False,
-        dropout=None,
-        weight=None,
-        offset=0,
-        buffer=None,
-        record=False,
-        edit=None,
+        mode: Mode = EVALUATION,
+        record: bool = False,
+        edit: Callable | None = None,
     ) -> tuple[Array, dict]:
         """Logits (..., B Tq, V) at the positions of `tokens`, and the tape. The last block computes
-        queries, MLP and logits at the positions only. buffer(name, shape) supplies arrays:
-        dev.fresh (default) or a workspace. There is no dropout and no state: train, dropout, weight
-        and offset, which other models take, are not used. edit(name, array) may change
-        "blocks.i.attn.pattern" and ".out" in place before they are read; no backward then.
+        queries, MLP and logits at the positions only. There is no dropout and no state: of the mode
+        only the buffers concern it. edit(name, array) may change "blocks.i.attn.pattern" and ".out"
+        in place before they are read; no backward then.
 
         tape: blocks.i.ln1, .attn.q (turned, over sqrt D), .attn.k, .attn.v, .attn.pattern (..., B,
         H, Tq, T), .attn.out (heads side by side), .ln2, .mlp.pre, .mlp.hidden; final, logits; with
         record also blocks.i.in, .mid, .end: the residual stream before, inside and after a block.
         With recompute and without record: blocks.i.in, final, logits."""
-        lead, (B, T), buffer = w["embed.token"].shape[:-2], tokens.shape, buffer or dev.fresh
+        lead = w["embed.token"].shape[:-2]
+        B, T = tokens.shape
+        buffer = mode.buffer or dev.fresh
         if self.context < T:
             raise InputError(f"a sequence of {T} tokens, but the context is {self.context}")
         u = w["embed.token"][..., None, :, :]

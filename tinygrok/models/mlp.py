@@ -9,7 +9,8 @@ from ..ops.dropout import dropout_backward, dropout_forward
 from ..ops.embedding import RowIndex, embedding_backward, embedding_forward
 from ..ops.linear import linear_backward, linear_forward
 from ..ops.norm import batchnorm_backward, batchnorm_forward
-from .chain import Chain, Stage
+from .chain import Chain
+from .protocol import EVALUATION, Mode, Stage
 
 
 class TwoLayerNet:
@@ -56,6 +57,8 @@ class TwoLayerNet:
         phi = f"batchnorm({phi})" if self.batchnorm else phi
         return f"W({self.width}x{self.classes}) {phi}, U {self.terms}x{self.p}x{self.width}"
 
+    by_neurons = True
+
     @staticmethod
     def neurons(arrays: dict, part: slice) -> dict:
         """Views of some neurons' parameters, gradients or buffers: a network whose logits are a
@@ -79,39 +82,33 @@ class TwoLayerNet:
             else {}
         )
 
-    def forward(
-        self,
-        dev: Device,
-        w: dict,
-        rows: RowIndex,
-        train=False,
-        dropout: tuple | None = None,
-        weight=None,
-        offset=0,
-        buffer=None,
-    ) -> tuple[Array, dict]:
-        """Logits (..., B, C) and the tape. w holds parameters and buffers.
+    def prepare(self, dev: Device, inputs: np.ndarray) -> RowIndex:
+        """Host inputs (S, B), or (E, S, B) when members see different ones, grouped by table row."""
+        return RowIndex(dev, inputs, self.p)
 
-        train    BatchNorm uses and records the statistics of the batch (rows weighted by weight (..., B))
-        dropout  (keys, rate) switches dropout on (rng.mask_keys); offset: the row of the batch at which a shard starts
-        buffer   buffer(name, shape) supplies arrays: dev.fresh (default) or a workspace
-        """
-        buffer = buffer or dev.fresh
-        lead, B = w["W"].shape[:-2], len(rows)
+    def forward(
+        self, dev: Device, w: dict, rows: RowIndex, mode: Mode = EVALUATION
+    ) -> tuple[Array, dict]:
+        """Logits (..., B, C) and the tape. w holds parameters and buffers."""
+        buffer = mode.buffer or dev.fresh
+        lead = w["W"].shape[:-2]
+        B = len(rows)
         hidden = (*lead, B, w["W"].shape[-2])
         h, embed = embedding_forward(dev, w["U"], rows, buffer("hidden.pre", hidden))
         tape = {"embed": embed, "hidden.pre": h}
-        if dropout is not None:
-            keys, rate = dropout
+        if mode.dropout is not None:
+            keys, rate = mode.dropout
+            first = mode.offset * self.width
             mask = buffer("dropout.mask", hidden)
-            h, tape["dropout"] = dropout_forward(dev, h, rate, keys, offset * self.width, h, mask)
+            h, tape["dropout"] = dropout_forward(dev, h, rate, keys, first, h, mask)
         a, tape["activation"] = activation_forward(
             dev, h, self.activation, buffer("hidden.post", hidden)
         )
         if self.batchnorm:
             state = (w[name] for name in ("norm.gain", "norm.shift", "norm.mean", "norm.var"))
+            xhat = buffer("batchnorm.xhat", hidden)
             a, tape["batchnorm"] = batchnorm_forward(
-                dev, a, *state, train, weight, xhat=buffer("batchnorm.xhat", hidden), out=a
+                dev, a, *state, mode.train, mode.weight, xhat=xhat, out=a
             )
         z, tape["readout"] = linear_forward(
             dev, a, w["W"], out=buffer("logits", (*lead, B, self.classes))

@@ -14,6 +14,7 @@ from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..engine.params import Arena, cut
 from ..engine.rng import STREAMS, mask_keys
+from ..models.protocol import Mode, Model
 from ..ops.dropout import check_rate_host
 from ..ops.embedding import RowIndex
 from ..ops.loss import LOSSES, ROW_LOSSES
@@ -107,7 +108,7 @@ class Objective:
     in order, so that the result depends neither on the number of threads nor on the other members:
     a member equals the network trained alone, bit by bit."""
 
-    def __init__(self, dev: Device, model, params: Arena, loss: str = "mse"):
+    def __init__(self, dev: Device, model: Model, params: Arena, loss: str = "mse"):
         if loss not in LOSSES:
             raise InputError(f"unknown loss {loss!r}: choose {' or '.join(LOSSES)}")
         self.dev, self.model, self.params = dev, model, params
@@ -157,9 +158,8 @@ class Objective:
         with np.errstate(
             over="ignore", invalid="ignore"
         ):  # a loss that is not finite ends the run with its own message
-            z, tape = self.model.forward(
-                self.dev, w, rows, True, dropout, weight, offset, self.dev.workspace.get
-            )
+            mode = Mode(True, dropout, weight, offset, self.dev.workspace.get)
+            z, tape = self.model.forward(self.dev, w, rows, mode)
             loss, cache = self.loss_forward(self.dev, z, target, weight, norm, out=z)
             self.model.backward(
                 self.dev, self.loss_backward(self.dev, 1.0, cache, dlogits=z), tape, g, accumulate
@@ -167,7 +167,7 @@ class Objective:
         return loss
 
     def _member_gradient(self, grads: Arena, batch: Batch, dropout, e: int | None) -> float:
-        if self.buffers.shapes and dropout is None and hasattr(self.model, "neurons"):
+        if self.buffers.shapes and dropout is None and self.model.by_neurons:
             return self._gradient_by_neurons(grads, batch, e)
         w, g, shards, size = self._tensors(e), grads.member(e), batch.shards(e), batch.size(e)
         groups = [
@@ -213,10 +213,11 @@ class Objective:
 
         @quiet
         def forward(i: int) -> tuple:
-            buffer = lambda name, *shape: self.dev.workspace.get(f"{name}.{i}", *shape)  # noqa: E731  # all alive at once
-            return self.model.forward(
-                self.dev, self.model.neurons(self._tensors(e), parts[i]), rows, True, buffer=buffer
-            )
+            def buffer(name: str, shape: tuple[int, ...]) -> Array:  # of all parts, alive at once
+                return self.dev.workspace.get(f"{name}.{i}", shape)
+
+            part = self.model.neurons(self._tensors(e), parts[i])
+            return self.model.forward(self.dev, part, rows, Mode(train=True, buffer=buffer))
 
         @quiet
         def backward(i: int) -> None:
@@ -249,9 +250,8 @@ class Objective:
             part = slice(offset, offset + len(rows))
             at = (..., part) if e is None else (e, part)
             with np.errstate(over="ignore", invalid="ignore"):
-                z, _ = self.model.forward(
-                    self.dev, self._tensors(e), rows, buffer=self.dev.workspace.get
-                )
+                mode = Mode(buffer=self.dev.workspace.get)
+                z, _ = self.model.forward(self.dev, self._tensors(e), rows, mode)
                 predicted[at] = self.dev.to_host(z.argmax(axis=-1))
                 for given, into in zip(labels, losses, strict=True):
                     target = self.dev.to_device(given[part] if given.ndim == 1 else given[at])

@@ -14,6 +14,7 @@ from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..engine.rng import STREAMS
 from ..models.gpt import GPT, Tokens
+from ..models.protocol import Mode
 from .loop import NonFiniteLoss, Objective, shard_edges
 from .parallel import world
 
@@ -128,7 +129,7 @@ class SequenceTraining:
 
         def run(shard):
             tokens, target, _ = shard
-            z, _ = self.model.forward(dev, w, tokens, buffer=dev.workspace.get)
+            z, _ = self.model.forward(dev, w, tokens, Mode(buffer=dev.workspace.get))
             predicted = dev.to_host(z.argmax(axis=-1))
             return predicted, dev.to_host(self.objective.row_loss(dev, z, target, out=z)[0])
 
