@@ -1,5 +1,6 @@
 """The auditor passes every case at the stated tolerance, and catches every planted error."""
 
+import dataclasses
 import inspect
 
 import numpy as np
@@ -233,8 +234,8 @@ def test_wrong_kernels_are_caught(monkeypatch, kind):
     for which, case in (("df", f"activation {label}"), ("d2f", f"second {label}")):
         if case not in audit_cases.BUILDERS:
             continue
-        pair = {"f": right.f, "df": right.df, "d2f": right.d2f, which: Off(getattr(right, which))}
-        monkeypatch.setitem(kernels.ACTIVATIONS, kind, kernels.Activation(**pair))
+        wrong = dataclasses.replace(right, **{which: Off(getattr(right, which))})
+        monkeypatch.setitem(kernels.ACTIVATIONS, kind, wrong)
         assert caught(case), (kind, which)
         monkeypatch.setitem(kernels.ACTIVATIONS, kind, right)
 

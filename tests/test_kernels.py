@@ -12,7 +12,7 @@ import fakecupy as xp
 import numpy as np
 import pytest
 
-from tinygrok.engine.kernels import KERNELS, erf
+from tinygrok.engine.kernels import ACTIVATIONS, KERNELS, erf
 
 S, P, N, B, E = 2, 5, 3, 8, 2  # tables, rows, width, inputs, members
 
@@ -45,7 +45,8 @@ def integers(high, *shape, dtype="int64"):
 X, Y = values(E, 4, 7), fresh(E, 4, 7)
 MAKERS = {
     f"{name}{suffix}": [X, X, Y] if suffix == "_df" else [X, Y]
-    for name in ("identity", "square", "relu", "leaky_relu", "gelu", "gelu_tanh", "tanh", "erf")
+    for name in ACTIVATIONS
+    if name != "power"  # which also takes its exponent
     for suffix in ("", "_df", "_d2f")
 }
 COLUMN = positive(E, 1)  # one value per member
@@ -288,8 +289,9 @@ NVRTC = nvrtc_library()
 
 
 def cuda_source(kernel, ctype):
-    """The kernel as CuPy 14 would write it: references for arrays, constants for scalars (here
-    every non-raw is an array)."""
+    """The kernel as CuPy 14 would write it: references for arrays, constants for scalars.
+
+    Here every parameter that is not raw is an array."""
     const = [True] * len(xp.parameters(kernel.inputs)) + [False] * len(
         xp.parameters(kernel.outputs)
     )
@@ -303,7 +305,8 @@ def cuda_source(kernel, ctype):
     return f"""
 typedef {ctype} T;
 extern "C" __global__ void k_{kernel.name}({", ".join(declared)}, ptrdiff_t _n) {{
-  for (ptrdiff_t i = (ptrdiff_t)blockIdx.x * blockDim.x + threadIdx.x; i < _n; i += (ptrdiff_t)blockDim.x * gridDim.x) {{
+  const ptrdiff_t _step = (ptrdiff_t)blockDim.x * gridDim.x;
+  for (ptrdiff_t i = (ptrdiff_t)blockIdx.x * blockDim.x + threadIdx.x; i < _n; i += _step) {{
     {" ".join(loads)}
     {kernel.cuda};
   }}

@@ -58,7 +58,7 @@ class Device:
         )
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
-        self._compiled: dict[str, Any] = {}  # CUDA kernels by name, filled by engine/kernels.py
+        self.compiled: dict[str, Any] = {}  # CUDA kernels by name, filled by engine/kernels.py
         self._blas_limit = blas_limiter() if threads > 1 else nullcontext
 
     def __repr__(self) -> str:

@@ -19,49 +19,64 @@ KERNELS: dict[str, "Fused"] = {}
 
 @dataclass(frozen=True)
 class Fused:
-    """name, CuPy-style parameter lists, the CUDA body and its NumPy twin (called as numpy(*inputs,
-    *outputs))."""
+    """One kernel: its name, CuPy-style parameter lists, the CUDA body and its NumPy twin.
+
+    numpy   called as numpy(*inputs, *outputs); None: for GPUs only, where the host has its own way
+            (ops/embedding.py; a twin stands in the tests)
+    """
 
     name: str
     inputs: str
     outputs: str
     cuda: str
-    numpy: Callable | None = (
-        None  # None: for GPUs only, the host has its own way (ops/embedding.py; a twin in the tests)
-    )
+    numpy: Callable | None = None
 
     def __post_init__(self):
         KERNELS[self.name] = self
 
     def __call__(self, dev: Device, *args) -> None:
         if dev.kind == "cpu":
+            assert self.numpy is not None, f"{self.name} is a kernel for GPUs only"
             self.numpy(*args)
             return
-        kernel = dev._compiled.get(self.name)
+        kernel = dev.compiled.get(self.name)
         if kernel is None:
-            kernel = dev._compiled[self.name] = dev.xp.ElementwiseKernel(
-                self.inputs, self.outputs, self.cuda, self.name
-            )
+            make = dev.xp.ElementwiseKernel
+            kernel = make(self.inputs, self.outputs, self.cuda, self.name)
+            dev.compiled[self.name] = kernel
         kernel(*args)
 
 
 # -- erf -------------------------------------------------------------------------------------------
-# float64: erf(x) = x P(x^2) for |x| <= 1, and 1 - exp(-x^2) Q(t), t = (|x|-3)/(|x|+3), for 1 < |x|
-# < 6; erf(6) rounds to 1. P and Q are Chebyshev interpolants of erf(sqrt(u))/sqrt(u) and erfc(x)
-# exp(x^2), computed with 40 digits; highest power first. Their errors, 1e-19 and 5e-18, lie below
-# the rounding of float64. float32: erf(x) = tanh(x R(x^2)), a third of the passes; R, fitted to
-# 3e-8 of erf up to |x| = 4, where erf rounds to 1.
+# float64: erf(x) = x P(x^2) for |x| <= 1,
+#          erf(x) = 1 - exp(-x^2) Q(t), t = (|x|-3)/(|x|+3), for 1 < |x| < 6; erf(6) rounds to 1.
+# P and Q are Chebyshev interpolants of erf(sqrt(u))/sqrt(u) and erfc(x) exp(x^2), computed with 40
+# digits; highest power first. Their errors, 1e-19 and 5e-18, lie below the rounding of float64.
+# float32: erf(x) = tanh(x R(x^2)), a third of the passes; R is fitted to 3e-8 of erf up to |x| = 4,
+#          where erf rounds to 1.
 
-_ERF_P = (5.957176147748911e-11, -1.1372848856791674e-09, 1.4659775274047436e-08, -1.6350312701054695e-07,
-          1.6461000484121368e-06, -1.4925595266831182e-05, 0.0001205533111164271, -0.000854832698083379,
-          0.0052239776248180145, -0.026866170645076792, 0.11283791670954879, -0.3761263890318375, 1.1283791670955126)  # fmt: skip
-_ERF_Q = (3.381355142042904e-09, 1.2755818949624478e-06, 2.0135111426447427e-06, -8.00978093907608e-06,
-          -1.2845780030775907e-05, 6.406279226046039e-05, 4.525434558991009e-05, -0.0005970624964924544,
-          0.0007077464666941425, 0.004269136356961225, -0.024392499318915004, 0.07166583719747308, -0.15011593650077898,
-          0.24560380171233487, -0.3262335600430372, 0.17900115118138996)  # fmt: skip
-_ERF_R = (-1.6406464e-09, 5.391338072e-08, -5.150610416e-07, -1.861230399e-06, 7.649000732e-05, -0.0006036814744,
-          -0.0002021516198, 0.1027713149, 1.128379202)  # fmt: skip
-BLOCK = 16_384  # elements that a chain of NumPy calls takes at a time, so that its temporaries stay in cache
+# fmt: off
+_ERF_P = (
+    5.957176147748911e-11, -1.1372848856791674e-09, 1.4659775274047436e-08,
+    -1.6350312701054695e-07, 1.6461000484121368e-06, -1.4925595266831182e-05,
+    0.0001205533111164271, -0.000854832698083379, 0.0052239776248180145,
+    -0.026866170645076792, 0.11283791670954879, -0.3761263890318375, 1.1283791670955126,
+)
+_ERF_Q = (
+    3.381355142042904e-09, 1.2755818949624478e-06, 2.0135111426447427e-06,
+    -8.00978093907608e-06, -1.2845780030775907e-05, 6.406279226046039e-05,
+    4.525434558991009e-05, -0.0005970624964924544, 0.0007077464666941425,
+    0.004269136356961225, -0.024392499318915004, 0.07166583719747308,
+    -0.15011593650077898, 0.24560380171233487, -0.3262335600430372, 0.17900115118138996,
+)
+_ERF_R = (
+    -1.6406464e-09, 5.391338072e-08, -5.150610416e-07, -1.861230399e-06, 7.649000732e-05,
+    -0.0006036814744, -0.0002021516198, 0.1027713149, 1.128379202,
+)
+# fmt: on
+BLOCK = (
+    16_384  # elements that a chain of NumPy calls takes at a time: its temporaries stay in cache
+)
 
 
 def _horner(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
@@ -85,68 +100,45 @@ def erf(x: np.ndarray) -> np.ndarray:
     return np.copysign(np.where(size <= 1, near, far), x)
 
 
-# -- activations: value f, f' times the cotangent, second derivative f'' ---------------------------
-
-_PHI = 1 / math.sqrt(2 * math.pi)  # density of the normal distribution at 0
-_ERF1 = 2 / math.sqrt(math.pi)  # derivative of erf at 0
-LEAK = 0.01  # slope of leaky ReLU below 0
-_GELU_A, _GELU_C = 0.044715, math.sqrt(2 / math.pi)
-
-
-def _cdf(x):
-    return 0.5 * (1 + erf(x * math.sqrt(0.5)))
-
-
-def _pdf(x):
-    return _PHI * np.exp(-0.5 * x * x)
-
-
-def _power(x, k, out=None):
-    """x^k = x^(k//2) x^(k - k//2) by products; np.power is ten times slower and loses digits on
-    complex numbers."""
-    if k <= 1:
-        return np.positive(x if k else np.ones_like(x), out=out)
-    half = x if k // 2 == 1 else _power(x, k // 2)
-    return np.multiply(half, half * x if k % 2 else half, out=out)
-
-
-def _gelu_tanh_u(x):
-    """t = tanh(u), du, ddu for u = c (x + a x^3)"""
-    x2 = x * x
-    return (
-        np.tanh(_GELU_C * x * (1 + _GELU_A * x2)),
-        _GELU_C * (1 + 3 * _GELU_A * x2),
-        6 * _GELU_C * _GELU_A * x,
-    )
-
-
-def _gelu_tanh_df(x, dy, dx):
-    t, du, _ = _gelu_tanh_u(x)
-    np.multiply(0.5 * (1 + t + x * (1 - t * t) * du), dy, out=dx)
-
-
-def _gelu_tanh_d2f(x, y):
-    t, du, ddu = _gelu_tanh_u(x)
-    np.multiply(1 - t * t, du + 0.5 * x * (ddu - 2 * t * du * du), out=y)
-
-
-_CUDA_POWER = "T q = T(1); for (int j = 0; j < {}; ++j) q *= x; "
-_CUDA_GELU_TANH = (
-    f"T x2 = x * x, t = tanh(T({_GELU_C!r}) * x * (T(1) + T({_GELU_A}) * x2)), "
-    f"du = T({_GELU_C!r}) * (T(1) + T({3 * _GELU_A!r}) * x2); "
-)
-_CUDA_CDF = "T(0.5) * (T(1) + erf(x * T(0.7071067811865476)))"
-_CUDA_PDF = f"T({_PHI!r}) * exp(T(-0.5) * x * x)"
+# -- activations: value f, slope f' times the cotangent, curvature f'' -----------------------------
 
 
 @dataclass(frozen=True)
 class Activation:
-    """f (x -> y), df (x, dy -> dx = f'(x) dy), d2f (x -> f''(x)); `power` also takes its exponent
-    first."""
+    """The kernels of f, f' and f'', and the same three as text for readers.
+
+    f, df, d2f   x -> y = f(x);  (x, dy) -> dx = f'(x) dy;  x -> f''(x); "power" takes k first
+    formula, slope, curvature   f, f', f'' as Python expressions of x (and k), with erf, exp, tanh,
+                 sqrt, pi, max, and where(condition, then, otherwise)
+    given        assignments that slope and curvature refer to
+
+    tests/test_activations.py evaluates the text and holds it against the kernels.
+    """
 
     f: Fused
     df: Fused
     d2f: Fused
+    formula: str
+    slope: str
+    curvature: str
+    given: str = ""
+
+
+ACTIVATIONS: dict[str, Activation] = {}
+
+
+def _activation(name, formula, slope, curvature, f, df, d2f, given="", extra=""):
+    """One entry; f, df and d2f are (CUDA body, NumPy twin), extra is the type of what they take
+    before x."""
+    ACTIVATIONS[name] = Activation(
+        Fused(name, extra + "T x", "T y", *f),
+        Fused(name + "_df", extra + "T x, T dy", "T dx", *df),
+        Fused(name + "_d2f", extra + "T x", "T y", *d2f),
+        formula,
+        slope,
+        curvature,
+        given,
+    )
 
 
 def _in_blocks(body: Callable) -> Callable:
@@ -154,7 +146,8 @@ def _in_blocks(body: Callable) -> Callable:
 
     def run(*arrays):
         if not all(a.flags.c_contiguous for a in arrays):
-            return body(*arrays)
+            body(*arrays)
+            return
         flat = [a.reshape(-1) for a in arrays]
         for i in range(0, flat[0].size, BLOCK):
             body(*(a[i : i + BLOCK] for a in flat))
@@ -162,118 +155,226 @@ def _in_blocks(body: Callable) -> Callable:
     return run
 
 
-def _activation(name, f, df, d2f, extra=""):
-    return Activation(
-        Fused(name, extra + "T x", "T y", *f),
-        Fused(name + "_df", extra + "T x, T dy", "T dx", *df),
-        Fused(name + "_d2f", extra + "T x", "T y", *d2f),
-    )
+_activation(
+    "identity",
+    formula="x",
+    slope="1",
+    curvature="0",
+    f=("y = x;", lambda x, y: np.copyto(y, x)),
+    df=("dx = dy;", lambda x, dy, dx: np.copyto(dx, dy)),
+    d2f=("y = T(0);", lambda x, y: y.fill(0)),
+)
 
 
-def _fill(value):
-    return lambda x, y: y.fill(value)
+def _square_df(x, dy, dx):
+    np.multiply(x, dy, out=dx)
+    np.multiply(dx, 2, out=dx)
 
 
-ACTIVATIONS: dict[str, Activation] = {
-    "identity": _activation(
-        "identity",
-        ("y = x;", lambda x, y: np.copyto(y, x)),
-        ("dx = dy;", lambda x, dy, dx: np.copyto(dx, dy)),
-        ("y = T(0);", _fill(0)),
+_activation(
+    "square",
+    formula="x**2",
+    slope="2*x",
+    curvature="2",
+    f=("y = x * x;", lambda x, y: np.multiply(x, x, out=y)),
+    df=("dx = T(2) * x * dy;", _square_df),
+    d2f=("y = T(2);", lambda x, y: y.fill(2)),
+)
+
+
+def _power(x, k, out=None):
+    """x^k = x^(k//2) x^(k - k//2) by products: np.power is ten times slower, and loses digits on
+    complex numbers."""
+    if k == 0:
+        return np.positive(np.ones_like(x), out=out)
+    if k == 1:
+        return np.positive(x, out=out)
+    low = x if k < 4 else _power(x, k // 2)
+    high = low * x if k % 2 else low
+    return np.multiply(low, high, out=out)
+
+
+def _power_df(k, x, dy, dx):
+    np.multiply(k * _power(x, k - 1), dy, out=dx)
+
+
+def _power_d2f(k, x, y):
+    np.copyto(y, k * (k - 1) * _power(x, max(k - 2, 0)))
+
+
+_CUDA_POWER = "T q = T(1); for (int j = 0; j < {}; ++j) q *= x; "
+
+_activation(
+    "power",
+    formula="x**k",
+    slope="k*x**(k - 1)",
+    curvature="k*(k - 1)*x**(k - 2)",
+    f=(_CUDA_POWER.format("k") + "y = q;", lambda k, x, y: _power(x, k, y)),
+    df=(_CUDA_POWER.format("k - 1") + "dx = T(k) * q * dy;", _power_df),
+    d2f=(_CUDA_POWER.format("k - 2") + "y = T(k) * T(k - 1) * q;", _power_d2f),
+    extra="int32 k, ",
+)
+
+_activation(
+    "relu",
+    formula="max(x, 0)",
+    slope="where(x > 0, 1, 0)",
+    curvature="0",
+    f=("y = x < T(0) ? T(0) : x;", lambda x, y: np.maximum(x, 0, out=y)),
+    df=("dx = dy * (x > T(0) ? T(1) : T(0));", lambda x, dy, dx: np.multiply(dy, x > 0, out=dx)),
+    d2f=("y = T(0);", lambda x, y: y.fill(0)),
+)
+
+LEAK = 0.01  # slope of leaky ReLU below 0
+
+
+def _leaky_relu(x, y):
+    np.copyto(y, np.where(x < 0, LEAK * x, x))
+
+
+def _leaky_relu_df(x, dy, dx):
+    np.copyto(dx, np.where(x > 0, dy, LEAK * dy))
+
+
+_activation(
+    "leaky_relu",
+    formula=f"where(x > 0, x, {LEAK}*x)",
+    slope=f"where(x > 0, 1, {LEAK})",
+    curvature="0",
+    f=(f"y = x < T(0) ? T({LEAK}) * x : x;", _leaky_relu),
+    df=(f"dx = dy * (x > T(0) ? T(1) : T({LEAK}));", _leaky_relu_df),
+    d2f=("y = T(0);", lambda x, y: y.fill(0)),
+)
+
+_PDF_AT_0 = 1 / math.sqrt(2 * math.pi)
+_CUDA_CDF = "T(0.5) * (T(1) + erf(x * T(0.7071067811865476)))"
+_CUDA_PDF = f"T({_PDF_AT_0!r}) * exp(T(-0.5) * x * x)"
+
+
+def _cdf(x):
+    """The normal distribution function."""
+    return 0.5 * (1 + erf(x * math.sqrt(0.5)))
+
+
+def _pdf(x):
+    """The density of the normal distribution."""
+    return _PDF_AT_0 * np.exp(-0.5 * x * x)
+
+
+_activation(
+    "gelu",
+    formula="x*(1 + erf(x/sqrt(2)))/2",
+    slope="Phi + x*phi",
+    curvature="(2 - x**2)*phi",
+    given="Phi = (1 + erf(x/sqrt(2)))/2; phi = exp(-x**2/2)/sqrt(2*pi)",
+    f=(f"y = x * {_CUDA_CDF};", _in_blocks(lambda x, y: np.multiply(x, _cdf(x), out=y))),
+    df=(
+        f"dx = ({_CUDA_CDF} + x * {_CUDA_PDF}) * dy;",
+        _in_blocks(lambda x, dy, dx: np.multiply(_cdf(x) + x * _pdf(x), dy, out=dx)),
     ),
-    "square": _activation(
-        "square",
-        ("y = x * x;", lambda x, y: np.multiply(x, x, out=y)),
-        (
-            "dx = T(2) * x * dy;",
-            lambda x, dy, dx: np.multiply(np.multiply(x, dy, out=dx), 2, out=dx),
-        ),
-        ("y = T(2);", _fill(2)),
+    d2f=(
+        f"y = (T(2) - x * x) * {_CUDA_PDF};",
+        lambda x, y: np.multiply(2 - x * x, _pdf(x), out=y),
     ),
-    "power": _activation(
-        "power",
-        (_CUDA_POWER.format("k") + "y = q;", lambda k, x, y: _power(x, k, y)),
-        (
-            _CUDA_POWER.format("k - 1") + "dx = T(k) * q * dy;",
-            lambda k, x, dy, dx: np.multiply(k * _power(x, k - 1), dy, out=dx),
-        ),
-        (
-            _CUDA_POWER.format("k - 2") + "y = T(k) * T(k - 1) * q;",
-            lambda k, x, y: np.copyto(y, k * (k - 1) * _power(x, max(k - 2, 0))),
-        ),
-        extra="int32 k, ",
+)
+
+_GELU_A = 0.044715
+_GELU_C = math.sqrt(2 / math.pi)
+_CUDA_GELU_TANH = (
+    f"T x2 = x * x, t = tanh(T({_GELU_C!r}) * x * (T(1) + T({_GELU_A}) * x2)), "
+    f"du = T({_GELU_C!r}) * (T(1) + T({3 * _GELU_A!r}) * x2); "
+)
+_CUDA_GELU_TANH_DDU = f"T ddu = T({6 * _GELU_C * _GELU_A!r}) * x; "
+
+
+def _gelu_tanh_inner(x):
+    """t = tanh(u), du = u', ddu = u''  of  u = c (x + a x^3)"""
+    x2 = x * x
+    t = np.tanh(_GELU_C * x * (1 + _GELU_A * x2))
+    du = _GELU_C * (1 + 3 * _GELU_A * x2)
+    ddu = 6 * _GELU_C * _GELU_A * x
+    return t, du, ddu
+
+
+def _gelu_tanh(x, y):
+    t, _, _ = _gelu_tanh_inner(x)
+    np.multiply(0.5 * x, 1 + t, out=y)
+
+
+def _gelu_tanh_df(x, dy, dx):
+    t, du, _ = _gelu_tanh_inner(x)
+    np.multiply(0.5 * (1 + t + x * (1 - t * t) * du), dy, out=dx)
+
+
+def _gelu_tanh_d2f(x, y):
+    t, du, ddu = _gelu_tanh_inner(x)
+    np.multiply(1 - t * t, du + 0.5 * x * (ddu - 2 * t * du * du), out=y)
+
+
+_activation(
+    "gelu_tanh",
+    formula="x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x**3)))/2",
+    slope="(1 + t + x*(1 - t**2)*du)/2",
+    curvature="(1 - t**2)*(du + x*(ddu - 2*t*du**2)/2)",
+    given="t = tanh(sqrt(2/pi)*(x + 0.044715*x**3)); du = sqrt(2/pi)*(1 + 3*0.044715*x**2); "
+    "ddu = sqrt(2/pi)*6*0.044715*x",
+    f=(_CUDA_GELU_TANH + "y = T(0.5) * x * (T(1) + t);", _gelu_tanh),
+    df=(
+        _CUDA_GELU_TANH + "dx = T(0.5) * (T(1) + t + x * (T(1) - t * t) * du) * dy;",
+        _gelu_tanh_df,
     ),
-    "relu": _activation(
-        "relu",
-        ("y = x < T(0) ? T(0) : x;", lambda x, y: np.maximum(x, 0, out=y)),
-        ("dx = dy * (x > T(0) ? T(1) : T(0));", lambda x, dy, dx: np.multiply(dy, x > 0, out=dx)),
-        ("y = T(0);", _fill(0)),
+    d2f=(
+        _CUDA_GELU_TANH + _CUDA_GELU_TANH_DDU + "T bend = ddu - T(2) * t * du * du; "
+        "y = (T(1) - t * t) * (du + T(0.5) * x * bend);",
+        _gelu_tanh_d2f,
     ),
-    "leaky_relu": _activation(
-        "leaky_relu",
-        (
-            f"y = x < T(0) ? T({LEAK}) * x : x;",
-            lambda x, y: np.copyto(y, np.where(x < 0, LEAK * x, x)),
-        ),
-        (
-            f"dx = dy * (x > T(0) ? T(1) : T({LEAK}));",
-            lambda x, dy, dx: np.copyto(dx, np.where(x > 0, dy, LEAK * dy)),
-        ),
-        ("y = T(0);", _fill(0)),
-    ),
-    "gelu": _activation(
-        "gelu",
-        (f"y = x * {_CUDA_CDF};", _in_blocks(lambda x, y: np.multiply(x, _cdf(x), out=y))),
-        (
-            f"dx = ({_CUDA_CDF} + x * {_CUDA_PDF}) * dy;",
-            _in_blocks(lambda x, dy, dx: np.multiply(_cdf(x) + x * _pdf(x), dy, out=dx)),
-        ),
-        (f"y = (T(2) - x * x) * {_CUDA_PDF};", lambda x, y: np.multiply(2 - x * x, _pdf(x), out=y)),
-    ),
-    "gelu_tanh": _activation(
-        "gelu_tanh",
-        (
-            _CUDA_GELU_TANH + "y = T(0.5) * x * (T(1) + t);",
-            lambda x, y: np.multiply(0.5 * x, 1 + _gelu_tanh_u(x)[0], out=y),
-        ),
-        (
-            _CUDA_GELU_TANH + "dx = T(0.5) * (T(1) + t + x * (T(1) - t * t) * du) * dy;",
-            _gelu_tanh_df,
-        ),
-        (
-            _CUDA_GELU_TANH + f"T ddu = T({6 * _GELU_C * _GELU_A!r}) * x; "
-            "y = (T(1) - t * t) * (du + T(0.5) * x * (ddu - T(2) * t * du * du));",
-            _gelu_tanh_d2f,
-        ),
-    ),
-    "tanh": _activation(
-        "tanh",
-        ("y = tanh(x);", lambda x, y: np.tanh(x, out=y)),
-        (
-            "T t = tanh(x); dx = (T(1) - t * t) * dy;",
-            lambda x, dy, dx: np.multiply(1 - np.tanh(x) ** 2, dy, out=dx),
-        ),
-        (
-            "T t = tanh(x); y = T(-2) * t * (T(1) - t * t);",
-            lambda x, y: np.multiply(-2 * np.tanh(x), 1 - np.tanh(x) ** 2, out=y),
-        ),
-    ),
-    "erf": _activation(
-        "erf",
-        ("y = erf(x);", _in_blocks(lambda x, y: np.copyto(y, erf(x)))),
-        (
-            f"dx = T({_ERF1!r}) * exp(-x * x) * dy;",
-            lambda x, dy, dx: np.multiply(_ERF1 * np.exp(-x * x), dy, out=dx),
-        ),
-        (
-            f"y = T({-2 * _ERF1!r}) * x * exp(-x * x);",
-            lambda x, y: np.multiply(-2 * _ERF1 * x, np.exp(-x * x), out=y),
-        ),
-    ),
-}
+)
+
+
+def _tanh_df(x, dy, dx):
+    np.multiply(1 - np.tanh(x) ** 2, dy, out=dx)
+
+
+def _tanh_d2f(x, y):
+    np.multiply(-2 * np.tanh(x), 1 - np.tanh(x) ** 2, out=y)
+
+
+_activation(
+    "tanh",
+    formula="tanh(x)",
+    slope="1 - tanh(x)**2",
+    curvature="-2*tanh(x)*(1 - tanh(x)**2)",
+    f=("y = tanh(x);", lambda x, y: np.tanh(x, out=y)),
+    df=("T t = tanh(x); dx = (T(1) - t * t) * dy;", _tanh_df),
+    d2f=("T t = tanh(x); y = T(-2) * t * (T(1) - t * t);", _tanh_d2f),
+)
+
+_ERF_SLOPE = 2 / math.sqrt(math.pi)  # at 0
+
+
+def _erf_df(x, dy, dx):
+    np.multiply(_ERF_SLOPE * np.exp(-x * x), dy, out=dx)
+
+
+def _erf_d2f(x, y):
+    np.multiply(-2 * _ERF_SLOPE * x, np.exp(-x * x), out=y)
+
+
+_activation(
+    "erf",
+    formula="erf(x)",
+    slope="2/sqrt(pi)*exp(-x**2)",
+    curvature="-4/sqrt(pi)*x*exp(-x**2)",
+    f=("y = erf(x);", _in_blocks(lambda x, y: np.copyto(y, erf(x)))),
+    df=(f"dx = T({_ERF_SLOPE!r}) * exp(-x * x) * dy;", _erf_df),
+    d2f=(f"y = T({-2 * _ERF_SLOPE!r}) * x * exp(-x * x);", _erf_d2f),
+)
 
 
 # -- optimisers ------------------------------------------------------------------------------------
+
+
+# AdamW: shrink = 1 - lr wd, rate = lr/(1 - b1^t), a1 = 1 - b1, a2 = 1 - b2, c2 = 1/(1 - b2^t).
 
 
 def _adamw(g, shrink, rate, b1, a1, b2, a2, c2, eps, w, m, v):
@@ -294,7 +395,8 @@ adamw = Fused(
     "adamw",
     "T g, T shrink, T rate, T b1, T a1, T b2, T a2, T c2, T eps",
     "T w, T m, T v",
-    "m = b1 * m + a1 * g; v = b2 * v + a2 * g * g; w = shrink * w - rate * m / (sqrt(v * c2) + eps);",
+    "m = b1 * m + a1 * g; v = b2 * v + a2 * g * g;"
+    " w = shrink * w - rate * m / (sqrt(v * c2) + eps);",
     _adamw,
 )
 
@@ -319,9 +421,12 @@ sgd = Fused(
 
 
 def _dropout_mask(keys, offset, size, threshold, scale, mask):
-    rows, keys = mask.reshape(-1, size), keys.reshape(-1, 2)
-    per_member = (np.broadcast_to(np.ravel(a), len(rows)) for a in (threshold, scale))
-    for row, (k0, k1), limit, factor in zip(rows, keys, *per_member, strict=True):
+    """mask = scale where hash(counter, key) >= threshold, else 0; a row of `size` a member."""
+    rows = mask.reshape(-1, size)
+    keys = keys.reshape(-1, 2)
+    thresholds = np.broadcast_to(np.ravel(threshold), len(rows))
+    scales = np.broadcast_to(np.ravel(scale), len(rows))
+    for row, (k0, k1), limit, factor in zip(rows, keys, thresholds, scales, strict=True):
         x = np.arange(offset, offset + size).astype(np.uint32)  # wraps at 2^32, as on the device
         x ^= k0
         x ^= x >> 16
@@ -337,35 +442,53 @@ dropout_mask = Fused(
     "dropout_mask",
     "raw uint32 keys, uint32 offset, int64 size, uint32 threshold, T scale",
     "T mask",
-    "unsigned int x = (offset + (unsigned int)(i % size)) ^ keys[2 * (i / size)];"
-    " x ^= x >> 16; x *= 0x7FEB352Du; x += keys[2 * (i / size) + 1]; x ^= x >> 15; x *= 0x846CA68Bu; x ^= x >> 16;"
-    " mask = x >= threshold ? scale : T(0);",
+    """
+    unsigned int x = (offset + (unsigned int)(i % size)) ^ keys[2 * (i / size)];
+    x ^= x >> 16; x *= 0x7FEB352Du;
+    x += keys[2 * (i / size) + 1];
+    x ^= x >> 15; x *= 0x846CA68Bu;
+    x ^= x >> 16;
+    mask = x >= threshold ? scale : T(0);
+    """,
     _dropout_mask,
 )
 
 
 # -- gathers and structured sums: embeddings without one-hot products, atomics or add.at -----------
-
+# Both run on GPUs only. h[e, b] = sum_s u[e, s, rows[e, s, b]], and du[e, s, v] = the sum of the
+# rows b of dh[e] that order[starts[v]:starts[v + 1]] lists. A stride of 0: all members share one.
 
 gather_sum = Fused(
     "gather_sum",
     "raw T u, raw int32 rows, int64 S, int64 P, int64 N, int64 B, int64 stride",
     "T h",
-    "long long n = i % N, b = (i / N) % B, e = i / (N * B); T total = T(0);"
-    " for (long long s = 0; s < S; ++s) total += u[((e * S + s) * P + rows[e * stride + s * B + b]) * N + n];"
-    " h = total;",
+    """
+    long long n = i % N, b = (i / N) % B, e = i / (N * B);
+    T total = T(0);
+    for (long long s = 0; s < S; ++s) {
+        long long v = rows[e * stride + s * B + b];
+        total += u[((e * S + s) * P + v) * N + n];
+    }
+    h = total;
+    """,
 )
 
 
 segment_sum = Fused(
     "segment_sum",
-    "raw T dh, raw int32 order, raw int32 starts, int64 S, int64 P, int64 N, int64 B, int64 order_stride, int64 starts_stride,"
-    " int32 accumulate",
+    "raw T dh, raw int32 order, raw int32 starts, int64 S, int64 P, int64 N, int64 B,"
+    " int64 order_stride, int64 starts_stride, int32 accumulate",
     "T du",
-    "long long n = i % N, v = (i / N) % P, s = (i / (N * P)) % S, e = i / (N * P * S); T total = T(0);"
-    " long long t = e * starts_stride + s * (P + 1) + v, o = e * order_stride + s * B;"
-    " for (long long j = starts[t]; j < starts[t + 1]; ++j) total += dh[(e * B + order[o + j]) * N + n];"
-    " du = accumulate ? du + total : total;",
+    """
+    long long n = i % N, v = (i / N) % P, s = (i / (N * P)) % S, e = i / (N * P * S);
+    long long t = e * starts_stride + s * (P + 1) + v, o = e * order_stride + s * B;
+    T total = T(0);
+    for (long long j = starts[t]; j < starts[t + 1]; ++j) {
+        long long b = order[o + j];
+        total += dh[(e * B + b) * N + n];
+    }
+    du = accumulate ? du + total : total;
+    """,
 )
 
 
@@ -373,7 +496,7 @@ segment_sum = Fused(
 
 
 def _rotate(u, v, c, s, sign, yu, yv):
-    turned = v * c + u * (s * sign)
+    turned = v * c + u * (s * sign)  # before u is overwritten where yu is u
     np.subtract(u * c, v * (s * sign), out=yu)
     yv[...] = turned
 
@@ -393,7 +516,8 @@ rotate = Fused(
 def _subtract_onehot(z, target, classes, r):
     if r is not z:
         np.copyto(r, z)
-    flat, labels = r.reshape(-1, r.shape[-1]), target.reshape(-1)
+    flat = r.reshape(-1, r.shape[-1])
+    labels = target.reshape(-1)
     if labels.size < len(flat):  # one target for all members
         labels = np.tile(labels, len(flat) // labels.size)
     flat[np.arange(len(flat)), labels] -= 1
