@@ -140,13 +140,14 @@ from tinygrok.engine.device import get_device
 def main():
     run = tiny(get_device("cpu", "float64", 1))
     args = Namespace(out=Path("out"), resume=False, steps=200, save_seconds=0.0, seed=0, how=sys.argv[1])
-    out = cli.start(args, run)
+    experiment = cli.Experiment(args, run.dev)
+    experiment.open(run)
     def fail(row):
         if row["step"] == 20 and run.world.rank == 1:
             if args.how == "raises":
                 raise RuntimeError("out of luck")
             os.kill(os.getpid(), signal.SIGKILL)
-    return cli.train(args, run, out, 10, lambda row: "", fail)
+    return experiment.train(run, 10, lambda row: "", fail)
 
 cli.main(main)
 """

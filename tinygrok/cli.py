@@ -1,14 +1,13 @@
-"""What every example shares: flags, refusals in one line, output folder, progress, Ctrl-C, run.json
-and log.csv.
+"""What every example shares: flags, refusals in one line, and the Experiment: its device, folder,
+training, run.json, log.csv, figures and closing table.
 
 Import it before NumPy: an example process runs one BLAS thread per worker thread, and BLAS reads
 that when it loads."""
 
 import argparse
-import csv
 import importlib.util
-import io
 import json
+import math
 import os
 import platform
 import shlex
@@ -17,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -29,10 +28,12 @@ import numpy as np  # noqa: E402
 from . import __version__  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
-from .engine.files import atomic_write  # noqa: E402
-from .training.checkpoint import load_training, save_training  # noqa: E402
+from .engine.files import write_csv, write_json  # noqa: E402
+from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
 from .training.loop import NonFiniteLoss, fit  # noqa: E402
 from .training.parallel import launched, world  # noqa: E402
+from .training.progress import Interrupt, Progress  # noqa: E402
+from .training.sweep import SweepError, sweep  # noqa: E402
 
 # -- flags -----------------------------------------------------------------------------------------
 
@@ -45,19 +46,22 @@ class _Parser(argparse.ArgumentParser):
 def checked(kind: type, low=None, high=None, open_low=False, open_high=False) -> Callable:
     """An argparse type: a finite number of a kind within bounds, refused with a line that states
     them."""
+    bounds = []
+    if low is not None:
+        bounds.append(f"{'above' if open_low else 'at least'} {low}")
+    if high is not None:
+        bounds.append(f"{'below' if open_high else 'at most'} {high}")
 
     def parse(text: str):
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not {'an integer' if kind is int else 'a number'}"
-            ) from None
+            noun = "an integer" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun}") from None
+        finite = kind is int or math.isfinite(value)
         below = low is not None and (value < low or (open_low and value == low))
         above = high is not None and (value > high or (open_high and value == high))
-        if below or above or value != value or value in (float("inf"), float("-inf")):
-            bounds = [f"{'above' if open_low else 'at least'} {low}"] if low is not None else []
-            bounds += [f"{'below' if open_high else 'at most'} {high}"] if high is not None else []
+        if below or above or not finite:
             raise argparse.ArgumentTypeError(f"{text} must be {' and '.join(bounds) or 'finite'}")
         return value
 
@@ -74,6 +78,15 @@ def real(
     return checked(float, low, high, open_low, open_high)
 
 
+def positive() -> Callable:
+    return real(0, open_low=True)
+
+
+def fraction() -> Callable:
+    """Of a whole: neither nothing nor all."""
+    return real(0, 1, open_low=True, open_high=True)
+
+
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that all examples have; the example adds its own."""
     p = _Parser(
@@ -81,31 +94,29 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument(
-        "--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute"
-    )
-    p.add_argument(
-        "--dtype", default="float32", choices=["float32", "float64"], help="floating point type"
-    )
-    p.add_argument(
-        "--tf32",
-        action="store_true",
-        help="on a GPU: float32 products on tensor cores, three digits",
-    )
-    p.add_argument(
-        "--threads", type=integer(), default=None, help="CPU worker threads (default: one per core)"
-    )
-    p.add_argument("--seed", type=integer(0), default=0, help="drives every random draw")
-    p.add_argument(
-        "--out", type=Path, default=Path("runs") / name, metavar="DIR", help="folder for results"
-    )
-    p.add_argument(
-        "--quick",
-        action="store_true",
-        help="a smaller setting that shows the effect in under a minute",
-    )
-    p.add_argument("--no-plot", action="store_true", help="draw no figure")
+    add = p.add_argument
+    devices = "{auto,cpu,cuda,cuda:1}"
+    dtypes = ["float32", "float64"]
+    tf32 = "on a GPU: float32 products on tensor cores, three digits"
+    threads = "CPU worker threads (default: one per core)"
+    quick = "a smaller setting that shows the effect in under a minute"
+    folder = Path("runs") / name
+    add("--device", default="auto", metavar=devices, help="where to compute")
+    add("--dtype", default="float32", choices=dtypes, help="floating point type")
+    add("--tf32", action="store_true", help=tf32)
+    add("--threads", type=integer(), default=None, help=threads)
+    add("--seed", type=integer(0), default=0, help="drives every random draw")
+    add("--out", type=Path, default=folder, metavar="DIR", help="folder for results")
+    add("--quick", action="store_true", help=quick)
+    add("--no-plot", action="store_true", help="draw no figure")
     return p
+
+
+def add_checkpoints(p: argparse.ArgumentParser, seconds: float) -> None:
+    """The flags of an example that can be interrupted: --save-seconds and --resume."""
+    add = p.add_argument
+    add("--save-seconds", type=real(), default=seconds, help="seconds between checkpoints")
+    add("--resume", action="store_true", help="go on from the checkpoint in --out")
 
 
 def parse(
@@ -114,47 +125,31 @@ def parse(
     """Parse; with --quick the values of `quick` replace defaults, and flags given by the user
     replace those."""
     args = p.parse_args(argv)
-    if args.quick:
-        p.set_defaults(**quick or {})
+    if args.quick and quick:
+        p.set_defaults(**quick)
         args = p.parse_args(argv)
     return args
 
 
-def device(args: argparse.Namespace) -> Device:
-    dev = get_device(args.device, args.dtype, args.threads, args.tf32)
-    print(
-        f"device: {dev.reason}; {dev.dtype}{', products in TF32' * (dev.tf32 and dev.dtype == np.float32)}"
-    )
-    return dev
+# Flags that only say where and how to compute and show.
+HIDDEN = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds"}
+HIDDEN |= {"workers", "scheduler"}
 
 
 def config(args: argparse.Namespace) -> dict:
-    """The settings that determine the numbers of a run: every flag but those that only say where
-    and how to compute and show."""
-    hidden = {
-        "device",
-        "tf32",
-        "threads",
-        "out",
-        "quick",
-        "no_plot",
-        "resume",
-        "save_seconds",
-        "workers",
-        "scheduler",
-    }
-    return {k: v for k, v in sorted(vars(args).items()) if k not in hidden}
+    """The settings that determine the numbers of a run: every flag but the HIDDEN ones."""
+    return {name: value for name, value in sorted(vars(args).items()) if name not in HIDDEN}
 
 
 def main(run: Callable[[], int | None]) -> None:
     """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130. A
     rank that fails ends all; only rank 0 prints."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT)
-    )  # a polite kill is a Ctrl-C
-    (rank, size), code = launched(), 1
+    # A polite kill is a Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    rank, size = launched()
     if rank:
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    code = 1
     try:
         code = run()
     except (InputError, MemoryError) as error:
@@ -177,240 +172,250 @@ def main(run: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-# -- output ----------------------------------------------------------------------------------------
+# -- the experiment --------------------------------------------------------------------------------
 
 CHECKPOINT = "checkpoint.npz"
-
-
+SETTINGS = "config.json"  # of a sweep
+PACKS = "packs"
 # What a run leaves in its folder; anything else in there belongs to the user.
-RUN_FILES = ("run.json", "log.csv", "config.json", "packs", "*.npz", "*.png")
+RUN_FILES = ("run.json", "log.csv", SETTINGS, PACKS, "*.npz", "*.png")
 
 
-def output_folder(args: argparse.Namespace, resume: bool = False, state: str = CHECKPOINT) -> Path:
-    """Create the output folder. The files of an earlier run in it move to DIR/earlier-1 (2, ...):
-    nothing is overwritten.
+class Experiment:
+    """A run of an example, from its flags to the closing table.
 
-    state: the file or folder in it that --resume goes on from."""
-    out: Path = args.out
-    if launched()[0]:
-        return out
-    try:
+        experiment = Experiment(args)            # prints where it computes
+        run = build(args, experiment.dev)        # may refuse the flags: nothing is written yet
+        experiment.open(run)                     # the folder --out; --resume loads the checkpoint
+        code = experiment.train(run, args.log_every, describe)
+        if code is not None:                     # interrupted, or the loss was not finite
+            return code
+        experiment.finish(results, run.history, figures)
+
+    trained, seconds: steps (train) or packs (sweep) of this process, and the time that they took.
+    """
+
+    def __init__(self, args: argparse.Namespace, dev: Device | None = None):
+        """A device that is given is not printed."""
+        self.args = args
+        self.out: Path = args.out
+        self.dev = dev or self._device()
+        self.began = time.perf_counter()
+        self.trained = 0
+        self.seconds = 0.0
+
+    def _device(self) -> Device:
+        args = self.args
+        dev = get_device(args.device, args.dtype, args.threads, args.tf32)
+        tf32 = dev.tf32 and dev.dtype == np.float32
+        print(f"device: {dev.reason}; {dev.dtype}{', products in TF32' if tf32 else ''}")
+        return dev
+
+    def open(self, run=None, state: str = CHECKPOINT) -> Path:
+        """Create the output folder; with --resume a run takes up the checkpoint in it. The files of
+        an earlier run in it move to DIR/earlier-1 (2, ...): nothing is overwritten.
+
+        state: the file or folder in it that --resume goes on from."""
+        resume = getattr(self.args, "resume", False)
+        if launched()[0] == 0:
+            try:
+                self._make_folder(resume, state)
+            except OSError as error:
+                raise InputError(f"--out {self.out}: {error.strerror}") from error
+        if run is not None:
+            world().any(True)  # rank 0 has made the folder
+            if resume:
+                load_training(self.out / CHECKPOINT, run, config(self.args))
+                print(f"resumed at step {run.t}")
+        return self.out
+
+    def _make_folder(self, resume: bool, state: str) -> None:
+        out = self.out
         if resume and not (out / state).exists():
             raise InputError(f"--resume: there is no {state} in {out}")
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(
-            dir=out
-        ):  # can we write here? better known now than after the training
+        # Can we write here? Better known now than after the training.
+        with tempfile.TemporaryFile(dir=out):
             pass
-        earlier = [] if resume else [path for pattern in RUN_FILES for path in out.glob(pattern)]
+        if resume:
+            return
+        earlier = [path for pattern in RUN_FILES for path in out.glob(pattern)]
         if earlier:
-            number = next(i for i in range(1, 10**6) if not (out / f"earlier-{i}").exists())
+            number = 1
+            while (out / f"earlier-{number}").exists():
+                number += 1
             kept = out / f"earlier-{number}"
             kept.mkdir()
             for path in earlier:
                 path.rename(kept / path.name)
             print(f"kept the earlier run in {kept}")
-    except OSError as error:
-        raise InputError(f"--out {out}: {error.strerror}") from error
-    return out
 
+    def train(
+        self,
+        run,
+        log_every: int,
+        describe: Callable[[dict], str],
+        on_row: Callable[[dict], None] = lambda row: None,
+        every: float = 2.0,
+    ) -> int | None:
+        """Train until args.steps as every example does: a progress line, checkpoints, Ctrl-C, a
+        loss that is not finite. None when it got there, else the exit code to leave with.
 
-def write_json(path: Path, data: dict) -> None:
-    text = json.dumps(_plain(data), indent=2, allow_nan=False) + "\n"
-    atomic_write(path, lambda file: file.write(text.encode()))
+        describe  a row of the history -> the text of the progress line, every so many seconds
+        on_row    what else to do with a row
+        """
+        args = self.args
+        path = self.out / CHECKPOINT
+        progress = Progress(args.steps, run.t, every)
+        first = run.t
+        began = time.perf_counter()
 
+        def show(row: dict) -> None:
+            progress(row["step"], describe(row))
+            on_row(row)
 
-def _plain(x):
-    """What JSON can hold: NumPy numbers and arrays as numbers and lists, nan and infinity as null,
-    paths as text."""
-    if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, np.ndarray | np.generic):
-        return _plain(x.tolist())
-    if isinstance(x, list | tuple):
-        return [_plain(v) for v in x]
-    if isinstance(x, float) and not np.isfinite(x):
-        return None
-    return x if isinstance(x, str | int | float | None) else str(x)
+        def save(run) -> None:
+            save_training(path, run, config(args))
 
+        with Interrupt() as interrupt:
 
-def write_run(
-    out: Path, args: argparse.Namespace, dev: Device, seconds: float, results: dict
-) -> None:
-    """DIR/run.json: config, seed, versions, device, date, wall seconds, results."""
-    write_json(
-        out / "run.json",
-        {
+            def stop() -> bool:
+                return world().any(interrupt())
+
+            try:
+                done = fit(run, args.steps, log_every, show, save, args.save_seconds, stop)
+            except NonFiniteLoss as error:
+                broken = self.out / "nonfinite.npz"
+                save_training(broken, run, config(args))
+                print(f"stopped: {error}\nthe state is in {broken}; a lower --lr may help")
+                world().any(True)  # rank 0 has written
+                return 1
+            finally:
+                progress.close()
+        self.trained = run.t - first
+        self.seconds = time.perf_counter() - began
+        world().any(True)
+        if not done:
+            print(f"interrupted at step {run.t}; everything is in {path}. {to_go_on()}")
+            return 130
+        return 0 if launched()[0] else None
+
+    def open_sweep(self, free: Sequence[str] = (), **more) -> Path:
+        """The folder of a sweep, with its settings (and more): --resume refuses others, but for the
+        `free` ones."""
+        out = self.open(state=SETTINGS)
+        settings = json.loads(json.dumps(config(self.args) | more))
+        if self.args.resume:
+            saved = json.loads((out / SETTINGS).read_text())
+            check_config(out, saved, settings, free=tuple(free))
+        write_json(out / SETTINGS, settings)
+        return out
+
+    def sweep(
+        self, packs: Sequence, work: Callable, executor, unit: str, describe: str
+    ) -> list | None:
+        """Results of work(pack) for every pack (training/sweep.py), with a line of progress; None
+        when one failed. Ctrl-C ends the process. A pack is one unit: the word for it."""
+        folder = self.out / PACKS
+        progress = Progress(len(packs), every=10.0, unit=unit)
+        began = time.perf_counter()
+        counts = []  # the first: finished before
+
+        def show(count: int, total: int) -> None:
+            counts.append(count)
+            progress(count, describe)
+
+        try:
+            results = sweep(packs, work, folder, executor, show)
+        except SweepError as error:
+            print(f"stopped: {error}\nto run what is missing:\n  {resume_hint()}")
+            return None
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; finished {unit}s are in {folder}. {to_go_on()}", flush=True)
+            os._exit(130)  # worker processes notice and end; waiting for them could take long
+        progress.close()
+        self.trained = counts[-1] - counts[0]
+        self.seconds = time.perf_counter() - began
+        return results
+
+    def finish(
+        self,
+        results: dict,
+        history: Mapping[str, Sequence] | None = None,
+        figures: Callable[[Path], None] | None = None,
+        paper: dict[str, str] | None = None,
+        title: str = "",
+        shown: dict | None = None,
+    ) -> None:
+        """Write log.csv and run.json, draw the figures, print the closing table.
+
+        paper  {result: the paper's number}, under a title;  shown: what to print instead of results
+        """
+        self.write(results, history, figures)
+        print_table(results if shown is None else shown, paper or {}, title)
+        self.list_files()
+
+    def write(
+        self,
+        results: dict,
+        history: Mapping[str, Sequence] | None = None,
+        figures: Callable[[Path], None] | None = None,
+    ) -> None:
+        """The files of `finish`: for an example that prints a table of its own."""
+        if history is not None:
+            write_csv(self.out / "log.csv", history)
+        self._write_run(results)
+        if figures is not None and self._plotting():
+            figures(self.out)
+
+    def _write_run(self, results: dict) -> None:
+        """DIR/run.json: config, seed, versions, device, date, wall seconds, results."""
+        versions = {
+            "tinygrok": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        }
+        record = {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "config": config(args),
-            "seed": args.seed,
-            "versions": {
-                "tinygrok": __version__,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-            },
-            "device": dev.reason,
-            "dtype": dev.dtype.name,
-            "tf32": dev.tf32,
+            "config": config(self.args),
+            "seed": self.args.seed,
+            "versions": versions,
+            "device": self.dev.reason,
+            "dtype": self.dev.dtype.name,
+            "tf32": self.dev.tf32,
             "ranks": launched()[1],
             "machine": platform.machine(),
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "wall_seconds": round(seconds, 3),
+            "wall_seconds": round(time.perf_counter() - self.began, 3),
             "results": results,
-        },
-    )
+        }
+        write_json(self.out / "run.json", record)
+
+    def _plotting(self) -> bool:
+        """Whether to draw; says so when matplotlib is missing."""
+        if self.args.no_plot:
+            return False
+        if importlib.util.find_spec("matplotlib") is None:
+            print("no figure: matplotlib is not installed (pip install 'tinygrok[plot]')")
+            return False
+        return True
+
+    def list_files(self) -> None:
+        names = sorted(f.name for f in self.out.iterdir() if not f.name.startswith("."))
+        print(f"\nfiles in {self.out}: {', '.join(names)}")
 
 
-def write_log(out: Path, history: dict[str, list]) -> None:
-    """DIR/log.csv: a row per measurement; a column per member where there are several."""
-    names, columns = [], []
-    for name, values in history.items():
-        for index, column in enumerate(np.asarray(values).reshape(len(values), -1).T):
-            names.append(name if np.ndim(values[0]) == 0 else f"{name}_{index}")
-            columns.append(column)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(zip(*columns, strict=True))
-    atomic_write(out / "log.csv", lambda file: file.write(text.getvalue().encode()))
+# -- the table -------------------------------------------------------------------------------------
 
 
-def plotting(args: argparse.Namespace) -> bool:
-    """Whether to draw; says so when matplotlib is missing."""
-    if args.no_plot:
-        return False
-    if importlib.util.find_spec("matplotlib") is None:
-        print("no figure: matplotlib is not installed (pip install 'tinygrok[plot]')")
-        return False
-    return True
-
-
-# -- while it runs ---------------------------------------------------------------------------------
-
-
-class Interrupt:
-    """Ctrl-C or SIGTERM asks the loop to end after the step at hand; a second Ctrl-C ends the
-    process at once."""
-
-    def __init__(self):
-        self.asked = False
-
-    def __enter__(self):
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for s, handler in self._before.items():
-            signal.signal(s, handler)
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def _handle(self, signum, frame):
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-class Progress:
-    """A progress bar by tqdm where that is installed and the output is a terminal, else a line
-    every few seconds."""
-
-    def __init__(self, total: int, start: int = 0, every: float = 2.0, unit: str = "step"):
-        self.total, self.start, self.every, self.unit = total, start, every, unit
-        self.began = self.last = time.monotonic()
-        self.bar = None
-        if sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, initial=start, unit=unit, dynamic_ncols=True)
-
-    def __call__(self, step: int, text: str) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(step - self.bar.n)
-            return
-        now = time.monotonic()
-        if step >= self.total or now - self.last >= self.every:
-            self.last = now
-            rate = (step - self.start) / max(now - self.began, 1e-9)
-            left = (
-                f", {(self.total - step) / rate:.0f} s left" if rate and step < self.total else ""
-            )
-            print(
-                f"{self.unit} {step:>{len(str(self.total))}}/{self.total}  {text}  {rate:.3g} {self.unit}s/s{left}",
-                flush=True,
-            )
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def train(
-    args: argparse.Namespace,
-    run,
-    out: Path,
-    log_every: int,
-    describe: Callable[[dict], str],
-    on_row=lambda row: None,
-    every=2.0,
-) -> int | None:
-    """Train until args.steps as every example does: a progress line, checkpoints, --resume, Ctrl-C,
-    a loss that is not finite. None when it got there, else the exit code to leave with.
-
-    describe   a row of the history -> the text of the progress line;  on_row: what else to do with it
-    """
-    path, progress = out / CHECKPOINT, Progress(args.steps, run.t, every)
-
-    def show(row: dict) -> None:
-        progress(row["step"], describe(row))
-        on_row(row)
-
-    def save(run) -> None:
-        save_training(path, run, config(args))
-
-    with Interrupt() as interrupt:
-        try:
-            done = fit(
-                run,
-                args.steps,
-                log_every,
-                show,
-                save,
-                args.save_seconds,
-                lambda: world().any(interrupt()),
-            )
-        except NonFiniteLoss as error:
-            save_training(out / "nonfinite.npz", run, config(args))
-            print(
-                f"stopped: {error}\nthe state is in {out / 'nonfinite.npz'}; a lower --lr may help"
-            )
-            world().any(True)  # rank 0 has written
-            return 1
-        finally:
-            progress.close()
-    world().any(True)
-    if not done:
-        print(f"interrupted at step {run.t}; everything is in {path}. To go on:\n  {resume_hint()}")
-        return 130
-    return 0 if launched()[0] else None
-
-
-def start(args: argparse.Namespace, run) -> Path:
-    """The output folder; with --resume the run takes up the checkpoint in it."""
-    out = output_folder(args, args.resume)
-    world().any(True)  # rank 0 has made the folder
-    if args.resume:
-        load_training(out / CHECKPOINT, run, config(args))
-        print(f"resumed at step {run.t}")
-    return out
-
-
-def resume_hint() -> str:
-    """The command that goes on where this one stopped."""
-    words = [Path(sys.executable).name, *sys.argv]
-    return shlex.join([*words, *(["--resume"] if "--resume" not in words else [])])
+def print_table(results: dict, paper: dict[str, str], title: str) -> None:
+    """The closing table: every result, beside the paper's number where it has one."""
+    texts = {name: _short(value) for name, value in results.items()}
+    width = max(len(text) for text in texts.values())
+    names = max(22, *(len(name) + 2 for name in texts))
+    print(f"\n{'':<{names}}{'here':>{width}}   {title if paper else ''}")
+    for name, text in texts.items():
+        print(f"{name:<{names}}{text:>{width}}   {paper.get(name, '')}")
 
 
 def _short(value) -> str:
@@ -418,18 +423,60 @@ def _short(value) -> str:
         return " ".join(map(_short, value))
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3g}"
+    if value == 0 or 1e-2 <= abs(value) < 1e4:
+        return f"{value:.4f}"
+    return f"{value:.3g}"
 
 
-def report(out: Path, results: dict, paper: dict[str, str], title: str) -> None:
-    """The closing table: every result, beside the paper's number where it has one, and where the
-    files are."""
-    rows = [(k, _short(v), paper.get(k, "")) for k, v in results.items()]
-    width = max(len(v) for _, v, _ in rows)
-    names = max(22, *(len(name) + 2 for name in results))
-    print(f"\n{'':<{names}}{'here':>{width}}   {title if paper else ''}")
-    for name, value, reference in rows:
-        print(f"{name:<{names}}{value:>{width}}   {reference}")
-    print(
-        f"\nfiles in {out}: {', '.join(sorted(f.name for f in out.iterdir() if not f.name.startswith('.')))}"
-    )
+# -- going on -------------------------------------------------------------------------------------
+
+
+def resume_hint() -> str:
+    """The command that goes on where this one stopped."""
+    words = [Path(sys.executable).name, *sys.argv]
+    if "--resume" not in words:
+        words.append("--resume")
+    return shlex.join(words)
+
+
+def to_go_on() -> str:
+    return f"To go on:\n  {resume_hint()}"
+
+
+# -- used by examples that do not use the Experiment yet: to go ------------------------------------
+
+
+def device(args):
+    return Experiment(args).dev
+
+
+def output_folder(args, resume=False, state=CHECKPOINT):
+    return Experiment(args, Device("cpu", np, "float32", 1, "")).open(state=state)
+
+
+def start(args, run):
+    return Experiment(args, run.dev).open(run)
+
+
+def train(args, run, out, *more, **options):
+    return Experiment(args, run.dev).train(run, *more, **options)
+
+
+def write_run(out, args, dev, seconds, results):
+    experiment = Experiment(args, dev)
+    experiment.began -= seconds
+    experiment.write(results)
+
+
+def write_log(out, history):
+    write_csv(out / "log.csv", history)
+
+
+def plotting(args):
+    return Experiment(args, Device("cpu", np, "float32", 1, ""))._plotting()
+
+
+def report(out, results, paper, title):
+    print_table(results, paper, title)
+    names = sorted(f.name for f in out.iterdir() if not f.name.startswith("."))
+    print(f"\nfiles in {out}: {', '.join(names)}")

@@ -6,6 +6,7 @@ renamed. A sweep that starts again lists the files and runs what is missing; not
 finished is lost or run twice. Workers on other machines must see the same folder (a shared file
 system), as usual on a cluster."""
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -13,7 +14,13 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    ProcessPoolExecutor,
+    wait,
+)
 from pathlib import Path
 
 from ..engine.errors import InputError
@@ -141,3 +148,11 @@ def exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def process_pools(workers: int) -> Callable[[], Executor]:
+    """A maker of pools of worker processes, which end with this process."""
+    spawn = multiprocessing.get_context("spawn")
+    return functools.partial(
+        ProcessPoolExecutor, workers, mp_context=spawn, initializer=exit_with_parent
+    )
