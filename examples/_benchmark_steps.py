@@ -20,8 +20,9 @@ from tinygrok.models.vision import vgg as vgg_chain
 from tinygrok.tasks.in_context import InContextData
 from tinygrok.tasks.modular import addition
 from tinygrok.training.ensembles import build
-from tinygrok.training.loop import Evaluation, Training
-from tinygrok.training.sequences import ImageTraining, SequenceTraining
+from tinygrok.training.images import ImageTraining
+from tinygrok.training.sequences import SequenceTraining
+from tinygrok.training.tables import Evaluation, Training
 
 
 def arenas(dev, net, weights):
@@ -161,7 +162,7 @@ def vgg(args, dev, torch, batch=64, divide=4):
         (rng.standard_normal((batch, 32, 32, 3)), rng.integers(0, 10, batch)),
     )
     optimizer = AdamW(dev, params, grads, lr=1e-3, weight_decay=0.5, no_decay=net.no_decay)
-    run = ImageTraining(dev, net, optimizer, lambda rng: data, None, {}, args.seed)
+    run = ImageTraining(dev, net, optimizer, lambda rng: data, {}, args.seed)
     candidates = {"tinygrok": lambda: run.step}
     if torch:
         import _torch_twins_criticality as twins

@@ -26,9 +26,9 @@ from tinygrok.engine.rng import generator
 from tinygrok.models import vision
 from tinygrok.tasks import images
 from tinygrok.training.checkpoint import load_training, save_training
+from tinygrok.training.images import ImageTraining
 from tinygrok.training.loop import NonFiniteLoss, fit
 from tinygrok.training.parallel import world
-from tinygrok.training.sequences import ImageTraining
 
 PRESETS = {  # what the flags may change
     "mlp": {
@@ -291,7 +291,7 @@ def training(args, dev, net, data, weights, lr, seed):
         "train": (data.train[part], data.train_labels[part]),
         "test": (data.test, data.test_labels),
     }
-    run = ImageTraining(dev, net, optimizer, draw, None, sets, seed)
+    run = ImageTraining(dev, net, optimizer, draw, sets, seed)
     run.objective.buffers.load(
         net.init_buffers() | {n: weights[n] for n in net.buffers if n in weights}
     )

@@ -21,7 +21,7 @@ from tinygrok.ops.loss import LOSSES
 from tinygrok.probes.fourier import neuron_ipr
 from tinygrok.probes.phases import first_step
 from tinygrok.tasks.modular import TASKS
-from tinygrok.training.loop import Evaluation, Training
+from tinygrok.training.tables import Evaluation, Training
 
 QUICK = {"p": 59, "width": 200, "weight_decay": 2.0}
 PAPER = {

@@ -27,7 +27,7 @@ from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.probes.fourier import neuron_ipr
 from tinygrok.tasks.modular import addition, multiplication, polynomial, require_prime, separable
-from tinygrok.training.loop import Evaluation, Training
+from tinygrok.training.tables import Evaluation, Training
 
 QUICK = {"p": 61, "width": 300, "steps": 200}
 SUM, PRODUCT = "n1 + n2", "n1*n2"

@@ -7,7 +7,7 @@ from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.tasks.modular import addition
-from tinygrok.training.loop import Evaluation, Training
+from tinygrok.training.tables import Evaluation, Training
 
 
 def small_run(

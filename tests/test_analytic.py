@@ -38,7 +38,8 @@ from tinygrok.tasks.modular import (
     product,
     separable,
 )
-from tinygrok.training.loop import Evaluation, Training, fit
+from tinygrok.training.loop import fit
+from tinygrok.training.tables import Evaluation, Training
 
 check = verify.verify
 EXACT = 1e-28

@@ -16,9 +16,10 @@ from tinygrok.engine.params import Arena
 from tinygrok.models import vision
 from tinygrok.models.protocol import TRAINING
 from tinygrok.tasks import images
+from tinygrok.training.batches import SHARD_IMAGES
 from tinygrok.training.checkpoint import load_training, save_training
+from tinygrok.training.images import ImageTraining
 from tinygrok.training.loop import fit
-from tinygrok.training.sequences import SHARD_IMAGES, ImageTraining
 
 
 def idx(array):
@@ -201,7 +202,7 @@ def small(dev, batchnorm=False, count=3 * SHARD_IMAGES, seed=0):
         return images.augment(rng, x[pick], 1), y[pick]
 
     optimizer = SGD(dev, params, grads, lr=0.05, momentum=0.9, no_decay=net.no_decay)
-    return ImageTraining(dev, net, optimizer, draw, None, {"test": (x[300:], y[300:])}, seed)
+    return ImageTraining(dev, net, optimizer, draw, {"test": (x[300:], y[300:])}, seed)
 
 
 @pytest.mark.parametrize("batchnorm", [False, True])

@@ -13,7 +13,7 @@ from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.models.interop import from_torch_state_dict
 from tinygrok.tasks.in_context import InContextData
-from tinygrok.training import sequences
+from tinygrok.training import batches
 from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.loop import fit
 from tinygrok.training.sequences import SequenceTraining
@@ -54,7 +54,7 @@ def test_devices_agree(dev, host_dev, positions):
 
 
 def test_threads_shards_and_recompute(monkeypatch):
-    monkeypatch.setitem(sequences.SHARD_BYTES, "cpu", 5_000)
+    monkeypatch.setitem(batches.TOKEN_SHARD_BYTES, "cpu", 5_000)
     results = []
     for threads, recompute in ((1, False), (3, False), (2, True)):
         run = tiny(get_device("cpu", "float32", threads), recompute=recompute)
@@ -85,7 +85,7 @@ def test_evaluation_in_pieces_on_a_device(monkeypatch):
     """A set too large for the device is measured shard by shard; training takes whole batches."""
     dev = fakecupy.fake_device("float64")
     whole = tiny(dev).measure()
-    monkeypatch.setitem(sequences.SHARD_BYTES, "cuda", 5_000)
+    monkeypatch.setitem(batches.TOKEN_SHARD_BYTES, "cuda", 5_000)
     run = tiny(dev)
     assert len(run.sets["held out"].shards()) > 1
     pieces = run.measure()

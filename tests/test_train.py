@@ -9,7 +9,7 @@ from tinygrok.engine.device import get_device
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import SGD, AdamW, clip_by_global_norm, cosine, linear_warmup
 from tinygrok.engine.params import Arena
-from tinygrok.training import loop as train
+from tinygrok.training import batches
 from tinygrok.training.checkpoint import CheckpointError, load_training, save_training
 from tinygrok.training.loop import NonFiniteLoss, fit
 
@@ -96,7 +96,7 @@ def test_devices_agree(dev, host_dev, setting):
 @pytest.mark.parametrize("shard_bytes", [2_000, 700])
 def test_result_does_not_depend_on_threads(monkeypatch, shard_bytes):
     """Many shards, more than one to a group: one, two and three threads give the same bits."""
-    monkeypatch.setitem(train.SHARD_BYTES, "cpu", shard_bytes)
+    monkeypatch.setitem(batches.TABLE_SHARD_BYTES, "cpu", shard_bytes)
     results = []
     for threads in (1, 2, 3):
         run = small_run(get_device("cpu", "float32", threads), dropout=0.2)
@@ -111,9 +111,9 @@ def test_shards_add_up(host_dev, monkeypatch):
     """The gradient summed over shards is the gradient of the whole batch."""
     whole = small_run(host_dev, dropout=0.2)
     whole_loss = whole.step()
-    monkeypatch.setitem(train.SHARD_BYTES, "cpu", 500)
+    monkeypatch.setitem(batches.TABLE_SHARD_BYTES, "cpu", 500)
     cut = small_run(host_dev, dropout=0.2)
-    assert len(cut.full_batch.shards(None)) > train.GROUPS
+    assert len(cut.full_batch.shards(None)) > batches.GROUPS
     np.testing.assert_allclose(cut.step(), whole_loss, rtol=1e-12)
     for name, g in whole.grads.to_host().items():
         np.testing.assert_allclose(cut.grads.to_host()[name], g, rtol=1e-9, atol=1e-15)

@@ -78,3 +78,13 @@ class Model(Protocol):
     def stages(self, dev: Device, w: dict) -> list[Stage]:
         """The blocks as maps, for Jacobians."""
         ...
+
+
+class NeuronModel(Model, Protocol):
+    """A network with `by_neurons`: the logits of parts of its neurons add up to its own."""
+
+    width: int
+
+    def neurons(self, arrays: dict, part: slice) -> dict:
+        """Views of some neurons' parameters, gradients or buffers: a network of their own."""
+        ...

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..engine.errors import InputError
 from ..engine.files import atomic_write
-from .loop import Training
+from .loop import Run
 from .parallel import launched
 
 FORMAT = "tinygrok checkpoint 1"
@@ -69,13 +69,13 @@ def load_arrays(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     return meta, arrays
 
 
-def _arenas(run: Training) -> dict:
+def _arenas(run: Run) -> dict:
     """Every arena that the next step reads."""
     optimizer = {f"optimizer.{kind}": arena for kind, arena in run.optimizer.state.items()}
     return {"weight": run.params, "buffer": run.objective.buffers, **optimizer}
 
 
-def save_training(path: Path, run: Training, config: dict) -> None:
+def save_training(path: Path, run: Run, config: dict) -> None:
     """Weights, buffers, optimiser state, history, step and configuration of a run."""
     arrays = {
         f"{kind}/{name}": x
@@ -86,7 +86,7 @@ def save_training(path: Path, run: Training, config: dict) -> None:
     save_arrays(path, {"step": run.t, "config": config}, arrays)
 
 
-def load_training(path: Path, run: Training, config: dict) -> None:
+def load_training(path: Path, run: Run, config: dict) -> None:
     """Restore a run saved by save_training, bit by bit; refuses a checkpoint of another
     configuration."""
     meta, arrays = load_arrays(path)

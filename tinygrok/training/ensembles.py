@@ -22,7 +22,8 @@ from ..models.mlp import TwoLayerNet
 from ..probes.phases import phase, two_stages
 from ..tasks.corruption import corrupt
 from ..tasks.modular import TASKS
-from .loop import Evaluation, NonFiniteLoss, Training, fit
+from .loop import NonFiniteLoss, fit
+from .tables import Evaluation, Training
 
 DEFAULTS = {
     "alpha": 0.5,
@@ -138,7 +139,7 @@ def hidden_units(
         for k, x in (weights | (buffers or run.objective.buffers.to_host(e))).items()
     }
     parts = [
-        run.model.forward(dev, w, rows)[1]["hidden.post"] for rows, _, _ in run.table.shards(None)
+        run.model.forward(dev, w, shard.inputs)[1]["hidden.post"] for shard in run.table.shards()
     ]
     return np.concatenate([dev.to_host(a) for a in parts])
 

@@ -1,0 +1,235 @@
+"""Batches: labelled inputs in the form that a network reads, cut by rows into shards.
+
+On a CPU a shard stays in cache, and the worker threads share the shards; a GPU takes a batch whole.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..engine.device import Array, Device
+from ..models.gpt import GPT, Tokens
+from ..models.mlp import TwoLayerNet
+from ..models.protocol import Model
+
+# Bytes of the widest activation of a shard. CPU: it shares a cache of a few MiB with what is made
+# of it. GPU: what is evaluated at once; training takes whole batches.
+TABLE_SHARD_BYTES = {"cpu": 1_200_000, "cuda": 16_000_000}  # hidden activations (rows, N)
+TOKEN_SHARD_BYTES = {"cpu": 2_000_000, "cuda": 500_000_000}  # of an MLP (rows, tokens, 4 C)
+SHARD_IMAGES = 16
+GROUPS = 4  # shards are summed in at most this many groups, whatever the number of threads
+
+Labelled = tuple[np.ndarray, np.ndarray]  # host inputs and their labels
+EVERY_ROW = slice(None)
+
+
+class Shard(NamedTuple):
+    """Consecutive rows of a batch.
+
+    inputs   what the model's forward reads: a RowIndex, Tokens or images
+    target   their labels (B,), or (E, B) of all members
+    start    the row of the batch at which the shard starts
+    """
+
+    inputs: Any
+    target: Array
+    start: int
+
+
+class Batch(Protocol):
+    """What the objective asks of labelled inputs.
+
+    whole    all rows of all members as one shard, for a GPU; None: go shard by shard
+    weight   (E, B) weights of the rows of `whole`; None: equal ones
+    norm     what the summed loss of `whole` is divided by; None: the sum of the weights
+    """
+
+    whole: Shard | None
+    weight: Array | None
+    norm: int | None
+
+    def shards(self, e: int | None = None) -> list[Shard]:
+        """The rows of member e (None: of the only network, or what all members share)."""
+        ...
+
+    def size(self, e: int | None = None) -> int:
+        """Labels of member e on all ranks: its loss is the mean over them."""
+        ...
+
+
+def shard_edges(rows: int, wanted: float) -> list[int]:
+    """Cut rows into about the wanted number of shards: a multiple of GROUPS, so that all groups
+    have the same work, where so many are wanted."""
+    least = 2 if wanted > 1 else 1
+    count = min(rows, max(GROUPS * round(wanted / GROUPS), least))
+    return [rows * i // count for i in range(count + 1)]
+
+
+# -- tables ----------------------------------------------------------------------------------------
+
+
+class TableBatch:
+    """Labelled inputs of every member, sorted by n_1 (the order of a batch is free).
+
+    data    [(inputs (S, B), target (B,))] host integers: one entry that all members share, or one
+            per member, of any sizes
+    whole   one shard only (BatchNorm needs the statistics of all rows)
+    """
+
+    norm: int | None = None
+
+    def __init__(
+        self, dev: Device, model: TwoLayerNet, data: Sequence[Labelled], whole: bool = False
+    ):
+        self.data = [_sorted(inputs, target) for inputs, target in data]
+        self.sizes = [len(target) for _, target in self.data]
+        self.whole: Shard | None = None
+        self.weight: Array | None = None
+        if dev.kind == "cuda":
+            self._stack(dev, model)
+        self._shards = [_table_shards(dev, model, *member, whole) for member in self.data]
+
+    def _stack(self, dev: Device, model: TwoLayerNet) -> None:
+        """Members side by side for a GPU: (E, S, B) and (E, B), shorter ones padded with rows of
+        weight 0."""
+        inputs, target = self.data[0]
+        if len(self.data) > 1:
+            longest = max(self.sizes)
+            inputs = np.stack([_padded(n, longest) for n, _ in self.data])
+            target = np.stack([_padded(t, longest) for _, t in self.data])
+            weight = np.arange(longest) < np.array(self.sizes)[:, None]
+            if not weight.all():
+                self.weight = dev.to_device(weight.astype(float))
+        self.whole = Shard(model.prepare(dev, inputs), dev.to_device(target), 0)
+
+    def shards(self, e: int | None = None) -> list[Shard]:
+        """The rows of member e, or those that all share."""
+        return self._shards[self._entry(e)]
+
+    def size(self, e: int | None = None) -> int:
+        """Number of rows of member e."""
+        return self.sizes[self._entry(e)]
+
+    def _entry(self, e: int | None) -> int:
+        return 0 if e is None or len(self.data) == 1 else e
+
+
+def _sorted(inputs: np.ndarray, target: np.ndarray) -> Labelled:
+    """By n_1: the rows of a batch that read one row of the first table stand side by side."""
+    order = np.argsort(inputs[0], kind="stable")
+    return inputs[:, order], target[order]
+
+
+def _padded(x: np.ndarray, size: int) -> np.ndarray:
+    """Zeros behind the last axis."""
+    missing = size - x.shape[-1]
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+
+
+def _table_shards(
+    dev: Device, model: TwoLayerNet, inputs: np.ndarray, target: np.ndarray, whole: bool
+) -> list[Shard]:
+    rows = len(target)
+    wanted = rows * model.width * dev.dtype.itemsize / TABLE_SHARD_BYTES[dev.kind]
+    edges = [0, rows] if whole else shard_edges(rows, wanted)
+    return [Shard(model.prepare(dev, inputs[:, a:b]), target[a:b], a) for a, b in pairwise(edges)]
+
+
+# -- what is drawn anew for every step -------------------------------------------------------------
+
+
+class DrawnBatch:
+    """What token and image batches share: one network, rows of equal weight.
+
+    shards    its only one serves as `whole` where a GPU trains on the batch
+    targets   all labels of these rows, on the host
+    size      number of labels of all ranks
+    """
+
+    weight: Array | None = None
+
+    def __init__(self, shards: list[Shard], targets: np.ndarray, size: int, whole: bool):
+        self._shards = shards
+        self.targets = targets
+        self.norm: int | None = size
+        self.whole: Shard | None = shards[0] if whole else None
+        self._size = size
+
+    def shards(self, e: int | None = None) -> list[Shard]:
+        """All rows; there is one network."""
+        return self._shards
+
+    def size(self, e: int | None = None) -> int:
+        """Number of labels in the batch of all ranks."""
+        return self._size
+
+
+class TokenBatch(DrawnBatch):
+    """Sequences (B, T + 1): tokens 0..T-1 are read, and those at positions + 1 are the targets.
+
+    positions   increasing input positions that carry loss
+    rows        those of this rank
+    training    a GPU takes the batch whole
+    """
+
+    def __init__(
+        self,
+        dev: Device,
+        model: GPT,
+        tokens: np.ndarray,
+        positions,
+        rows: slice = EVERY_ROW,
+        training: bool = False,
+    ):
+        positions = np.asarray(positions)
+        own = tokens[rows]
+        inputs = own[:, : positions[-1] + 1]  # nothing behind the last prediction is read
+        targets = own[:, positions + 1]
+        select = _as_slice(positions)
+        whole = training and dev.kind == "cuda"
+        widest = inputs.size * 4 * model.width * dev.dtype.itemsize
+        wanted = widest / TOKEN_SHARD_BYTES[dev.kind]
+        edges = [0, len(own)] if whole else shard_edges(len(own), wanted)
+        shards = []
+        for a, b in pairwise(edges):
+            read = Tokens(dev, inputs[a:b], model.vocab, select)
+            shards.append(Shard(read, dev.to_device(targets[a:b].reshape(-1)), a))
+        super().__init__(shards, targets, len(tokens) * len(positions), whole)
+
+
+def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
+    """Positions at even distances as a slice, whose rows are views; others as they are."""
+    step = int(positions[1] - positions[0]) if len(positions) > 1 else 1
+    if (np.diff(positions) == step).all():
+        return slice(int(positions[0]), int(positions[-1]) + 1, step)
+    return positions
+
+
+class ImageBatch(DrawnBatch):
+    """Images (n, H, W, C) and labels (n,).
+
+    rows       those of this rank
+    training   BatchNorm, and a GPU, take the batch whole
+    """
+
+    def __init__(
+        self,
+        dev: Device,
+        model: Model,
+        images: np.ndarray,
+        labels: np.ndarray,
+        rows: slice = EVERY_ROW,
+        training: bool = False,
+    ):
+        size = len(labels)
+        images = images[rows]
+        labels = labels[rows]
+        one = training and (model.batchnorm or dev.kind == "cuda")
+        edges = [0, len(labels)] if one else shard_edges(len(labels), len(labels) / SHARD_IMAGES)
+        shards = []
+        for a, b in pairwise(edges):
+            read = model.prepare(dev, images[a:b])
+            shards.append(Shard(read, dev.to_device(labels[a:b]), a))
+        super().__init__(shards, labels, size, training and dev.kind == "cuda")
