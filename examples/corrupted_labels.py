@@ -21,8 +21,8 @@ from tinygrok.engine.rng import generator
 from tinygrok.probes import neurons
 from tinygrok.probes.fourier import ipr, neuron_ipr, neuron_rows
 from tinygrok.probes.phases import phase_history
+from tinygrok.tasks import TASKS
 from tinygrok.tasks.corruption import RULES
-from tinygrok.tasks.modular import TASKS
 from tinygrok.training.ensembles import (
     build,
     gradient_shares,
@@ -54,6 +54,8 @@ PAPER = {  # (regulariser, strength) -> train and test accuracy of the authors' 
 }
 SHARES = np.linspace(0, 0.95, 39)
 KEEP = 5  # frequencies of the filtration curves
+# The order of a task whose neurons are no known waves (a group): IPR and filter are nan.
+UNKNOWN = "unknown"
 
 
 def arguments(argv=None):
@@ -82,10 +84,10 @@ def arguments(argv=None):
         choices=RULES,
         help="how labels are corrupted (uniform: the paper's rule)",
     )
+    p.add_argument("--task", default="addition", choices=sorted(TASKS), help="function of (n1, n2)")
     p.add_argument(
-        "--task", default="addition", choices=sorted(TASKS), help="function of (n1, n2) mod p"
+        "--p", type=cli.integer(2, 1000), default=97, help="modulus, or elements of the group"
     )
-    p.add_argument("--p", type=cli.integer(2, 1000), default=97, help="modulus")
     p.add_argument("--width", type=cli.integer(), default=500, help="hidden neurons")
     p.add_argument(
         "--train-frac",
@@ -169,14 +171,16 @@ def record(run, order):
     row = {"gradient_share": gradient_shares(run)}
     weights = [run.params.to_host(e) for e in range(run.params.members)]
     for i, name in enumerate(("U1", "U2", "W")):
-        row[f"ipr_{name}"] = np.array([mean_ipr(ipr(neuron_rows(w, order)[i])) for w in weights])
+        row[f"ipr_{name}"] = np.full(len(weights), np.nan)
+        if order is not UNKNOWN:
+            row[f"ipr_{name}"][:] = [mean_ipr(ipr(neuron_rows(w, order)[i])) for w in weights]
         row[f"norm_{name}"] = np.array([np.linalg.norm(neuron_rows(w)[i]) for w in weights])
-    row["filtered_test"] = np.array(
-        [
+    row["filtered_test"] = np.full(len(weights), np.nan)
+    if order is not UNKNOWN:
+        row["filtered_test"][:] = [
             filtered_accuracy(run, e, neurons.filtered(w, 1, order)[0], "test")
             for e, w in enumerate(weights)
         ]
-    )
     row["as_given"] = run.evaluation.predicted == run.evaluation.labels["given"]
     return row
 
@@ -206,11 +210,10 @@ def pruning(run, e, args, order):
         hidden_units(run, e, weights),
         lambda kind: np.argsort(neurons.scores(weights, kind, args.seed + e, order), kind="stable"),
     )
-    orders = {
-        "IPR, lowest first": by("ipr"),
-        "IPR, highest first": by("ipr")[::-1],
-        "chance": by("random"),
-    }
+    orders = {}
+    if order is not UNKNOWN:
+        orders = {"IPR, lowest first": by("ipr"), "IPR, highest first": by("ipr")[::-1]}
+    orders["chance"] = by("random")
     if args.regularizer == "batchnorm":
         orders["|gain|, lowest first"] = by("gain")
     else:
@@ -232,6 +235,9 @@ def filtration(run, initial, order):
     }
     result = {}
     for name, (e, w, buffers) in networks.items():
+        if order is UNKNOWN:
+            result[name] = dict.fromkeys(("G test", "R corrupted"), np.full(KEEP, np.nan))
+            continue
         parts = [neurons.filtered(w, keep, order) for keep in range(1, KEEP + 1)]
         result[name] = {
             "G test": np.array(
@@ -247,12 +253,13 @@ def filtration(run, initial, order):
 def main(argv=None):
     args = arguments(argv)
     dev = cli.device(args)
-    order = TASKS[args.task](args.p).wave_order
+    task = TASKS[args.task](args.p)
+    order = task.wave_order if task.circle is not None else UNKNOWN
     run = build(dev, points(args), lambda run: record(run, order))
     out = cli.start(args, run)
     count = run.evaluation.splits["corrupted"][0][0].sum()
     print(
-        f"{args.task} mod {args.p}: {len(run.data[0][1])} training pairs, {count} of them corrupted; network {run.model!r}"
+        f"{args.task}, p = {args.p}: {len(run.data[0][1])} training pairs, {count} of them corrupted; network {run.model!r}"
     )
     began = time.perf_counter()
 
@@ -274,22 +281,20 @@ def main(argv=None):
         run.params.to_host(0),
     )
     initial = run.model.init(generator(args.seed, "init"))
-    iprs = {"initial": neuron_ipr(initial, order), "final": neuron_ipr(weights, order)}
+    iprs = dict.fromkeys(("initial", "final"), np.full(args.width, np.nan))
+    if order is not UNKNOWN:
+        iprs = {"initial": neuron_ipr(initial, order), "final": neuron_ipr(weights, order)}
     a = hidden_units(run, 0, weights)
     by_seed = [pruning(run, e, args, order) for e in range(args.seeds)]
     curves = {
         order: {k: np.stack([c[order][k] for c in by_seed]) for k in splits} for order in by_seed[0]
     }
     filtered = filtration(run, initial, order)
-    results = outcome(history, points(args)[0]) | {
-        "ipr_mean": mean_ipr(iprs["final"]),
-        "neurons_needed_for_99_test": neurons.neurons_needed(
-            a,
-            weights["W"],
-            np.argsort(neurons.scores(weights, "ipr", order=order), kind="stable"),
-            *splits["test"],
-        ),
-    }
+    results = outcome(history, points(args)[0]) | {"ipr_mean": mean_ipr(iprs["final"])}
+    if order is not UNKNOWN:
+        by_ipr = np.argsort(neurons.scores(weights, "ipr", order=order), kind="stable")
+        needed = neurons.neurons_needed(a, weights["W"], by_ipr, *splits["test"])
+        results["neurons_needed_for_99_test"] = needed
     if args.seeds > 1:
         each = [outcome(member_history(run.history, e), points(args)[e]) for e in range(args.seeds)]
         keys = (
@@ -301,20 +306,21 @@ def main(argv=None):
             "step_unlearn",
         )
         results |= {f"{key}_by_seed": [r[key] for r in each] for key in keys}
-    for name, order, share in (
+    for name, by, share in (
         ("low_half", "IPR, lowest first", 0.5),
         ("high_30", "IPR, highest first", 0.3),
     ):
         for split in ("corrupted", "test"):
-            results[f"pruned_{name}_{split}"] = float(
-                curves[order][split][0, np.abs(SHARES - share).argmin()]
-            )
+            if by in curves:
+                results[f"pruned_{name}_{split}"] = float(
+                    curves[by][split][0, np.abs(SHARES - share).argmin()]
+                )
     for name, values in filtered.items():
         results |= {
             f"filter_{part}_{name}".replace(" ", "_"): float(x[0]) for part, x in values.items()
         }
     gain = None
-    if args.regularizer == "batchnorm":
+    if args.regularizer == "batchnorm" and order is not UNKNOWN:
         strength = neurons.scores(weights, "gain")
         gain = iprs["final"], strength, neurons.scores(weights, "readout")
         results["rank_correlation_ipr_gamma"] = neurons.rank_correlation(iprs["final"], strength)

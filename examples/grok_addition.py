@@ -20,7 +20,7 @@ from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.ops.loss import LOSSES
 from tinygrok.probes.fourier import neuron_ipr
 from tinygrok.probes.phases import first_step
-from tinygrok.tasks.modular import TASKS
+from tinygrok.tasks import TASKS
 from tinygrok.training.tables import Evaluation, Training
 
 QUICK = {"p": 59, "width": 200, "weight_decay": 2.0}
@@ -38,14 +38,14 @@ def arguments(argv=None):
     p = cli.parser("grok_addition", __doc__.splitlines()[0])
     add = p.add_argument
     count = cli.integer()
-    task_help = "function of (n1, n2) mod p to learn"
+    task_help = "function of (n1, n2) to learn"
     share_help = "share of the table to train on"
     batch_help = "minibatch size (default: full batch)"
     dropout_help = "dropout rate of the pre-activations"
     rate = cli.real(0, 1, open_high=True)
     scale_help = "multiplies the papers' initial weights"
     add("--task", default="addition", choices=sorted(TASKS), help=task_help)
-    add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
+    add("--p", type=cli.integer(2, 1000), default=97, help="modulus, or elements of the group")
     add("--width", type=count, default=500, help="hidden neurons")
     add("--train-frac", type=cli.fraction(), default=0.5, help=share_help)
     add("--activation", default="square", help=ACTIVATIONS)
@@ -89,21 +89,24 @@ def build(args, dev):
     )
 
 
-def measured(history, weights, order):
+def measured(history, weights, task):
     """What is reported of a finished run."""
 
     def step_of_99(split):
         return first_step(history["step"], history[f"{split}_accuracy"], lambda a: a >= 0.99)
 
-    return {
+    results = {
         "train_accuracy": float(history["train_accuracy"][-1]),
         "test_accuracy": float(history["test_accuracy"][-1]),
         "step_train_99": step_of_99("train"),
         "step_test_99": step_of_99("test"),
         "train_loss": float(history["train_loss"][-1]),
         "test_loss": float(history["test_loss"][-1]),
-        "ipr_mean": float(np.nanmean(neuron_ipr(weights, order))),
+        "ipr_mean": None,
     }
+    if task.circle is not None:  # the neurons of a group are no known waves
+        results["ipr_mean"] = float(np.nanmean(neuron_ipr(weights, task.wave_order)))
+    return results
 
 
 def progress(row):
@@ -120,16 +123,16 @@ def main(argv=None):
     run = build(args, experiment.dev)
     experiment.open(run)
     train, test = (mask.sum() for mask, _ in run.evaluation.splits.values())
-    print(
-        f"{args.task} mod {args.p}: {train} training pairs, {test} held out; network {run.model!r}"
-    )
+    pairs = f"{train} training pairs, {test} held out"
+    print(f"{args.task}, p = {args.p}: {pairs}; network {run.model!r}")
     code = experiment.train(run, args.log_every, progress)
     if code is not None:
         return code
 
-    order = TASKS[args.task](args.p).wave_order
+    task = TASKS[args.task](args.p)
+    order = None if task.circle is None else task.wave_order
     weights = run.params.to_host()
-    results = measured(run.history, weights, order)
+    results = measured(run.history, weights, task)
 
     def figures(out):
         from tinygrok.plots import modular_polynomials as plots

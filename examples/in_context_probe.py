@@ -23,7 +23,7 @@ from tinygrok.models.gpt import GPT
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import attention, representation, shots
 from tinygrok.tasks.in_context import InContextData
-from tinygrok.tasks.modular import discrete_log
+from tinygrok.tasks.modular import all_pairs, discrete_log
 from tinygrok.training.checkpoint import CheckpointError, load_arrays
 
 SETTINGS = (
@@ -199,7 +199,7 @@ def similarities(streams, outputs, task):
     """4.5 Cosine maps of block outputs (p^2, depth, 3, C) and head outputs (p^2, depth, H, 3, C),
     with their scores."""
     p = round(len(streams) ** 0.5)
-    labels = {"ratio": shots.directions(p), "answer": shots.queries(p) @ task % p}
+    labels = {"ratio": shots.directions(p), "answer": all_pairs(p) @ task % p}
     results, maps, titles = {}, {"block": [], "head": []}, {"block": [], "head": []}
     for i in range(streams.shape[1]):
         y1 = np.arange(p) * p + 1  # the x token does not know y: one y
@@ -291,7 +291,7 @@ def main(argv=None):
     probe = np.empty((p * p, s + 1, 3), dtype=int)
     probe[:, :s, :2], probe[:, s, :2] = (
         data.draw_pairs(data.train_pool, 1, rng)[0, :s],
-        shots.queries(p),
+        all_pairs(p),
     )
     probe[..., 2] = probe[..., :2] @ task % p
     tokens = np.arange(3 * s, 3 * s + 3)

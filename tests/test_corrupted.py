@@ -10,8 +10,9 @@ from tinygrok.engine.rng import generator
 from tinygrok.probes import neurons
 from tinygrok.probes.fourier import neuron_ipr
 from tinygrok.probes.phases import first_step, phase, phase_history, two_stages
+from tinygrok.tasks import TASKS
 from tinygrok.tasks.corruption import corrupt
-from tinygrok.tasks.modular import TASKS, TaskError, addition
+from tinygrok.tasks.modular import TaskError, addition
 from tinygrok.training.ensembles import (
     build,
     complete,

@@ -12,7 +12,7 @@ from tinygrok.models import inspect as inspect_gpt
 from tinygrok.models.gpt import GPT, Tokens
 from tinygrok.probes import attention, representation, shots
 from tinygrok.tasks import in_context as ic
-from tinygrok.tasks.modular import discrete_log
+from tinygrok.tasks.modular import all_pairs, discrete_log
 
 P = 13
 LOG = discrete_log(P)
@@ -142,7 +142,7 @@ def test_legendre_feature():
 @pytest.mark.parametrize("kind", ["ratio", "answer"])
 def test_cosine_maps_of_ratio_and_answer(kind):
     task = np.array([3, 5])
-    labels = {"ratio": shots.directions(P), "answer": shots.queries(P) @ task % P}
+    labels = {"ratio": shots.directions(P), "answer": all_pairs(P) @ task % P}
     table = generator(4, "probes").normal(size=(P + 2, 400))
     similarity = representation.cosine_map(table[labels[kind]] * 7 + 2)
     np.testing.assert_allclose(np.diag(similarity), 1)
@@ -233,7 +233,7 @@ def test_modular_regression_gives_the_span():
 
 def test_sets_agree_with_the_solvers():
     rng = generator(5, "probes")
-    queries = shots.queries(5)
+    queries = all_pairs(5)
     for _ in range(50):
         context = rng.integers(5, size=(rng.integers(1, 5), 2))
         X, Z = np.broadcast_to(context, (25, *context.shape)), np.zeros((25, len(context)), int)

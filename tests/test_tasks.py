@@ -1,26 +1,34 @@
-"""Modular tables against plain Python arithmetic, splits, refusals."""
+"""Tables of tasks against plain Python arithmetic, groups, splits, refusals."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tinygrok.engine.rng import generator
 from tinygrok.probes.fourier import ipr, neuron_ipr
+from tinygrok.tasks import TASKS
 from tinygrok.tasks.modular import (
     TaskError,
     addition,
+    all_pairs,
     division,
+    inverses,
     is_prime,
     multiplication,
     polynomial,
-    subtraction,
+    powers,
+    product,
+    separable,
 )
 
 P = 13
 FUNCTIONS = [
-    (addition(P), lambda a, b: a + b),
     (addition(P, (2, -3)), lambda a, b: 2 * a - 3 * b),
-    (subtraction(P), lambda a, b: a - b),
-    (multiplication(P), lambda a, b: a * b),
     (multiplication(P, (2, 15)), lambda a, b: a**2 * b**15),
     (polynomial(P, {(4, 1): 2, (0, 2): 5, (0, 0): 7}), lambda a, b: 2 * a**4 * b + 5 * b**2 + 7),
 ]
@@ -32,6 +40,132 @@ FUNCTIONS = [
 def test_tables(task, f):
     table = task.table()
     assert all(table[a, b] == f(a, b) % P for a in range(P) for b in range(P))
+
+
+def composed(elements):
+    """(a, b) -> the number of the element v -> a(b(v)), elements given as lists of their values."""
+
+    def answer(a, b):
+        return elements.index([elements[a][v] for v in elements[b]])
+
+    return answer
+
+
+def symmetries(corners):
+    """What the symmetries of a regular polygon do to its corners: rotations, then reflections."""
+    sides = [
+        [(r + sign * v) % corners for v in range(corners)]
+        for sign in (1, -1)
+        for r in range(corners)
+    ]
+    assert all(abs(s[v] - s[v - 1]) in (1, corners - 1) for s in sides for v in range(corners))
+    return sides
+
+
+PERMUTATIONS = {k: [list(x) for x in itertools.permutations(range(k))] for k in (3, 4, 5)}
+BRUTE_FORCE = {  # name -> p, and the answer to (a, b), -1 where there is none
+    "addition": (13, lambda a, b: (a + b) % 13),
+    "subtraction": (13, lambda a, b: (a - b) % 13),
+    "multiplication": (13, lambda a, b: a * b % 13),
+    "division": (13, lambda a, b: next((q for q in range(13) if b and q * b % 13 == a), -1)),
+    "composition": (24, composed(PERMUTATIONS[4])),
+    "dihedral": (14, composed(symmetries(7))),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_against_brute_force(name):
+    p, answer = BRUTE_FORCE[name]
+    task = TASKS[name](p)
+    assert (task.name, task.p, task.terms) == (name, p, 2)
+    np.testing.assert_array_equal(
+        task.table(), [[answer(a, b) for b in range(p)] for a in range(p)]
+    )
+    with pytest.raises(TaskError) as error:
+        TASKS[name](1)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "p"),
+    [("composition", p) for p in (6, 24, 120, 720)] + [("dihedral", p) for p in (6, 8, 50)],
+)
+def test_group_axioms(name, p):
+    task = TASKS[name](p)
+    table = task.table()
+    everything = np.arange(p)
+    assert (table[0] == everything).all(), "0 is the identity"
+    assert (table[:, 0] == everything).all()
+    assert (np.sort(table, axis=0) == everything[:, None]).all(), "closed, and every line has all"
+    assert (np.sort(table, axis=1) == everything).all()
+    inverse = (table == 0).argmax(axis=1)
+    assert (table[everything, inverse] == 0).all()
+    assert (table[inverse, everything] == 0).all()
+    assert (table != table.T).any(), "not commutative"
+    a, b, c = np.random.default_rng(p).integers(p, size=(3, 2000))
+    np.testing.assert_array_equal(table[table[a, b], c], table[a, table[b, c]])
+    with pytest.raises(TaskError, match="no order is known"):
+        task.wave_order  # noqa: B018
+    train, test = task.split(0.5, generator(0, "split"))
+    assert len(train) + len(test) == p * p
+
+
+def test_the_120_permutations_of_five():
+    table, s5 = TASKS["composition"](120).table(), PERMUTATIONS[5]
+    for a, b in np.random.default_rng(0).integers(120, size=(500, 2)):
+        assert s5[table[a, b]] == [s5[a][s5[b][i]] for i in range(5)]
+
+
+def test_sizes_that_no_group_has_are_refused():
+    with pytest.raises(TaskError, match="6, 24, 120, 720, not 97"):
+        TASKS["composition"](97)
+    with pytest.raises(TaskError, match="even p of at least 6, not 9"):
+        TASKS["dihedral"](9)
+
+
+@pytest.mark.parametrize(
+    ("example", "flags"),
+    [
+        ("grok_addition", ["--task", "composition", "--p", "6"]),
+        ("corrupted_labels", ["--task", "dihedral", "--p", "12", "--regularizer", "batchnorm"]),
+    ],
+)
+def test_a_group_has_no_ipr_and_its_figures_are_drawn(example, flags, tmp_path):
+    script = Path(__file__).parent.parent / "examples" / f"{example}.py"
+    flags = [*flags, "--width", "20", "--steps", "30", "--batch-size", "16"]
+    command = [sys.executable, str(script), *flags, "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert list(tmp_path.glob("*.png"))
+    assert json.loads((tmp_path / "run.json").read_text())["results"]["ipr_mean"] is None
+
+
+def test_wave_order():
+    """Along it every input and the answer go around the circle in equal steps, or it is refused."""
+    root = powers(13, 1)[[pow(2, t, 13) for t in range(12)]]
+    for task in (addition(13), addition(13, (2, 5, 12)), TASKS["subtraction"](13)):
+        assert task.wave_order is None
+    for task in (multiplication(13), multiplication(13, (2, 15)), division(13)):
+        np.testing.assert_array_equal(task.wave_order, root)
+    n = np.arange(13)
+    for task in (
+        separable(13, [n, n], n**2),
+        separable(13, [n, n**2]),
+        product(13, [n, n + 1]),
+        product(13, [n, n], n + 1),
+        polynomial(13, {(1, 1): 1}),
+    ):
+        with pytest.raises(TaskError, match="no order is known"):
+            task.wave_order  # noqa: B018
+
+
+def test_tables_of_number_theory():
+    for p in (2, 3, 13):
+        assert inverses(p)[0] == 0
+        assert (inverses(p) * np.arange(p) % p)[1:].tolist() == [1] * (p - 1)
+    assert all_pairs(3).tolist() == [[x, y] for x in range(3) for y in range(3)]
+    assert powers(5, 3).tolist() == [0, 1, 3, 2, 4]
 
 
 def test_division_inverts_multiplication():

@@ -8,18 +8,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-
-def queries(p: int) -> np.ndarray:
-    """(p^2, 2): query number x p + y is (x, y)."""
-    return np.stack(np.divmod(np.arange(p * p), p), axis=1)
+from ..tasks.modular import all_pairs, inverses
 
 
 def directions(p: int) -> np.ndarray:
     """(p^2,) the line through 0 on which a query lies: y/x mod p, or p for x = 0; -1 for the query
     (0, 0)."""
-    x, y = queries(p).T
-    inverse = np.array([0] + [pow(u, -1, p) for u in range(1, p)])
-    return np.where(x > 0, y * inverse[x] % p, np.where(y > 0, p, -1))
+    x, y = all_pairs(p).T
+    slope = y * inverses(p)[x] % p
+    on_axis = np.where(y > 0, p, -1)
+    return np.where(x > 0, slope, on_axis)
 
 
 def covered(p: int, context: np.ndarray) -> np.ndarray:
@@ -44,7 +42,7 @@ def grid(logits: Callable, p: int, task: np.ndarray, context: np.ndarray) -> dic
     """
     k = len(context)
     triples = np.empty((p * p, k + 1, 3), dtype=int)
-    triples[:, :k, :2], triples[:, k, :2] = context, queries(p)
+    triples[:, :k, :2], triples[:, k, :2] = context, all_pairs(p)
     triples[..., 2] = triples[..., :2] @ task % p
     answer, truth = logits(triples)[:, -1], triples[:, -1, 2]
     prediction = answer.argmax(axis=-1)

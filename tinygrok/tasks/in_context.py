@@ -10,14 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .modular import TaskError, require_prime
+from .modular import TaskError, all_pairs, inverses, require_prime
 
 MAX_OOD = 256  # held-out tasks that are measured (authors' code)
-
-
-def all_pairs(p: int) -> np.ndarray:
-    """(p^2, 2): pair number x p + y is (x, y)."""
-    return np.stack(np.divmod(np.arange(p * p), p), axis=1)
 
 
 def random_tasks(p: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -151,11 +146,6 @@ def phase(
 
 
 # -- reference solvers: (p, X (R, k, n), Z (R, k), queries (R, n)) -> (answers (R,), known? (R,)) --
-
-
-def inverses(p: int) -> np.ndarray:
-    """Table of u^-1 mod p = u^(p-2); 0 for u = 0."""
-    return np.array([pow(u, p - 2, p) if u else 0 for u in range(p)])
 
 
 def ratio_matching(

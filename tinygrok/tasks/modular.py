@@ -1,5 +1,4 @@
-"""Modular arithmetic as data: the table of any function of (n_1, ..., n_S) mod p, and its split
-into train and test.
+"""Modular arithmetic as data: the table of any function of (n_1, ..., n_S) mod p, and its split.
 
 Inputs are numbered 0 .. p^S - 1 in lexicographic order, so a table of any size can be walked in
 chunks."""
@@ -23,14 +22,14 @@ def is_prime(n: int) -> bool:
 
 
 def require_prime(p: int, why: str) -> None:
+    """TaskError unless p is prime; `why` names what needs it."""
     if not is_prime(p):
         raise TaskError(f"{why} needs a prime modulus; {p} is not prime")
 
 
 @dataclass(frozen=True, eq=False)
 class Circle:
-    """Coordinates in which a task is a sum on a circle: answer = h((g_1(n_1) + ... + g_S(n_S)) mod
-    period).
+    """Coordinates in which a task is a sum: answer = h((g_1(n_1) + ... + g_S(n_S)) mod period).
 
     positions   (S, p): g_s(n) in 0..period-1, or -1 where n is not on the circle (a zero factor)
     answers     (period,): h(t), the answer at position t
@@ -44,9 +43,12 @@ class Circle:
 
     def answer(self, n: np.ndarray) -> np.ndarray:
         """The answers (B,) to inputs n (S, B)."""
-        at = np.take_along_axis(self.positions, n, axis=1)
-        around = self.answers[at.sum(axis=0) % self.period]
-        return around if self.zero is None else np.where((at < 0).any(axis=0), self.zero, around)
+        position = np.take_along_axis(self.positions, n, axis=1)
+        answer = self.answers[position.sum(axis=0) % self.period]
+        if self.zero is None:
+            return answer
+        off = (position < 0).any(axis=0)
+        return np.where(off, self.zero, answer)
 
 
 def everywhere(n: np.ndarray) -> np.ndarray:
@@ -61,6 +63,13 @@ class ModularTask:
     function   integer array (S, B) -> integer array (B,), reduced mod p here
     defined    (S, B) -> boolean (B,): inputs where the function exists (division: n_2 != 0)
     circle     the coordinates in which the task is a sum on a circle, where they are known
+
+    >>> task = addition(5)
+    >>> task.table()[3].tolist()  # 3 + 0, 3 + 1, ... mod 5
+    [3, 4, 0, 1, 2]
+    >>> train, test = task.split(0.6, np.random.default_rng(0))
+    >>> len(train), len(test)
+    (15, 10)
     """
 
     name: str
@@ -78,12 +87,19 @@ class ModularTask:
 
     @property
     def wave_order(self) -> np.ndarray | None:
-        """The order of inputs and classes along which neurons that generalise are waves: as they
-        stand (None) for sums, powers of a primitive root for products and quotients, which are sums
-        of discrete logarithms. Raises TaskError where no such order is known."""
-        if self.circle is None:
-            raise TaskError(f"{self.name}: no order is known along which its neurons are waves")
-        return None if self.circle.period == self.p else self.circle.answers
+        """The order of inputs and classes along which neurons that generalise are waves.
+
+        That of the answers around the circle, where each input goes around it in equal steps: for
+        sums as they stand (None); for products and quotients, which are sums of discrete
+        logarithms, the powers of a primitive root. Raises TaskError where there is no such order.
+        """
+        if self.circle is not None:
+            order = self.circle.answers
+            steps = np.diff(self.circle.positions[:, order]) % self.circle.period
+            steady = (steps == steps[:, :1]).all()
+            if steady and len(np.unique(order)) == len(order):
+                return None if np.array_equal(order, np.arange(self.p)) else order
+        raise TaskError(f"{self.name}: no order is known along which its neurons are waves")
 
     @property
     def size(self) -> int:
@@ -101,75 +117,108 @@ class ModularTask:
     def table(self) -> np.ndarray:
         """The whole table, shape (p,) * S; -1 where the function is not defined."""
         n = self.inputs(np.arange(self.size))
-        return np.where(self.defined(n), self.labels(n), -1).reshape((self.p,) * self.terms)
+        answers = np.where(self.defined(n), self.labels(n), -1)
+        return answers.reshape((self.p,) * self.terms)
 
     def split(self, fraction: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the training and of the test inputs, in random order: the first int(fraction
-        size) train.
+        """Numbers of the training and of the test inputs: int(fraction size) of them train.
 
-        Source: d-doshi/Grokking (int(alpha p^2) of one random order). Raises TaskError when either
-        part is empty."""
+        Both in random order. Source: d-doshi/Grokking (int(alpha p^2) of one random order). Raises
+        TaskError when either part is empty."""
         if not 0 < fraction < 1:
             raise TaskError(
                 f"the training fraction must lie strictly between 0 and 1, not {fraction}"
             )
-        order = rng.permutation(np.flatnonzero(self.defined(self.inputs(np.arange(self.size)))))
+        everything = self.inputs(np.arange(self.size))
+        order = rng.permutation(np.flatnonzero(self.defined(everything)))
         count = int(fraction * len(order))
         if count in (0, len(order)):
-            raise TaskError(
-                f"a training fraction of {fraction} leaves {count} of {len(order)} inputs to train on"
-            )
+            share = f"{count} of {len(order)} inputs"
+            raise TaskError(f"a training fraction of {fraction} leaves {share} to train on")
         return order[:count], order[count:]
 
 
+# -- sums and products -----------------------------------------------------------------------------
+
+
+def separable(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
+    """h(g_1(n_1) + ... + g_S(n_S)) mod p for any functions, as tables g (S, p) and h (p,).
+
+    h is the identity by default."""
+    answers = np.arange(p) if h is None else np.asarray(h) % p
+    circle = Circle(p, np.asarray(tables) % p, answers)
+    return ModularTask("separable", p, len(circle.positions), circle.answer, circle=circle)
+
+
 def addition(p: int, coefficients: tuple[int, ...] = (1, 1)) -> ModularTask:
-    """(c_1 n_1 + ... + c_S n_S) mod p, every c_s != 0 mod p."""
+    """(c_1 n_1 + ... + c_S n_S) mod p, every c_s != 0 mod p.
+
+    >>> int(addition(7).table()[5, 4])
+    2
+    >>> addition(7, (1, 2, 3)).labels(np.array([[1], [1], [1]]))
+    array([6])
+    """
     if p < 2:
         raise TaskError(f"the modulus must be at least 2, not {p}")
     for c in coefficients:
         if c % p == 0:
             raise TaskError(f"coefficient {c} is 0 mod {p}: that input would not matter")
-    return replace(
-        separable(p, [[c * n % p for n in range(p)] for c in coefficients]), name="addition"
-    )
-
-
-def separable(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
-    """h(g_1(n_1) + ... + g_S(n_S)) mod p for any functions given as tables: g (S, p), h (p,), the
-    identity by default."""
-    circle = Circle(p, np.asarray(tables) % p, np.arange(p) if h is None else np.asarray(h) % p)
-    return ModularTask("separable", p, len(circle.positions), circle.answer, circle=circle)
-
-
-def product(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
-    """h(g_1(n_1) g_2(n_2) ...) mod p, g (S, p) and h (p,): on the nonzero values a sum of discrete
-    logarithms mod p - 1."""
-    require_prime(p, "multiplication")
-    log, h = discrete_log(p), np.arange(p) if h is None else np.asarray(h) % p
-    circle = Circle(p - 1, log[np.asarray(tables) % p], h[np.argsort(log)[1:]], int(h[0]))
-    return ModularTask("product", p, len(circle.positions), circle.answer, circle=circle)
-
-
-def primitive_root(p: int) -> int:
-    """The smallest g whose powers run through 1..p-1: g^((p-1)/r) != 1 mod p for every prime r that
-    divides p - 1."""
-    factors = [r for r in range(2, p) if (p - 1) % r == 0 and is_prime(r)]
-    return next(g for g in range(1, p) if all(pow(g, (p - 1) // r, p) != 1 for r in factors))
-
-
-def discrete_log(p: int) -> np.ndarray:
-    """lg (p,) with g^lg[x] = x mod p for the smallest primitive root g and x in 1..p-1; lg[0] =
-    -1."""
-    g, log, x = primitive_root(p), np.full(p, -1), 1
-    for t in range(p - 1):
-        log[x], x = t, x * g % p
-    return log
+    tables = [[c * n % p for n in range(p)] for c in coefficients]
+    return replace(separable(p, tables), name="addition")
 
 
 def subtraction(p: int) -> ModularTask:
-    """(n_1 - n_2) mod p"""
+    """(n_1 - n_2) mod p
+
+    >>> int(subtraction(7).table()[2, 5])
+    4
+    """
     n = np.arange(p)
     return replace(separable(p, [n, -n]), name="subtraction")
+
+
+def product(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
+    """h(g_1(n_1) g_2(n_2) ...) mod p for any functions, as tables g (S, p) and h (p,), p prime.
+
+    On the nonzero values a product is a sum of discrete logarithms mod p - 1."""
+    require_prime(p, "multiplication")
+    h = np.arange(p) if h is None else np.asarray(h) % p
+    log = discrete_log(p)
+    powers_of_root = np.argsort(log)[1:]  # 1, g, g^2, ...; log 0 = -1 comes first
+    circle = Circle(p - 1, log[np.asarray(tables) % p], h[powers_of_root], zero=int(h[0]))
+    return ModularTask("product", p, len(circle.positions), circle.answer, circle=circle)
+
+
+def multiplication(p: int, exponents: tuple[int, ...] = (1, 1)) -> ModularTask:
+    """n_1^a_1 n_2^a_2 ... mod p, exponents >= 1.
+
+    Raises TaskError unless p is prime (Z_p^* must be cyclic).
+
+    >>> int(multiplication(7).table()[3, 5])
+    1
+    """
+    if min(exponents) < 1:
+        raise TaskError(f"exponents must be at least 1, not {min(exponents)}")
+    return replace(product(p, [powers(p, a) for a in exponents]), name="multiplication")
+
+
+def division(p: int) -> ModularTask:
+    """n_1 / n_2 mod p for n_2 != 0. Raises TaskError unless p is prime.
+
+    >>> division(7).table()[1].tolist()  # 1/0 is not defined, 1/2 = 4 mod 7
+    [-1, 1, 4, 5, 2, 3, 6]
+    """
+    require_prime(p, "division")
+    task = product(p, [np.arange(p), inverses(p)])
+    return replace(task, name="division", defined=lambda n: n[1] != 0)
+
+
+# -- tables of number theory -----------------------------------------------------------------------
+
+
+def all_pairs(p: int) -> np.ndarray:
+    """(p^2, 2): pair number x p + y is (x, y)."""
+    return np.stack(np.divmod(np.arange(p * p), p), axis=1)
 
 
 def powers(p: int, exponent: int) -> np.ndarray:
@@ -177,46 +226,61 @@ def powers(p: int, exponent: int) -> np.ndarray:
     return np.array([pow(n, exponent, p) for n in range(p)])
 
 
-def multiplication(p: int, exponents: tuple[int, ...] = (1, 1)) -> ModularTask:
-    """n_1^a_1 n_2^a_2 ... mod p, exponents >= 1. Raises TaskError unless p is prime (Z_p^* must be
-    cyclic)."""
-    if min(exponents) < 1:
-        raise TaskError(f"exponents must be at least 1, not {min(exponents)}")
-    return replace(product(p, [powers(p, a) for a in exponents]), name="multiplication")
+def inverses(p: int) -> np.ndarray:
+    """(p,) n^-1 mod p for n = 0..p-1 and prime p; 0 for n = 0."""
+    return np.array([0] + [pow(n, -1, p) for n in range(1, p)])
 
 
-def division(p: int) -> ModularTask:
-    """n_1 / n_2 mod p = n_1 n_2^(p-2) for n_2 != 0 (Fermat). Raises TaskError unless p is prime."""
-    require_prime(p, "division")
-    task = product(p, [powers(p, 1), powers(p, p - 2)])
-    return replace(task, name="division", defined=lambda n: n[1] != 0)
+def primitive_root(p: int) -> int:
+    """The smallest g whose powers run through 1..p-1, p prime.
+
+    That is g^((p-1)/r) != 1 mod p for every prime r that divides p - 1."""
+    factors = [r for r in range(2, p) if (p - 1) % r == 0 and is_prime(r)]
+
+    def generates(g: int) -> bool:
+        return all(pow(g, (p - 1) // r, p) != 1 for r in factors)
+
+    return next(g for g in range(1, p) if generates(g))
+
+
+def discrete_log(p: int) -> np.ndarray:
+    """log (p,): g^log[x] = x mod p for x = 1..p-1, g the smallest primitive root; log[0] = -1."""
+    g = primitive_root(p)
+    log = np.full(p, -1)
+    x = 1
+    for t in range(p - 1):
+        log[x] = t
+        x = x * g % p
+    return log
+
+
+# -- polynomials -----------------------------------------------------------------------------------
 
 
 def polynomial(
     p: int, monomials: dict[tuple[int, ...], int], name: str = "polynomial"
 ) -> ModularTask:
-    """sum of c n_1^a_1 n_2^a_2 ... mod p for {(a_1, a_2, ...): c}; 0^0 = 1."""
-    if not monomials or len({len(a) for a in monomials}) != 1 or min(min(a) for a in monomials) < 0:
+    """sum of c n_1^a_1 n_2^a_2 ... mod p for {(a_1, a_2, ...): c}; 0^0 = 1.
+
+    >>> task = polynomial(7, {(2, 0): 1, (0, 1): 3})  # n_1^2 + 3 n_2
+    >>> int(task.table()[2, 1])
+    0
+    """
+    lengths = {len(exponents) for exponents in monomials}
+    negative = any(min(exponents, default=0) < 0 for exponents in monomials)
+    if len(lengths) != 1 or negative:
         raise TaskError(
             "a polynomial needs monomials {(a_1, ..., a_S): c} with one exponent >= 0 per variable"
         )
+    terms = [(c % p, [powers(p, a) for a in exponents]) for exponents, c in monomials.items()]
 
-    tables = [(c % p, [powers(p, a) for a in exponents]) for exponents, c in monomials.items()]
-
-    def evaluate(n):
+    def evaluate(n: np.ndarray) -> np.ndarray:
         total = np.zeros_like(n[0])
-        for term, factors in tables:
+        for coefficient, factors in terms:
+            value = coefficient
             for x, factor in zip(n, factors, strict=True):
-                term = term * factor[x] % p
-            total += term
+                value = value * factor[x] % p
+            total += value
         return total
 
-    return ModularTask(name, p, len(next(iter(monomials))), evaluate)
-
-
-TASKS: dict[str, Callable[[int], ModularTask]] = {
-    "addition": addition,
-    "subtraction": subtraction,
-    "multiplication": multiplication,
-    "division": division,
-}
+    return ModularTask(name, p, lengths.pop(), evaluate)

@@ -20,8 +20,8 @@ from ..engine.params import Arena
 from ..engine.rng import generator
 from ..models.mlp import TwoLayerNet
 from ..probes.phases import phase, two_stages
+from ..tasks import TASKS
 from ..tasks.corruption import corrupt
-from ..tasks.modular import TASKS
 from .loop import NonFiniteLoss, fit
 from .tables import Evaluation, Training
 
