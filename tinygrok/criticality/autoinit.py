@@ -16,7 +16,7 @@ import numpy as np
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..engine.optim import constant
-from ..models.chain import down, up
+from ..models import chain
 
 
 def sphere(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -37,9 +37,9 @@ def jacobian_loss(
     (xbar, lam = dloss/dJ 2/(B n) v) give the gradient."""
     p, steps, J = model.still(dev, w), [], []
     for _, ops in model.blocks:
-        y, cache = up("forward", p, ops, x)
+        y, cache = chain.forward(p, ops, x)
         v = probes(len(J), y.shape)
-        u = [down("backward", p, ops, [a], cache)[0] for a in v]
+        u = [chain.backward(p, ops, a, cache) for a in v]
         J.append(sum((a * a).sum() for a in u) * (1 / (len(x) * len(v))))
         steps.append((ops, cache, u, v))
         x = y
@@ -57,10 +57,9 @@ def jacobian_loss(
             sweeps = []
             for udot, probe in zip(u, v, strict=True):
                 lam = slope[k] * (2 / (len(x) * len(v))) * probe
-                adjoints = [dev.xp.zeros_like(xbar) if sweeps else xbar, lam]  # xbar counts once
-                sweeps.append(
-                    down("pair", p, ops, adjoints, cache, up("tangent", p, ops, udot, cache)[1])[0]
-                )
+                dots = chain.tangent(p, ops, udot, cache)[1]
+                once = dev.xp.zeros_like(xbar) if sweeps else xbar  # xbar counts once
+                sweeps.append(chain.pair(p, ops, once, lam, cache, dots)[0])
             xbar = sum(sweeps)
     return terms.sum(), J
 

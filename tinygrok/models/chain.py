@@ -1,12 +1,19 @@
-"""Networks declared as data: a chain of named blocks, each block a tuple of operations, and four
-rules for each kind.
+"""Networks declared as data: a chain of named blocks, each block a tuple of operations, and one
+rule for each kind of operation.
 
 An operation is a tuple of its kind, a name where it has parameters, and settings:
 
-("linear", name, K, N)       ("conv", name, C, N, k, stride, pad)   ("residual", name, mu, operations): operations(x) + mu x
-("layernorm", name, C)       ("batchnorm", name, C)                 ("scale", name, C, value, shift): a gain, with a shift or not
-("act", activation)          ("maxpool", k)                         ("avgpool", h, w)
-("swap",): tokens and channels change places                        ("reshape", ...): of one example, as (-1,) or (-1, C)
+    ("linear", name, K, N)
+    ("conv", name, C, N, k, stride, pad)
+    ("scale", name, C, value, shift)            a gain, with a shift or not
+    ("layernorm", name, C)
+    ("batchnorm", name, C)
+    ("residual", name, mu, operations)          operations(x) + mu x
+    ("act", activation)
+    ("maxpool", k)
+    ("avgpool", h, w)
+    ("swap",)                                   tokens and channels change places
+    ("reshape", ...)                            of one example, as (-1,) or (-1, C)
 
 Activations are (B, ...) with channels last; linear layers, norms and scales act on the last axis.
 The gradient of a function of values x and tangents xdot (the squared norm of a Jacobian is one)
@@ -17,7 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,22 +33,144 @@ from ..engine.errors import InputError
 from ..ops import activation, conv, linear, norm
 from .protocol import EVALUATION, Mode, Stage
 
+# -- rules: what the chain knows of an operation ---------------------------------------------------
+
+
+class Rule(NamedTuple):
+    """A kind of operation: its functions, and what they act on.
+
+    forward     (dev, x, *parameters, *settings) -> y, cache
+    backward    (dev, dy, cache, *gradients) -> dx
+    tangent     (dev, xdot, cache) -> ydot, its cache
+    pair        (dev, xbar, lam, cache, cache of the tangent, *gradients) -> xbar, lam of the input
+    parameters  (*sizes) -> {name: (shape, first value; None: drawn)}, of those with a name
+    sizes       how many of an operation's arguments are sizes; the rest are settings of forward
+    rows        acts on arrays (rows, channels)
+
+    An affine map needs forward and backward only: it is its own tangent, without the shift; and as
+    it is linear in x and in its weight a, abar = <xbar, dy/da> + <lam, dydot/da>, both adjoints go
+    back as dy does."""
+
+    forward: Callable
+    backward: Callable
+    tangent: Callable | None = None
+    pair: Callable | None = None
+    parameters: Callable[..., dict] | None = None
+    sizes: int = 0
+    rows: bool = False
+
+
+def _linear_parameters(K: int, N: int) -> dict:
+    return {"weight": ((K, N), None), "bias": ((N,), None)}
+
+
+def _conv_parameters(C: int, N: int, k: int) -> dict:
+    return {"weight": ((k, k, C, N), None), "bias": ((N,), None)}
+
+
+def _scale_parameters(C: int, value: float, shift: bool) -> dict:
+    gain = {"gain": ((C,), value)}
+    return {**gain, "shift": ((C,), 0.0)} if shift else gain
+
+
+def _norm_parameters(C: int) -> dict:
+    return {"gain": ((C,), 1.0), "shift": ((C,), 0.0)}
+
+
+def _batchnorm_parameters(C: int) -> dict:
+    return {**_norm_parameters(C), "mean": ((C,), 0.0), "var": ((C,), 1.0)}
+
+
+def _reshape_forward(dev: Device, x: Array, *shape: int):
+    return x.reshape(len(x), *shape), x.shape
+
+
+def _reshape_backward(dev: Device, dy: Array, shape: tuple) -> Array:
+    return dy.reshape(shape)
+
+
+def _swap_forward(dev: Device, x: Array):
+    return x.swapaxes(-1, -2), None
+
+
+def _swap_backward(dev: Device, dy: Array, cache: None) -> Array:
+    return dy.swapaxes(-1, -2)
+
+
+RULES: dict[str, Rule] = {
+    "linear": Rule(
+        linear.linear_forward,
+        linear.linear_backward,
+        parameters=_linear_parameters,
+        sizes=2,
+        rows=True,
+    ),
+    "conv": Rule(
+        conv.conv_forward,
+        conv.conv_backward,
+        parameters=_conv_parameters,
+        sizes=3,
+    ),
+    "scale": Rule(
+        norm.scale_forward,
+        norm.scale_backward,
+        parameters=_scale_parameters,
+        sizes=3,
+        rows=True,
+    ),
+    "layernorm": Rule(
+        norm.layernorm_forward,
+        norm.layernorm_backward,
+        partial(norm.norm_tangent, axis=-1),
+        partial(norm.norm_pair, axis=-1),
+        parameters=_norm_parameters,
+        sizes=1,
+        rows=True,
+    ),
+    "batchnorm": Rule(
+        norm.batchnorm_forward,
+        norm.batchnorm_backward,
+        partial(norm.norm_tangent, axis=-2),
+        partial(norm.norm_pair, axis=-2),
+        parameters=_batchnorm_parameters,
+        sizes=1,
+        rows=True,
+    ),
+    "act": Rule(
+        activation.activation_forward,
+        activation.activation_backward,
+        activation.activation_tangent,
+        activation.activation_pair,
+    ),
+    "maxpool": Rule(conv.maxpool_forward, conv.maxpool_backward, conv.maxpool_tangent),
+    "avgpool": Rule(conv.avgpool_forward, conv.avgpool_backward),
+    "reshape": Rule(_reshape_forward, _reshape_backward),
+    "swap": Rule(_swap_forward, _swap_backward),
+}
+STATE = ("mean", "var", "mu")  # parameters that no gradient trains: the chain's buffers
+
 
 class Op(NamedTuple):
-    """An operation: kind, name, settings of its functions, names of its parameters, operations
+    """An operation, compiled: kind, name, settings of forward, names of its parameters, operations
     inside (residual)."""
 
     kind: str
     name: str
     settings: tuple
     params: tuple[str, ...]
-    inner: tuple
+    inner: tuple["Op", ...]
 
 
 @dataclass
 class Pass:
-    """What the rules share: parameters and buffers w; gradients g to write, or to add to (None:
-    none). affine=False: the map of tangents, without biases and shifts."""
+    """What the operations of a chain share: the device, and parameters and buffers w by name.
+
+    g           gradients by name, to write or to add to; None: none
+    train       BatchNorm takes and records the statistics of the batch
+    affine      False: the map of tangents, without biases and shifts
+    accumulate  add to the gradients
+    first       the linear layer or convolution that reads the inputs: its dx is not computed
+    """
 
     dev: Device
     w: dict
@@ -49,188 +178,198 @@ class Pass:
     train: bool = True
     affine: bool = True
     accumulate: bool = False
-    first: Op | None = (
-        None  # the linear layer or convolution that reads the inputs: its dx is not computed
-    )
+    first: Op | None = None
 
     def of(self, o: Op, source: dict | None) -> list:
         """[weight, bias] or [gain, shift] of an operation in w or g, None for what there is not."""
-        return [
-            (source or {}).get(f"{o.name}.{x}") if self.affine or x == o.params[0] else None
-            for x in o.params[:2]
-        ]
+        found = []
+        for which in o.params[:2]:
+            wanted = self.affine or which in ("weight", "gain")
+            found.append(source.get(f"{o.name}.{which}") if source and wanted else None)
+        return found
 
 
-# -- rules -----------------------------------------------------------------------------------------
+# -- one operation, by its rule --------------------------------------------------------------------
 
 
-class Rule(NamedTuple):
-    """The four functions of a kind of operation: forward (x -> y, cache), backward (dy -> dx),
-    tangent (xdot -> ydot, its cache), pair (xbar, lam of y and ydot -> of x and xdot).
-
-    An affine map needs no more than two: it is its own tangent, without the shift; and as it is
-    linear in x and in its weight a, abar = <xbar, dy/da> + <lam, dydot/da>, both adjoints go back
-    as dy does."""
-
-    forward: Callable
-    backward: Callable
-    tangent: Callable | None = None
-    pair: Callable | None = None
+def _forward(p: Pass, o: Op, x: Array):
+    settings = o.settings
+    if o.kind == "batchnorm":
+        settings = p.w[o.name + ".mean"], p.w[o.name + ".var"], p.train
+    return RULES[o.kind].forward(p.dev, x, *p.of(o, p.w), *settings)
 
 
-_norms = [[partial(f, axis=axis) for f in (norm.norm_tangent, norm.norm_pair)] for axis in (-1, -2)]
-RULES: dict[str, Rule] = {
-    "linear": Rule(linear.linear_forward, linear.linear_backward),
-    "conv": Rule(conv.conv_forward, conv.conv_backward),
-    "scale": Rule(norm.scale_forward, norm.scale_backward),
-    "act": Rule(*(getattr(activation, f"activation_{f}") for f in Rule._fields)),
-    "layernorm": Rule(norm.layernorm_forward, norm.layernorm_backward, *_norms[0]),
-    "batchnorm": Rule(norm.batchnorm_forward, norm.batchnorm_backward, *_norms[1]),
-    "maxpool": Rule(conv.maxpool_forward, conv.maxpool_backward, conv.maxpool_tangent),
-    "avgpool": Rule(conv.avgpool_forward, conv.avgpool_backward),
-    "reshape": Rule(
-        lambda dev, x, *shape: (x.reshape(len(x), *shape), x.shape),
-        lambda dev, dy, shape: dy.reshape(shape),
-    ),
-    "swap": Rule(lambda dev, x: (x.swapaxes(-1, -2), None), lambda dev, dy, _: dy.swapaxes(-1, -2)),
-}
-ROWS = ("linear", "scale", "layernorm", "batchnorm")  # act on arrays (rows, channels)
-PARAMETERS: dict[str, Callable] = {  # settings -> name: (shape, first value; None: drawn)
-    "linear": lambda K, N: {"weight": ((K, N), None), "bias": ((N,), None)},
-    "conv": lambda C, N, k, *_: {"weight": ((k, k, C, N), None), "bias": ((N,), None)},
-    "scale": lambda C, value, shift: {
-        "gain": ((C,), value),
-        **({"shift": ((C,), 0.0)} if shift else {}),
-    },
-    "layernorm": lambda C: {"gain": ((C,), 1.0), "shift": ((C,), 0.0)},
-    "batchnorm": lambda C: {
-        "gain": ((C,), 1.0),
-        "shift": ((C,), 0.0),
-        "mean": ((C,), 0.0),
-        "var": ((C,), 1.0),
-    },
-    "residual": lambda mu, _: {"mu": ((1,), mu)},
-}
+def _backward(p: Pass, o: Op, dy: Array, cache: Any):
+    options = {}
+    if o.params:
+        options["accumulate"] = p.accumulate
+    if o is p.first:
+        options["need_dx"] = False
+    return RULES[o.kind].backward(p.dev, dy, cache, *p.of(o, p.g), **options)
 
 
-def _apply(which: str, p: Pass, o: Op, *arrays):
-    """One function of an operation's rule."""
+def _tangent(p: Pass, o: Op, xdot: Array, cache: Any):
     rule = RULES[o.kind]
-    if which == "forward":
-        state = (
-            [p.w[f"{o.name}.{x}"] for x in o.params[2:]] + [p.train]
-            if o.kind == "batchnorm"
-            else o.settings
-        )
-        return rule.forward(p.dev, *arrays, *p.of(o, p.w), *state)
-    if which == "backward":
-        options = ({"accumulate": p.accumulate} if o.params else {}) | (
-            {"need_dx": False} if o is p.first else {}
-        )
-        return rule.backward(p.dev, *arrays, *p.of(o, p.g), **options)
-    if which == "tangent":
-        return (
-            rule.tangent(p.dev, *arrays)
-            if rule.tangent
-            else _apply("forward", replace(p, affine=False), o, arrays[0])
-        )
-    if rule.pair:
-        return rule.pair(p.dev, *arrays, *p.of(o, p.g))
-    xbar, lam, cache, dot = arrays
-    return _apply("backward", p, o, xbar, cache), _apply(
-        "backward", replace(p, affine=False), o, lam, dot
-    )
+    if rule.tangent is not None:
+        return rule.tangent(p.dev, xdot, cache)
+    return _forward(replace(p, affine=False), o, xdot)
 
 
-def up(which: str, p: Pass, ops: tuple, x: Array, *caches: list):
-    """forward: x -> y and caches; tangent: xdot and the caches of forward -> ydot and its
-    caches."""
-    out = []
-    for o, *cache in zip(ops, *caches, strict=True):
+def _pair(p: Pass, o: Op, xbar: Array, lam: Array, cache: Any, dot: Any):
+    rule = RULES[o.kind]
+    if rule.pair is not None:
+        return rule.pair(p.dev, xbar, lam, cache, dot, *p.of(o, p.g))
+    xbar = _backward(p, o, xbar, cache)
+    lam = _backward(replace(p, affine=False), o, lam, dot)
+    return xbar, lam
+
+
+def _rows(o: Op, x: Array) -> Array:
+    """x (..., C) as the operation takes it: (rows, C), or as it is."""
+    return x.reshape(-1, x.shape[-1]) if RULES[o.kind].rows else x
+
+
+def _unrows(o: Op, y: Array, x: Array) -> Array:
+    """A result on the rows of x (..., C) back in its shape: (..., N), or as it is."""
+    return y.reshape(*x.shape[:-1], -1) if RULES[o.kind].rows else y
+
+
+# -- operations one after the other ----------------------------------------------------------------
+
+
+def forward(p: Pass, ops: tuple[Op, ...], x: Array) -> tuple[Array, list]:
+    """x -> y and a cache for every operation        residual: y = inner(x) + mu x"""
+    caches = []
+    for o in ops:
         if o.inner:
-            y, inner = up(which, p, o.inner, x, *(c for _, c in cache))
-            x, new = y + p.w[o.name + ".mu"] * x, (x, inner)
+            y, inner = forward(p, o.inner, x)
+            cache = x, inner
+            x = y + p.w[o.name + ".mu"] * x
         else:
-            y, new = _apply(
-                which, p, o, x.reshape(-1, x.shape[-1]) if o.kind in ROWS else x, *cache
-            )
-            x = y.reshape(*x.shape[:-1], -1) if o.kind in ROWS else y
-        out.append(new)
-    return x, out
+            y, cache = _forward(p, o, _rows(o, x))
+            x = _unrows(o, y, x)
+        caches.append(cache)
+    return x, caches
 
 
-def down(which: str, p: Pass, ops: tuple, adjoints: list, *caches: list) -> list:
-    """backward: [dy] and caches -> [dx]; pair: [xbar, lam], caches and those of the tangent ->
-    [xbar, lam] of the input. The strength mu of a residual connection gets mubar = <xbar, x> +
-    <lam, xdot>."""
-    for o, *cache in reversed(list(zip(ops, *caches, strict=True))):
+def backward(p: Pass, ops: tuple[Op, ...], dy: Array, caches: list) -> Array:
+    """dy -> dx, and the gradients of parameters        residual: dx = inner'(dy) + mu dy
+
+    None where the first operation reads the inputs, whose gradient nobody asks for."""
+    for o, cache in zip(reversed(ops), reversed(caches), strict=True):
         if o.inner:
-            if p.g is not None and f"{o.name}.mu" in p.g:
-                p.g[o.name + ".mu"] += sum(
-                    (a * x).sum() for a, (x, _) in zip(adjoints, cache, strict=True)
-                )
-            inner = down(which, p, o.inner, adjoints, *(c for _, c in cache))
-            adjoints = [a + p.w[o.name + ".mu"] * b for a, b in zip(inner, adjoints, strict=True)]
+            _, inner = cache
+            dx = backward(p, o.inner, dy, inner)
+            dy = dx + p.w[o.name + ".mu"] * dy
         else:
-            rows = [a.reshape(-1, a.shape[-1]) if o.kind in ROWS else a for a in adjoints]
-            new = _apply(which, p, o, *rows, *cache)
+            dx = _backward(p, o, _rows(o, dy), cache)
             if o is p.first:
-                return []
-            new = [new] if which == "backward" else new
-            adjoints = [
-                a.reshape(*adjoints[0].shape[:-1], -1) if o.kind in ROWS else a for a in new
-            ]
-    return adjoints
+                return None
+            dy = _unrows(o, dx, dy)
+    return dy
+
+
+def tangent(p: Pass, ops: tuple[Op, ...], xdot: Array, caches: list) -> tuple[Array, list]:
+    """xdot -> ydot = F'(x) xdot, and a cache of its own for every operation        residual: ydot =
+    inner'(x) xdot + mu xdot"""
+    dots = []
+    for o, cache in zip(ops, caches, strict=True):
+        if o.inner:
+            _, inner = cache
+            ydot, inner_dots = tangent(p, o.inner, xdot, inner)
+            dot = xdot, inner_dots
+            xdot = ydot + p.w[o.name + ".mu"] * xdot
+        else:
+            ydot, dot = _tangent(p, o, _rows(o, xdot), cache)
+            xdot = _unrows(o, ydot, xdot)
+        dots.append(dot)
+    return xdot, dots
+
+
+def pair(
+    p: Pass, ops: tuple[Op, ...], xbar: Array, lam: Array, caches: list, dots: list
+) -> tuple[Array, Array]:
+    """Adjoints xbar and lam of y and ydot -> of x and xdot, and the gradients of parameters.
+
+    residual: both as dy in backward;  mubar = <xbar, x> + <lam, xdot>, added where asked for"""
+    for o, cache, dot in zip(reversed(ops), reversed(caches), reversed(dots), strict=True):
+        if o.inner:
+            x, inner = cache
+            xdot, inner_dots = dot
+            mu = o.name + ".mu"
+            if p.g is not None and mu in p.g:
+                p.g[mu] += (xbar * x).sum() + (lam * xdot).sum()
+            inner_xbar, inner_lam = pair(p, o.inner, xbar, lam, inner, inner_dots)
+            xbar = inner_xbar + p.w[mu] * xbar
+            lam = inner_lam + p.w[mu] * lam
+        else:
+            new_xbar, new_lam = _pair(p, o, _rows(o, xbar), _rows(o, lam), cache, dot)
+            xbar = _unrows(o, new_xbar, xbar)
+            lam = _unrows(o, new_lam, lam)
+    return xbar, lam
 
 
 # -- the network -----------------------------------------------------------------------------------
 
 
 class Chain:
-    """A network of blocks [(name, operations)]. Kernels are (K, N) or (k, k, C, N); the strength mu
-    of a residual connection is a buffer, which can be tuned but is not trained. One network, no
-    ensemble axis."""
+    """A network of blocks [(name, operations)], run one after the other.
+
+    Kernels are (K, N) or (k, k, C, N); the strength mu of a residual connection is a buffer, which
+    can be tuned but is not trained. One network, no ensemble axis. Raises InputError for an
+    operation that no rule knows.
+
+    >>> import numpy as np
+    >>> from tinygrok.engine.device import get_device
+    >>> first = "input", (("reshape", -1), ("linear", "input", 12, 4))
+    >>> last = "readout", (("act", "tanh"), ("linear", "readout", 4, 3))
+    >>> net = Chain([first, last])
+    >>> net
+    Chain(2 blocks, 67 parameters)
+    >>> weights = net.init(np.random.default_rng(0))
+    >>> logits, tape = net.forward(get_device("cpu", "float64"), weights, np.ones((5, 2, 2, 3)))
+    >>> logits.shape, tape["input"].shape
+    ((5, 3), (5, 4))
+    """
 
     by_neurons = False
 
     def __init__(self, blocks: list[tuple[str, tuple]]):
-        self.shapes, self.buffers, self.values = (
-            {},
-            {},
-            {},
-        )  # by name; values: first ones, None where they are drawn
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.buffers: dict[str, tuple[int, ...]] = {}
+        self.values: dict[str, float | None] = {}  # first ones; None: drawn
         self.blocks = [(name, self._compile(ops)) for name, ops in blocks]
-        reads = next((o for o in self.blocks[0][1] if o.kind != "reshape"), None)
-        self.first = reads if reads and reads.kind in ("linear", "conv") else None
+        self.first = _reader(self.blocks[0][1])
         self.batchnorm = any(name.endswith(".var") for name in self.buffers)
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
         self.no_decay = tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
 
     def _compile(self, ops: tuple) -> tuple[Op, ...]:
-        compiled = []
-        for kind, *args in ops:
-            if kind not in {*RULES, *PARAMETERS}:
-                raise InputError(f"unknown operation {kind!r}: choose residual, {', '.join(RULES)}")
-            if kind == "act":
-                activation.resolve(*args)
-            name = args.pop(0) if kind in PARAMETERS else ""
-            params = PARAMETERS[kind](*args) if name else {}
-            for which, (shape, value) in params.items():
-                (self.buffers if which in ("mean", "var", "mu") else self.shapes)[
-                    f"{name}.{which}"
-                ] = shape
-                self.values[f"{name}.{which}"] = value
-            settings = args[3:] if kind == "conv" else () if name else args
-            compiled.append(
-                Op(
-                    kind,
-                    name,
-                    settings,
-                    tuple(params),
-                    self._compile(args[1]) if kind == "residual" else (),
-                )
-            )
-        return tuple(compiled)
+        return tuple(self._operation(*o) for o in ops)
+
+    def _operation(self, kind: str, *args) -> Op:
+        """An operation with its parameters declared."""
+        if kind == "residual":
+            name, mu, inner = args
+            params = self._declare(name, {"mu": ((1,), mu)})
+            return Op(kind, name, (), params, self._compile(inner))
+        if kind not in RULES:
+            raise InputError(f"unknown operation {kind!r}: choose residual, {', '.join(RULES)}")
+        if kind == "act":
+            activation.resolve(*args)  # refuse an unknown name here, not in the first step
+        rule = RULES[kind]
+        if rule.parameters is None:
+            return Op(kind, "", args, (), ())
+        name, *sizes = args
+        params = self._declare(name, rule.parameters(*sizes[: rule.sizes]))
+        return Op(kind, name, tuple(sizes[rule.sizes :]), params, ())
+
+    def _declare(self, name: str, parameters: dict) -> tuple[str, ...]:
+        for which, (shape, value) in parameters.items():
+            kind = self.buffers if which in STATE else self.shapes
+            kind[f"{name}.{which}"] = shape
+            self.values[f"{name}.{which}"] = value
+        return tuple(parameters)
 
     def __repr__(self) -> str:
         return f"Chain({len(self.blocks)} blocks, {self.size:,} parameters)"
@@ -238,26 +377,32 @@ class Chain:
     def init(
         self,
         rng: np.random.Generator,
-        sigma_w=1.0,
-        sigma_b=0.0,
-        fan="in",
+        sigma_w: float = 1.0,
+        sigma_b: float = 0.0,
+        fan: str = "in",
         first: float | None = None,
-    ) -> dict:
+    ) -> dict[str, np.ndarray]:
         """Fresh weights on the host, float64: kernels Normal(0, sigma_w^2/fan), biases Normal(0,
-        sigma_b^2), the rest as declared. fan: "in" K or k^2 C, "out" N or k^2 N, "mean" of both;
-        first: sigma_w of the first kernel, if another. He: sigma_w = sqrt 2, fan "in" or "out";
-        Xavier: sigma_w = 1, fan "mean"."""
-        weights: dict = {}
+        sigma_b^2), the rest as declared.
+
+        fan    "in" K or k^2 C, "out" N or k^2 N, "mean" of both
+        first  sigma_w of the first kernel, if another
+        He: sigma_w = sqrt 2, fan "in" or "out". Xavier: sigma_w = 1, fan "mean"."""
+        weights: dict[str, np.ndarray] = {}
         for name, shape in self.shapes.items():
-            K, N = math.prod(shape[:-1]), math.prod(shape) // shape[-2 % len(shape)]
-            sigma = (sigma_w if weights or first is None else first) / math.sqrt(
-                {"in": K, "out": N, "mean": (K + N) / 2}[fan]
-            )
-            draw = (sigma if len(shape) > 1 else sigma_b) * rng.standard_normal(shape)
-            weights[name] = draw if self.values[name] is None else np.full(shape, self.values[name])
+            draw = rng.standard_normal(shape)  # of every name: what a seed gives rests on it
+            value = self.values[name]
+            if value is not None:
+                weights[name] = np.full(shape, value)
+            elif len(shape) == 1:
+                weights[name] = sigma_b * draw
+            else:
+                sigma = sigma_w if weights or first is None else first
+                weights[name] = sigma / math.sqrt(_fan(shape, fan)) * draw
         return weights
 
     def init_buffers(self) -> dict[str, np.ndarray]:
+        """First values of running statistics and residual strengths, on the host."""
         return {name: np.full(shape, self.values[name]) for name, shape in self.buffers.items()}
 
     def prepare(self, dev: Device, inputs: np.ndarray) -> Array:
@@ -271,34 +416,49 @@ class Chain:
         mode.train BatchNorm takes and records the statistics of the batch."""
         p = Pass(dev, w, train=mode.train)
         x = inputs
-        tape = {}
+        tape: dict = {"pass": p}
         for name, ops in self.blocks:
-            x, caches = up("forward", p, ops, x)
-            tape |= {name: x, (name, "caches"): caches}
-        return x, tape | {"pass": p}
+            x, caches = forward(p, ops, x)
+            tape[name] = x
+            tape[name, "caches"] = caches
+        return x, tape
 
     def backward(
         self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate: bool = False
     ) -> None:
         """Write the gradient of every parameter into g, or add to g: rule by rule from the last
         block to the first."""
-        p, dy = replace(tape["pass"], g=g, accumulate=accumulate, first=self.first), [dlogits]
+        p = replace(tape["pass"], g=g, accumulate=accumulate, first=self.first)
+        dy = dlogits
         for name, ops in reversed(self.blocks):
-            dy = down("backward", p, ops, dy, tape[name, "caches"])
+            dy = backward(p, ops, dy, tape[name, "caches"])
 
     def still(self, dev: Device, w: dict) -> Pass:
         """A pass in which BatchNorm uses the statistics of the batch and leaves its running ones
         alone."""
-        return Pass(dev, {**w, **{n: w[n].copy() for n in self.buffers}}, accumulate=True)
+        state = {name: w[name].copy() for name in self.buffers}
+        return Pass(dev, {**w, **state}, accumulate=True)
 
     def stages(self, dev: Device, w: dict) -> list[Stage]:
         """The blocks as maps, with the statistics of the batch where there is BatchNorm; no
         gradients of parameters."""
-        p, back = (
-            self.still(dev, w),
-            lambda p, ops, dy, caches: down("backward", p, ops, [dy], caches)[0],
-        )
+        p = self.still(dev, w)
         return [
-            Stage(name, partial(up, "forward", p, ops), partial(back, p, ops))
+            Stage(name, partial(forward, p, ops), partial(backward, p, ops))
             for name, ops in self.blocks
         ]
+
+
+def _reader(ops: tuple[Op, ...]) -> Op | None:
+    """The linear layer or convolution that reads the inputs, if one does."""
+    for o in ops:
+        if o.kind != "reshape":
+            return o if o.kind in ("linear", "conv") else None
+    return None
+
+
+def _fan(shape: tuple[int, ...], kind: str) -> float:
+    """Inputs, outputs or the mean of both of a kernel (K, N) or (k, k, C, N)."""
+    inputs = math.prod(shape[:-1])
+    outputs = math.prod(shape) // shape[-2]
+    return {"in": inputs, "out": outputs, "mean": (inputs + outputs) / 2}[kind]
