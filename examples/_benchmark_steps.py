@@ -104,7 +104,7 @@ def in_context(
     """The in-context decoder: rotary positions, ReLU, tied output, loss at every third position."""
     data = InContextData.make(p, shots, tasks, alpha, generator(args.seed, "split"), replace=p > 7)
     net = GPT.in_context(p, width, depth, heads, 3 * shots)
-    tokens = data.batch(batch // tasks, generator(args.seed, "batches"))
+    tokens = data.batch(batch, generator(args.seed, "batches"))
     return sequences(args, dev, torch, net, tokens, np.arange(1, 3 * shots, 3), 0.05)
 
 

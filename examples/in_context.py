@@ -207,7 +207,7 @@ def build(args, dev):
         return {"ood_covered": mean(known), "ood_uncovered": mean(~known)}
 
     positions = np.arange(1, 3 * args.shots, 3)  # at every y, for the z that follows
-    draw = lambda rng: data.batch(args.batch // args.tasks, rng)  # noqa: E731
+    draw = lambda rng: data.batch(args.batch, rng)  # noqa: E731
     return (
         data,
         solved,

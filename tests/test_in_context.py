@@ -72,7 +72,7 @@ def test_sets_and_batches(rule):
             % 29
         ).all()
         assert (triples[..., :2] == triples[:1, ..., :2]).all(), "all tasks see the same questions"
-    assert data.batch(4, generator(0, "batches")).shape == (1024, 96)
+    assert data.batch(1024, generator(0, "batches")).shape == (1024, 96)
 
 
 def test_rows_without_replacement():

@@ -35,7 +35,9 @@ def tiny(dev, positions=None, recompute=False):
         )
     }
     positions = np.arange(1, 12, 3) if positions is None else positions
-    return SequenceTraining(dev, net, optimizer, lambda rng: data.batch(2, rng), positions, sets, 0)
+    return SequenceTraining(
+        dev, net, optimizer, lambda rng: data.batch(16, rng), positions, sets, 0
+    )
 
 
 @pytest.mark.parametrize("positions", [None, [1, 2, 7]], ids=["every y", "uneven"])

@@ -97,3 +97,22 @@ def curves(ax, history: dict, quantity: str, ylabel: str) -> None:
     both = {split: history[f"{split}_{quantity}"] for split in ("train", "test")}
     lines(ax, both, (TRAIN, TEST), np.asarray(history["step"]) + 1)
     label(ax, xscale="log", xlabel="step + 1", ylabel=ylabel)
+
+
+def sets(history: dict, names: list[str], path: Path) -> None:
+    """Accuracy and loss of measured sets against steps, and the last accuracies by position.
+
+    history {"step": (n,), "<set>_accuracy": (n,) or (n, positions), "<set>_loss": the same}"""
+    accuracy = {name: np.asarray(history[f"{name}_accuracy"]) for name in names}
+    loss = {name: np.asarray(history[f"{name}_loss"]) for name in names}
+    last = {name: values[-1] for name, values in accuracy.items() if values.ndim > 1}
+    fig, axes = panels(3 if last else 2, 5, 4)
+    for ax, measured in zip(axes, (accuracy, loss), strict=False):
+        means = {name: x.reshape(len(x), -1).mean(axis=1) for name, x in measured.items()}
+        lines(ax, means, x=history["step"])
+    label(axes[0], 8, xlabel="step", ylabel="accuracy", ylim=SHARE)
+    label(axes[1], xlabel="step", ylabel="loss")
+    if last:
+        lines(axes[2], last, marker=".", lw=1)
+        label(axes[2], xlabel="position", ylabel="last accuracy", ylim=SHARE)
+    save(fig, path)

@@ -6,6 +6,7 @@ number k being token k.
 Source: He, Doshi, Das, Gromov, Learning to grok, arXiv 2406.02550.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from .modular import TaskError, all_pairs, inverses, require_prime
 
 MAX_OOD = 256  # held-out tasks that are measured (authors' code)
+QUESTIONS = 14  # rows of inputs, at least, in a measured set
 
 
 def random_tasks(p: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -128,9 +130,34 @@ class InContextData:
         xy = np.broadcast_to(pairs, (len(tasks), *pairs.shape))
         return np.concatenate([xy, z[..., None]], axis=-1).reshape(len(tasks) * len(pairs), -1)
 
-    def batch(self, rows: int, rng: np.random.Generator) -> np.ndarray:
-        """A training batch: `rows` rows of train inputs, shared by all pre-training tasks."""
+    @property
+    def positions(self) -> np.ndarray:
+        """Input positions that carry loss: every y, for the z that follows."""
+        return np.arange(1, 3 * self.shots, 3)
+
+    def batch(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """A training batch of `count` sequences: all pre-training tasks get the same train inputs.
+
+        Raises TaskError unless count is a multiple of the number of tasks."""
+        rows, left = divmod(count, len(self.id_tasks))
+        if left or not rows:
+            tasks = len(self.id_tasks)
+            raise TaskError(
+                f"a batch of {count} sequences is no multiple of the {tasks} tasks, "
+                "which all see the same inputs"
+            )
         return self.sequences(self.id_tasks, self.draw_pairs(self.train_pool, rows, rng))
+
+    def sets(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The four sets that are measured, by tasks and inputs: id_train, id_test, ood_train,
+        ood_test; 500 sequences or more in each, all its tasks with the same inputs."""
+        result = {}
+        for which, tasks in (("id", self.id_tasks), ("ood", self.ood_tasks)):
+            rows = max(QUESTIONS, math.ceil(500 / len(tasks)))
+            for pool, pairs in (("train", self.train_pool), ("test", self.test_pool)):
+                drawn = self.draw_pairs(pairs, rows, rng)
+                result[f"{which}_{pool}"] = self.sequences(tasks, drawn)
+        return result
 
 
 def phase(

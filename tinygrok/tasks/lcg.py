@@ -151,6 +151,11 @@ class LcgData:
     base: int | None = None
     digits: int = 1
 
+    @property
+    def positions(self) -> np.ndarray:
+        """Input positions that carry loss: all of them."""
+        return np.arange(self.length * self.digits - 1)
+
     def _numbers(self, m, a, c, rng: np.random.Generator) -> np.ndarray:
         return generate(m, a, c, rng.integers(0, m), self.length + self.first)[:, self.first :]
 
@@ -167,6 +172,14 @@ class LcgData:
         m, a, c = self.tests[name]
         order = np.concatenate([rng.permutation(len(a)) for _ in range(-(-rows // len(a)))])[:rows]
         return self._numbers(np.full(rows, m), a[order], c[order], rng), a[order]
+
+    def sets(self, rng: np.random.Generator, rows: int = 512) -> dict[str, np.ndarray]:
+        """Sequences to be measured: "train", of the training stream, and every test set by name."""
+        tests = {}
+        for name in self.tests:
+            numbers, _ = self.test(name, rows, rng)
+            tests[name] = self.tokens(numbers)
+        return {"train": self.batch(rows, rng), **tests}
 
     def tokens(self, x: np.ndarray) -> np.ndarray:
         """Numbers (B, length) -> tokens (B, length digits)."""

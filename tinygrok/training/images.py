@@ -1,17 +1,73 @@
 """Training on images."""
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
+from ..engine.device import Device
 from ..engine.errors import InputError
+from ..engine.optim import AdamW
+from ..engine.rng import generator
 from ..models.chain import Chain
+from ..tasks.images import Images, augment, normalised
 from .batches import EVERY_ROW, ImageBatch, Labelled
-from .loop import DrawnRun
+from .loop import DrawnRun, equip
+
+HE = math.sqrt(2)  # sigma_w of ReLU networks
+MEASURED = 2000  # training images, at most, whose accuracy is measured
 
 
 class ImageTraining(DrawnRun):
     """A chain in training: draw gives, and sets hold, (images (n, H, W, C), labels (n,))."""
 
     model: Chain
+
+    @classmethod
+    def on_task(
+        cls,
+        model: Chain,
+        images: Images,
+        batch: int = 64,
+        seed: int = 0,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 1e-4,
+        shifts: int = 0,
+        weights: dict[str, np.ndarray] | None = None,
+        device: str | Device = "auto",
+        optimizer: Callable = AdamW,
+        **options,
+    ) -> "ImageTraining":
+        """A chain on `batch` random training images a step, normalised; what has one axis does not
+        decay. Measured are the first 2000 training images and the test images.
+
+        shifts    pixels by which images are moved at random, and mirrored; 0: they stay as they are
+        weights   first ones, and buffers, on the host; None: He's, drawn from the seed
+        device    a name for get_device, or a Device
+        options   of the optimiser: betas, momentum, schedule, clip, ...
+        """
+        if weights is None:
+            weights = model.init(generator(seed, "init"), HE)
+        options |= {"lr": lr, "weight_decay": weight_decay, "no_decay": model.no_decay}
+        dev, optimiser = equip(model, weights, device, optimizer, **options)
+        data = normalised(images)
+
+        def draw(rng: np.random.Generator) -> Labelled:
+            pick = rng.integers(0, len(data.train), batch)
+            x = data.train[pick]
+            if shifts:
+                x = augment(rng, x, shifts)
+            return x, data.train_labels[pick]
+
+        sets = {
+            "train": (data.train[:MEASURED], data.train_labels[:MEASURED]),
+            "test": (data.test, data.test_labels),
+        }
+        run = cls(dev, model, optimiser, draw, sets, seed)
+        buffers = {name: weights[name] for name in model.buffers if name in weights}
+        run.objective.buffers.load(model.init_buffers() | buffers)
+        return run
 
     def make_batch(self, data: Labelled, training: bool = False) -> ImageBatch:
         """This rank's rows of what is drawn, or a set to measure, on the device."""

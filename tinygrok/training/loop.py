@@ -22,6 +22,21 @@ from .objective import Objective
 from .parallel import world
 
 
+def equip(
+    model: Model, weights: dict, device: str | Device, optimizer: Callable, **options
+) -> tuple:
+    """(device, optimiser) of a network with these first weights, as every on_task begins.
+
+    device    a Device, or a name for get_device
+    options   of the optimiser: lr, weight_decay, schedule, ...
+    """
+    dev = device if isinstance(device, Device) else get_device(device)
+    params = Arena(dev, model.shapes)
+    params.load({name: weights[name] for name in model.shapes})
+    grads = Arena(dev, model.shapes)
+    return dev, optimizer(dev, params, grads, **options)
+
+
 class NonFiniteLoss(ArithmeticError):
     """Training stopped at a loss that is not finite; names step, member (also in .member) and
     tensor."""
@@ -182,6 +197,12 @@ class DrawnRun(Run):
             row[f"{name}_accuracy"] = (predicted == batch.targets).mean(axis=0)
             row[f"{name}_loss"] = losses.mean(axis=0)
         return row | self.extra(self, everything)
+
+    def figure(self, path: Path) -> None:
+        """Accuracy and loss of every set against steps, and by position."""
+        from ..plots import style
+
+        style.sets(self.history, list(self.sets), path)
 
 
 def fit(

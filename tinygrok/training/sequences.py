@@ -1,13 +1,34 @@
 """Training on token sequences, with accuracies by position."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
 from ..engine.device import Device
+from ..engine.optim import AdamW
+from ..engine.rng import generator
 from ..models.gpt import GPT
 from .batches import EVERY_ROW, TokenBatch
-from .loop import DrawnRun
+from .loop import DrawnRun, equip
+
+
+class SequenceData(Protocol):
+    """What SequenceTraining.on_task asks of a data set (tasks/in_context.py, tasks/lcg.py).
+
+    positions   input positions that carry loss
+    """
+
+    @property
+    def positions(self) -> np.ndarray: ...
+
+    def batch(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """A training batch of `count` sequences (count, T + 1)."""
+        ...
+
+    def sets(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """{name: sequences} to be measured."""
+        ...
 
 
 class SequenceTraining(DrawnRun):
@@ -34,6 +55,38 @@ class SequenceTraining(DrawnRun):
     ):
         self.positions = np.asarray(positions)
         super().__init__(dev, model, optimizer, draw, sets, seed, extra)
+
+    @classmethod
+    def on_task(
+        cls,
+        model: GPT,
+        data: SequenceData,
+        batch: int = 64,
+        seed: int = 0,
+        *,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        weights: dict[str, np.ndarray] | None = None,
+        device: str | Device = "auto",
+        optimizer: Callable = AdamW,
+        **options,
+    ) -> "SequenceTraining":
+        """A decoder on `batch` fresh sequences a step; what has one axis does not decay.
+
+        weights   first ones, on the host; None: drawn from the seed
+        device    a name for get_device, or a Device
+        options   of the optimiser: betas, schedule, clip, ...
+        """
+        if weights is None:
+            weights = model.init(generator(seed, "init"))
+        options |= {"lr": lr, "weight_decay": weight_decay, "no_decay": model.no_decay}
+        dev, optimiser = equip(model, weights, device, optimizer, **options)
+
+        def draw(rng: np.random.Generator) -> np.ndarray:
+            return data.batch(batch, rng)
+
+        sets = data.sets(generator(seed, "probes"))
+        return cls(dev, model, optimiser, draw, data.positions, sets, seed)
 
     def make_batch(self, data: np.ndarray, training: bool = False) -> TokenBatch:
         """This rank's rows of what is drawn, or a set to measure, on the device."""

@@ -8,12 +8,14 @@ import numpy as np
 
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
-from ..engine.rng import STREAMS, mask_keys
+from ..engine.optim import AdamW
+from ..engine.rng import STREAMS, generator, mask_keys
 from ..models.mlp import TwoLayerNet
 from ..ops.dropout import check_rate_host
+from ..probes.phases import first_step
 from ..tasks.modular import ModularTask
 from .batches import Batch, Labelled, TableBatch
-from .loop import Run
+from .loop import Run, equip
 from .objective import Objective
 
 
@@ -76,6 +78,44 @@ class Training(Run):
     """
 
     model: TwoLayerNet
+    order: np.ndarray | None = None  # along which the neurons in the figure are waves
+
+    @classmethod
+    def on_task(
+        cls,
+        model: TwoLayerNet,
+        task: ModularTask,
+        fraction: float = 0.5,
+        seed: int = 0,
+        *,
+        lr: float = 0.01,
+        weight_decay: float = 5.0,
+        loss: str = "mse",
+        batch_size: int | None = None,
+        dropout: float = 0.0,
+        weights: dict[str, np.ndarray] | None = None,
+        device: str | Device = "auto",
+        optimizer: Callable = AdamW,
+        **options,
+    ) -> "Training":
+        """One network on a fraction of a task's table; the rest is the test set.
+
+        weights   first ones, on the host; None: drawn from the seed, as the split is
+        device    a name for get_device, or a Device
+        options   of the optimiser: betas, schedule, clip, ...
+
+        Raises InputError for a fraction or a batch size that the table does not allow."""
+        train, test = task.split(fraction, generator(seed, "split"))
+        if weights is None:
+            weights = model.init(generator(seed, "init"))
+        options |= {"lr": lr, "weight_decay": weight_decay}
+        dev, optimiser = equip(model, weights, device, optimizer, **options)
+        inputs = task.inputs(train)
+        data = [(inputs, task.labels(inputs))]
+        evaluation = Evaluation.of_task(task, train=train, test=test)
+        run = cls(dev, model, optimiser, data, evaluation, seed, loss, batch_size, dropout)
+        run.order = task.wave_order if task.circle else None
+        return run
 
     def __init__(
         self,
@@ -148,3 +188,20 @@ class Training(Run):
             loss = np.where(mask.any(axis=-1), row[f"{name}_loss"], 0.0)  # an empty split has nan
             self.check(self.t, loss)
         return row | self.extra(self)
+
+    def figure(self, path: Path) -> None:
+        """Losses, accuracies, and learned neurons with their Fourier spectra.
+
+        Raises InputError for an ensemble."""
+        if self.params.members is not None:
+            raise InputError("the figure shows one network, not an ensemble")
+        from ..plots import modular_polynomials
+
+        def step_of_99(split: str) -> int | None:
+            accuracy = self.history[f"{split}_accuracy"]
+            return first_step(self.history["step"], accuracy, lambda a: a >= 0.99)
+
+        marks = [step_of_99("train"), step_of_99("test")]
+        loss = f"{self.objective.loss.replace('_', '-')} loss"
+        weights = self.params.to_host()
+        modular_polynomials.grokking(self.history, weights, self.order, marks, loss, path)
