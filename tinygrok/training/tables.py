@@ -13,7 +13,7 @@ from ..engine.rng import STREAMS, generator, mask_keys
 from ..models.mlp import TwoLayerNet
 from ..ops.dropout import check_rate_host
 from ..probes.phases import first_step
-from ..tasks.modular import ModularTask
+from ..tasks.modular import ModularTask, TaskError
 from .batches import Batch, Labelled, TableBatch
 from .loop import Run, equip
 from .objective import Objective
@@ -114,7 +114,7 @@ class Training(Run):
         data = [(inputs, task.labels(inputs))]
         evaluation = Evaluation.of_task(task, train=train, test=test)
         run = cls(dev, model, optimiser, data, evaluation, seed, loss, batch_size, dropout)
-        run.order = task.wave_order if task.circle else None
+        run.order = _wave_order(task)
         return run
 
     def __init__(
@@ -205,3 +205,11 @@ class Training(Run):
         loss = f"{self.objective.loss.replace('_', '-')} loss"
         weights = self.params.to_host()
         modular_polynomials.grokking(self.history, weights, self.order, marks, loss, path)
+
+
+def _wave_order(task: ModularTask) -> np.ndarray | None:
+    """The order in which a figure shows neurons: as they stand where none is known."""
+    try:
+        return task.wave_order
+    except TaskError:
+        return None
