@@ -1,26 +1,36 @@
-"""The style of all figures and the parts that they share. matplotlib, an optional extra, is
-imported when one is drawn."""
+"""The style of all figures, and the parts that they share.
+
+matplotlib is an optional extra: it is imported when a figure is drawn."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..engine.files import atomic_write
 
-TRAIN, TEST, ORANGE, GREEN, PURPLE = "#c44e52", "#4c72b0", "#dd8452", "#55a868", "#8172b3"
+TRAIN = "#c44e52"
+TEST = "#4c72b0"
+ORANGE = "#dd8452"
+GREEN = "#55a868"
+PURPLE = "#8172b3"
 SETS = {"id_train": TRAIN, "id_test": ORANGE, "ood_train": TEST, "ood_test": GREEN}
 SHARE = (-0.02, 1.02)  # limits of an axis of accuracies
-UNIT = {"vmin": 0, "vmax": 1}
+UNIT = {"vmin": 0, "vmax": 1}  # how to colour an image of shares
+LOOK: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "font.size": 9,
+}
 
 
-def figure(*size: float):
+def figure(width: float, height: float) -> Any:
     """An empty figure of a size in inches; it needs no display."""
     import matplotlib.figure
 
-    matplotlib.rcParams.update(
-        {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "font.size": 9}
-    )
-    return matplotlib.figure.Figure(figsize=size, dpi=130, layout="constrained")
+    matplotlib.rcParams.update(LOOK)
+    return matplotlib.figure.Figure(figsize=(width, height), dpi=130, layout="constrained")
 
 
 def save(fig, path: Path) -> None:
@@ -33,7 +43,8 @@ def save(fig, path: Path) -> None:
 
 def panels(count: int, width: float, height: float, columns: int = 4):
     """A figure and `count` axes, `columns` in a row, each of a size in inches."""
-    rows, columns = -(-count // columns), min(columns, count)
+    rows = -(-count // columns)
+    columns = min(columns, count)
     fig = figure(width * columns, height * rows)
     axes = fig.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[count:]:
@@ -42,36 +53,34 @@ def panels(count: int, width: float, height: float, columns: int = 4):
 
 
 def label(ax, size: float = 7, heading: str | None = None, **properties) -> None:
-    """Set properties of axes; what is labelled gets a legend in letters of a size, under a
-    heading."""
+    """Set properties of axes; what is labelled gets a legend, with a heading, in a letter size."""
     ax.set(**properties)
-    if ax.get_legend_handles_labels()[0]:
+    handles, _ = ax.get_legend_handles_labels()
+    if handles:
         ax.legend(frameon=False, fontsize=size, title=heading, title_fontsize=size)
 
 
 def lines(ax, curves: dict, colors=None, x=None, **style) -> None:
     """Named curves, over 1, 2, ... unless x is given; no colors: matplotlib's cycle."""
-    for (name, values), color in zip(curves.items(), colors or [None] * len(curves), strict=True):
-        ax.plot(
-            range(1, len(values) + 1) if x is None else x, values, color=color, label=name, **style
-        )
+    colors = colors or [None] * len(curves)
+    for (name, values), color in zip(curves.items(), colors, strict=True):
+        places = range(1, len(values) + 1) if x is None else x
+        ax.plot(places, values, color=color, label=name, **style)
 
 
 def histograms(ax, samples: dict, edges: np.ndarray, colors=None, **style) -> None:
     """Histograms of named samples, nan left out: outlines, unless the style is another."""
-    for (name, x), color in zip(samples.items(), colors or [None] * len(samples), strict=True):
-        ax.hist(
-            x[np.isfinite(x)],
-            edges,
-            color=color,
-            label=name,
-            **{"histtype": "step", "lw": 1.3} | style,
-        )
+    style = {"histtype": "step", "lw": 1.3} | style
+    colors = colors or [None] * len(samples)
+    for (name, x), color in zip(samples.items(), colors, strict=True):
+        known = x[np.isfinite(x)]
+        ax.hist(known, edges, color=color, label=name, **style)
 
 
 def image(ax, values, style: dict = UNIT, **labels):
     """An image in axes with all four spines and whole numbers; returned for a colour bar."""
-    drawn = ax.imshow(values, **{"interpolation": "nearest"} | style)
+    style = {"interpolation": "nearest"} | style
+    drawn = ax.imshow(values, **style)
     ax.spines[:].set_visible(True)
     ax.locator_params(integer=True)
     ax.set(**labels)
@@ -79,23 +88,28 @@ def image(ax, values, style: dict = UNIT, **labels):
 
 
 def attention_maps(patterns: np.ndarray):
-    """A figure of every head's map (depth, H, T, T), zeros blank; the axes of the maps, and those
-    under them, (depth, H)."""
+    """Every head's map (depth, H, T, T), zeros blank, with empty axes under each.
+
+    -> (figure, axes of the maps, axes under them), axes (depth, H)"""
     depth, H = patterns.shape[:2]
     fig = figure(2.9 * H + 0.8, 4.2 * depth)
     axes = fig.subplots(2 * depth, H, squeeze=False, height_ratios=[2.2, 1] * depth)
-    for (i, h), ax in np.ndenumerate(axes[::2]):
-        seen = np.where(patterns[i, h] > 0, patterns[i, h], np.nan)
-        drawn = image(ax, seen, title=f"block {i} head {h}", xlabel="key", ylabel="query")
-        axes[2 * i + 1, h].set(ylim=(0, 1), ylabel="attention")
-    fig.colorbar(drawn, ax=axes[::2], shrink=0.5)
-    return fig, axes[::2], axes[1::2]
+    maps = axes[::2]
+    below = axes[1::2]
+    for i, h in np.ndindex(depth, H):
+        pattern = patterns[i, h]
+        seen = np.where(pattern > 0, pattern, np.nan)
+        image(maps[i, h], seen, title=f"block {i} head {h}", xlabel="key", ylabel="query")
+        below[i, h].set(ylim=(0, 1), ylabel="attention")
+    fig.colorbar(maps[-1, -1].images[0], ax=maps, shrink=0.5)
+    return fig, maps, below
 
 
 def curves(ax, history: dict, quantity: str, ylabel: str) -> None:
     """Train and test curve of a quantity against 1 + step on a log axis (so that step 0 shows)."""
+    steps = np.asarray(history["step"]) + 1
     both = {split: history[f"{split}_{quantity}"] for split in ("train", "test")}
-    lines(ax, both, (TRAIN, TEST), np.asarray(history["step"]) + 1)
+    lines(ax, both, (TRAIN, TEST), steps)
     label(ax, xscale="log", xlabel="step + 1", ylabel=ylabel)
 
 
