@@ -1,30 +1,50 @@
-"""The averaged partial Jacobian norm (APJN) of any model that lists its stages
-(models.chain.Stage): estimated with random cotangents in one backward pass, or from the exact
-Jacobian.
+"""The averaged partial Jacobian norm (APJN) of any model that lists its stages.
 
-    J^{l0,l} = |dh^l/dh^l0|^2 / (B N_l)        h^l: the B samples after l stages, with N_l entries each
+    J^{l0,l} = |dh^l/dh^l0|^2 / (B N_l)        h^l: the B samples after l stages, N_l entries each
 
-The Jacobian is that of the whole batch, so BatchNorm's coupling of samples is in it; the division
-is by the size of the output. For v uniform on the unit sphere of a sample's output, drawn for every
+It is estimated with random cotangents in one backward pass, or taken from the exact Jacobian. The
+Jacobian is that of the whole batch, so BatchNorm's coupling of samples is in it; the division is by
+the size of the output. For v uniform on the unit sphere of a sample's output, drawn for every
 sample alone, E |v^T dh^l/dh^l0|^2 / B is J.
 Source: Doshi, He, Gromov, arXiv 2111.12143.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ..engine.device import Array, Device
+from ..models.protocol import Stage
 from .autoinit import sphere
 
 
 class Propagation:
-    """One forward pass of a batch x (B, ...) through stages, kept for backward passes from any of
-    them.
+    """One forward pass of a batch through stages, kept for backward passes from any of them.
 
-    kernels (stages + 1,): mean square of the entries of x and of every stage's output
+    stages   the model's `stages(dev, w)` (models.protocol.Stage), or some of them
+    x        (B, ...) on the device, the input of the first stage
+    kernels  (stages + 1,): mean square of the entries of x and of every stage's output
+
+    >>> import numpy as np
+    >>> from tinygrok.criticality.jacobian import Propagation
+    >>> from tinygrok.engine.device import get_device
+    >>> from tinygrok.models.vision import deep_mlp
+    >>> dev = get_device("cpu", "float64")
+    >>> rng = np.random.default_rng(0)
+    >>> net = deep_mlp(64, 300, 4, 10, "relu")
+    >>> weights = net.init(rng, sigma_w=2**0.5)
+    >>> x = rng.standard_normal((8, 64))
+    >>> run = Propagation(dev, net.stages(dev, weights)[:-1], x)
+    >>> chi = run.chi(rng, probes=4).mean(axis=0)
+    >>> round(float(chi[1:].mean()), 1)  # sigma_w^2 = 2 is critical; the first layer has no ReLU
+    1.0
     """
 
-    def __init__(self, dev: Device, stages, x: Array):
-        self.dev, self.stages, self.shapes, self.caches = dev, list(stages), [x.shape], []
+    def __init__(self, dev: Device, stages: Iterable[Stage], x: Array):
+        self.dev = dev
+        self.stages = list(stages)
+        self.shapes = [x.shape]
+        self.caches = []
         kernels = [(x * x).mean()]
         for stage in self.stages:
             x, cache = stage.forward(x)
@@ -36,11 +56,11 @@ class Propagation:
     def apjn(
         self, rng: np.random.Generator, probes: int = 1, stop: int | None = None, start: int = 0
     ) -> np.ndarray:
-        """(probes, stop - start + 1): estimates of J^{l0,stop} for l0 = start..stop, all from one
-        backward pass a probe.
+        """Estimates of J^{l0,stop} for l0 = start..stop: (probes, stop - start + 1).
 
-        A probe's estimates are correlated across l0. Cotangents are brought to unit length after
-        every stage, so that an exploding J overflows only where float64 does.
+        All of a row come from one backward pass, so they are correlated across l0. Cotangents are
+        brought to unit length after every stage, so that an exploding J overflows only where
+        float64 does.
         """
         stop = len(self.stages) if stop is None else stop
         J = np.ones((probes, stop - start + 1))
@@ -55,17 +75,16 @@ class Propagation:
 
     def chi(self, rng: np.random.Generator, probes: int = 1) -> np.ndarray:
         """(probes, stages): estimates of chi_J = J^{l,l+1}, with new cotangents for every stage."""
-        return np.stack(
-            [self.apjn(rng, probes, k + 1, k)[:, 0] for k in range(len(self.stages))], axis=1
-        )
+        columns = [self.apjn(rng, probes, k + 1, k)[:, 0] for k in range(len(self.stages))]
+        return np.stack(columns, axis=1)
 
     def jacobian(self, start: int, stop: int) -> np.ndarray:
         """dh^stop/dh^start, (B N_stop, B N_start), one backward pass a row: for small widths."""
         rows = []
         for i in range(np.prod(self.shapes[stop], dtype=int)):
-            u = np.zeros(self.shapes[stop])
-            u.flat[i] = 1.0
-            u = self.dev.to_device(u)
+            unit = np.zeros(self.shapes[stop])
+            unit.flat[i] = 1.0
+            u = self.dev.to_device(unit)
             for k in range(stop - 1, start - 1, -1):
                 u = self.stages[k].backward(u, self.caches[k])
             rows.append(self.dev.to_host(u).reshape(-1))
