@@ -7,7 +7,7 @@ import fakecupy
 import numpy as np
 import pytest
 
-from tinygrok.audit import cases as audit_cases
+from tinygrok.audit.cases import BUILDERS
 from tinygrok.audit.checker import audit, cpu_device
 from tinygrok.engine import gemm
 from tinygrok.models import gpt
@@ -179,14 +179,12 @@ def follows_definitions() -> bool:
 
 
 def passes_audit(case: str) -> bool:
-    return all(r.passed for r in audit(audit_cases.BUILDERS[case](case)))
+    return all(r.passed for r in audit(BUILDERS[case](case)))
 
 
 def test_without_errors_both_hold():
     assert follows_definitions()
-    assert all(
-        passes_audit(c) for c in audit_cases.BUILDERS if c.startswith(("attention", "rotary"))
-    )
+    assert all(passes_audit(c) for c in BUILDERS if c.startswith(("attention", "rotary")))
 
 
 def _mask_off_by_one(right, dev, queries, keys):

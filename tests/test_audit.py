@@ -2,20 +2,22 @@
 
 import dataclasses
 import inspect
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import tinygrok.ops as ops_package
-from tinygrok.audit import cases as audit_cases
+from tinygrok.audit.cases import BUILDERS, cases
 from tinygrok.audit.checker import COMPLEX_TOLERANCE, TOLERANCE, audit, table
 from tinygrok.engine import kernels
 from tinygrok.ops import activation, dropout, embedding, linear, loss, norm
 
 
-@pytest.mark.parametrize("name", audit_cases.BUILDERS)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_case_passes(name):
-    rows = audit(audit_cases.BUILDERS[name](name))
+    rows = audit(BUILDERS[name](name))
     assert rows and all(r.passed for r in rows), "\n" + table(rows)
     assert TOLERANCE == 1e-7
     assert COMPLEX_TOLERANCE == 1e-12
@@ -35,7 +37,7 @@ def test_every_backward_is_audited():
                     f"{name} has no forward beside it"
                 )
                 backwards.add(f)
-    audited = {f for case in audit_cases.cases() for f in case.source}
+    audited = {f for case in cases() for f in case.source}
     assert backwards and backwards <= audited, backwards - audited
 
 
@@ -193,7 +195,7 @@ LOSS_MUTANTS = [
 
 
 def caught(case: str) -> bool:
-    return any(not r.passed for r in audit(audit_cases.BUILDERS[case](case)))
+    return any(not r.passed for r in audit(BUILDERS[case](case)))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +234,7 @@ def test_wrong_kernels_are_caught(monkeypatch, kind):
             args[-1][...] *= 1 + 1e-6
 
     for which, case in (("df", f"activation {label}"), ("d2f", f"second {label}")):
-        if case not in audit_cases.BUILDERS:
+        if case not in BUILDERS:
             continue
         wrong = dataclasses.replace(right, **{which: Off(getattr(right, which))})
         monkeypatch.setitem(kernels.ACTIVATIONS, kind, wrong)
@@ -241,7 +243,34 @@ def test_wrong_kernels_are_caught(monkeypatch, kind):
 
 
 def test_a_gradient_that_changes_on_repetition_is_caught():
-    case = audit_cases.BUILDERS["linear"]("linear")
+    case = BUILDERS["linear"]("linear")
     right, calls = case.backward, iter(range(10))
     case.backward = lambda t, v: {k: g * (1 + next(calls) * 1e-12) for k, g in right(t, v).items()}
     assert any(r.method == "shape, repeatability" for r in audit(case))
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import tinygrok.audit",
+        "import tinygrok.audit.checker",
+        "import tinygrok.audit.cases",
+        "from tinygrok.audit.checker import audit; import tinygrok",
+        "from tinygrok.audit import audit; import tinygrok, tinygrok.audit.cases",
+    ],
+)
+def test_the_package_is_the_function_too(imports):
+    """tinygrok.audit(case), and the names of the package, in every order of imports."""
+    code = (
+        f"{imports}\n"
+        "from tinygrok.audit import Case, audit, cases, table\n"
+        "(case,) = tinygrok.audit.cases('softmax')\n"
+        "assert isinstance(case, Case)\n"
+        "assert tinygrok.audit(case, seed=1) == audit(case, 1)\n"
+        "assert tinygrok.audit.audit is tinygrok.audit.checker.audit is audit\n"
+        "assert tinygrok.audit.cases is cases\n"
+        "print(table(tinygrok.audit(case)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" ok") == 3

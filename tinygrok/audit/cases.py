@@ -1,7 +1,10 @@
-"""What the auditor checks: a Case for every operation, with and without the ensemble axis, and for
-every model."""
+"""What the auditor checks: a Case for every operation and every model.
 
-from collections.abc import Callable
+A builder makes a Case from its name, which seeds the tensors, and from sizes and settings; `lead`
+are leading axes, (2,) an ensemble of two. BUILDERS at the end lists all cases.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -14,279 +17,400 @@ from ..models.gpt import GPT, Tokens
 from ..models.mlp import TwoLayerNet
 from ..models.protocol import TRAINING, Mode
 from ..ops import activation, attention, conv, dropout, embedding, linear, loss, norm
-from .checker import Case, cpu_device
+from .checker import Case, Tensors, cpu_device
 
 DEV = cpu_device()
 COMPLEX = cpu_device("complex128")
 
 
-def _dev(tensors):
+def _dev(tensors: Tensors):
     """The complex device when a complex step passes through."""
-    return COMPLEX if any(x.dtype.kind == "c" for x in tensors.values()) else DEV
+    is_complex = any(x.dtype.kind == "c" for x in tensors.values())
+    return COMPLEX if is_complex else DEV
 
 
 def _rng(name: str) -> np.random.Generator:
-    return np.random.default_rng(np.frombuffer(name.encode(), dtype=np.uint8).astype(np.uint32))
+    letters = np.frombuffer(name.encode(), dtype=np.uint8)
+    return np.random.default_rng(letters.astype(np.uint32))
 
 
-def _normal(name: str, **shapes) -> dict[str, np.ndarray]:
+def _normal(name: str, **shapes) -> Tensors:
+    """Normal tensors of these shapes, of one decimal: easy to follow by hand."""
     rng = _rng(name)
-    return {
-        k: rng.standard_normal(s).round(1) for k, s in shapes.items()
-    }  # one decimal: easy to follow by hand
+    return {k: rng.standard_normal(shape).round(1) for k, shape in shapes.items()}
 
 
 def _case(
-    name: str, inputs: dict, run: Callable, back: Callable, source: tuple, analytic=True
+    name: str, inputs: Tensors, run: Callable, back: Callable, source: tuple, analytic=True
 ) -> Case:
-    """run(tensors) -> (output, cache);  back(cotangent, cache, g) writes the gradients, into g or its arrays."""
+    """run(tensors) -> (y, cache); back(dy, cache, g) writes gradients into g or into its arrays."""
 
-    def backward(t, v):
-        g = {k: np.full_like(x, np.nan) for k, x in t.items()}
-        back(v["y"], run(t)[1], g)
+    def forward(tensors):
+        y, _ = run(tensors)
+        return {"y": y}
+
+    def backward(tensors, cotangents):
+        _, cache = run(tensors)
+        g = {k: np.full_like(x, np.nan) for k, x in tensors.items()}
+        back(cotangents["y"], cache, g)
         return g
 
-    return Case(name, inputs, lambda t: {"y": run(t)[0]}, backward, source, analytic)
+    return Case(name, inputs, forward, backward, source, analytic)
 
 
-def _plain(name: str, module, which: str, inputs: dict, *settings, analytic=True) -> Case:
-    """WHICH_forward(dev, x, *parameters, *settings) and WHICH_backward(dev, dy, cache, *gradients
-    of the parameters) -> dx"""
-    forward, back = (
-        getattr(module, f"{which}_{direction}") for direction in ("forward", "backward")
-    )
+def _pair(
+    name: str, inputs: Tensors, run: Callable, forward: Callable, backward: Callable, analytic=True
+) -> Case:
+    """An operation of ops: backward(dev, dy, cache, *gradients of its parameters) -> dx.
 
-    write = lambda dy, cache, g: g.update(x=back(DEV, dy, cache, *[g[k] for k in g if k != "x"]))  # noqa: E731
-    return _case(
+    The first input is x, the others are the parameters; run calls forward.
+    """
+    x, *parameters = inputs
+
+    def back(dy, cache, g):
+        g[x] = backward(DEV, dy, cache, *[g[k] for k in parameters])
+
+    return _case(name, inputs, run, back, (forward, backward), analytic)
+
+
+def _plain(
+    name: str, inputs: Tensors, forward: Callable, backward: Callable, *settings, analytic=True
+) -> Case:
+    """An operation whose forward takes (dev, x, *parameters, *settings)."""
+
+    def run(t):
+        return forward(_dev(t), *t.values(), *settings)
+
+    return _pair(name, inputs, run, forward, backward, analytic)
+
+
+# -- operations ------------------------------------------------------------------------------------
+
+
+def _linear(name: str, **shapes) -> Case:
+    inputs = _normal(name, **shapes)
+    return _plain(name, inputs, linear.linear_forward, linear.linear_backward)
+
+
+def _matmul(name: str, ta: bool, tb: bool) -> Case:
+    """y = A B, dA = dy B^T, dB = A^T dy; A is a or a^T (ta), B is b or b^T (tb)."""
+    inputs = _normal(
         name,
-        inputs,
-        lambda t: forward(_dev(t), *t.values(), *settings),
-        write,
-        (forward, back),
-        analytic,
+        a=(2, 4, 3) if ta else (2, 3, 4),
+        b=(2, 2, 4) if tb else (2, 4, 2),
     )
 
+    def run(t):
+        y = gemm.matmul(_dev(t), t["a"], t["b"], ta=ta, tb=tb)
+        return y, (t["a"], t["b"])
 
-def _gemm(name: str, ta: bool, tb: bool) -> Case:
-    inputs = _normal(name, a=(2, 4, 3) if ta else (2, 3, 4), b=(2, 2, 4) if tb else (2, 4, 2))
+    def back(dy, cache, g):
+        a, b = cache
+        if ta:
+            g["a"] = gemm.matmul(DEV, b, dy, ta=tb, tb=True)
+        else:
+            g["a"] = gemm.matmul(DEV, dy, b, tb=not tb)
+        if tb:
+            g["b"] = gemm.matmul(DEV, dy, a, ta=True, tb=ta)
+        else:
+            g["b"] = gemm.matmul(DEV, a, dy, ta=not ta)
 
-    def forward(t):
-        return {"c": gemm.matmul(_dev(t), t["a"], t["b"], ta=ta, tb=tb)}
-
-    def backward(t, v):
-        a, b, dc = t["a"], t["b"], v["c"]
-        da = gemm.matmul(DEV, b, dc, ta=tb, tb=True) if ta else gemm.matmul(DEV, dc, b, tb=not tb)
-        db = gemm.matmul(DEV, dc, a, ta=True, tb=ta) if tb else gemm.matmul(DEV, a, dc, ta=not ta)
-        return {"a": da, "b": db}
-
-    return Case(name, inputs, forward, backward, (gemm.matmul,), analytic=True)
+    return _case(name, inputs, run, back, (gemm.matmul,))
 
 
-def _embedding(name: str, lead: tuple[int, ...], terms: int, own_inputs: bool = False) -> Case:
-    P, N, B = 5, 3, 7
-    index = _rng(name).integers(0, P, (*(lead if own_inputs else ()), terms, B))
+def _embedding(name: str, terms: int, lead=(), own_inputs=False) -> Case:
+    """Tables (terms, P, N) summed over terms; own_inputs: every member has its own rows."""
+    P = 5
+    N = 3
+    B = 7
+    inputs = _normal(name, u=(*lead, terms, P, N))
+    shape = (*lead, terms, B) if own_inputs else (terms, B)
+    index = _rng(name).integers(0, P, shape)
     index[..., 0, :].sort(axis=-1)  # the first table takes the path of sorted inputs
     rows = embedding.RowIndex(DEV, index, P)
 
     def run(t):
-        return embedding.embedding_forward(_dev(t), t["u"], rows, _dev(t).empty((*lead, B, N)))
+        dev = _dev(t)
+        out = dev.empty((*lead, B, N))
+        return embedding.embedding_forward(dev, t["u"], rows, out)
 
-    back = lambda dh, cache, g: embedding.embedding_backward(DEV, dh, cache, g["u"])  # noqa: E731
+    def back(dh, cache, g):
+        embedding.embedding_backward(DEV, dh, cache, g["u"])
+
     source = (embedding.embedding_forward, embedding.embedding_backward)
-    return _case(name, _normal(name, u=(*lead, terms, P, N)), run, back, source)
+    return _case(name, inputs, run, back, source)
 
 
 ANALYTIC = ("identity", "square", "power3", "power4", "tanh", "gelu_tanh")
+KINDS = ("power3", "power4", *(kind for kind in kernels.ACTIVATIONS if kind != "power"))
+CURVED = tuple(kind for kind in KINDS if kind not in ("identity", "relu", "leaky_relu"))
+
+
+def _away_from_zero(name: str) -> Tensors:
+    """x (2, 3) with |x| in 0.1 to 2: no step crosses the kink of ReLU."""
+    size = _rng(name).uniform(0.1, 2.0, (2, 3)).round(1)
+    sign = _rng(name).choice([-1, 1], (2, 3))
+    return {"x": size * sign}
 
 
 def _activation(name: str, kind: str) -> Case:
-    x = _rng(name).uniform(0.1, 2.0, (2, 3)).round(1) * _rng(name).choice(
-        [-1, 1], (2, 3)
-    )  # away from the kink of ReLU
-    return _plain(name, activation, "activation", {"x": x}, kind, analytic=kind in ANALYTIC)
+    forward = activation.activation_forward
+    backward = activation.activation_backward
+    return _plain(name, _away_from_zero(name), forward, backward, kind, analytic=kind in ANALYTIC)
 
 
 def _second(name: str, kind: str) -> Case:
-    """The second derivative is the derivative of the first: forward is f'(x), backward uses
-    f''(x)."""
-    case = _activation(name, kind)
+    """The second derivative is the derivative of the first: y = f'(x), dx = f''(x) dy."""
 
     def run(t):
-        return activation.activation_backward(_dev(t), np.ones_like(t["x"]), (t["x"], kind)), t["x"]
+        x = t["x"]
+        return activation.activation_backward(_dev(t), np.ones_like(x), (x, kind)), x
 
-    back = lambda dy, x, g: g.update(x=dy * activation.activation_second(DEV, x, kind))  # noqa: E731
-    return _case(name, case.inputs, run, back, (activation.activation_second,), case.analytic)
+    def back(dy, x, g):
+        g["x"] = dy * activation.activation_second(DEV, x, kind)
+
+    source = (activation.activation_second,)
+    return _case(name, _away_from_zero(name), run, back, source, kind in ANALYTIC)
 
 
 def _dropout(name: str) -> Case:
+    inputs = _normal(name, x=(2, 4, 3))
     keys = mask_keys([1, 2], step=3)
 
     def run(t):
-        return dropout.dropout_forward(_dev(t), t["x"], 0.4, keys, mask=DEV.empty(t["x"].shape))
+        mask = DEV.empty(t["x"].shape)
+        return dropout.dropout_forward(_dev(t), t["x"], 0.4, keys, mask=mask)
 
-    back = lambda dy, cache, g: g.update(x=dropout.dropout_backward(DEV, dy, cache))  # noqa: E731
-    return _case(
-        name,
-        _normal(name, x=(2, 4, 3)),
-        run,
-        back,
-        (dropout.dropout_forward, dropout.dropout_backward),
-    )
+    return _pair(name, inputs, run, dropout.dropout_forward, dropout.dropout_backward)
 
 
-def _batchnorm(name: str, lead: tuple[int, ...], train: bool, weighted: bool = False) -> Case:
-    B, N = 5, 3
-    inputs = _normal(name, x=(*lead, B, N), gain=(*lead, N), shift=(*lead, N))
-    mean, var = _rng(name).uniform(0.5, 1.5, (2, *lead, N))
+def _batchnorm(name: str, train: bool, lead=(), weighted=False) -> Case:
+    B = 5
+    N = 3
+    channels = (*lead, N)
+    inputs = _normal(name, x=(*lead, B, N), gain=channels, shift=channels)
+    mean, var = _rng(name).uniform(0.5, 1.5, (2, *channels))
     weight = _rng(name).uniform(0.5, 2.0, (*lead, B)) if weighted else None
 
     def run(t):
-        d = _dev(t)
-        dtype = d.dtype
-        running = mean.astype(dtype), var.astype(dtype)  # copies: training moves them
-        return norm.batchnorm_forward(d, t["x"], t["gain"], t["shift"], *running, train, weight)
+        dev = _dev(t)
+        running_mean = mean.astype(dev.dtype)  # copies: training moves them
+        running_var = var.astype(dev.dtype)
+        return norm.batchnorm_forward(
+            dev, t["x"], t["gain"], t["shift"], running_mean, running_var, train, weight
+        )
 
-    back = lambda dy, cache, g: g.update(
-        x=norm.batchnorm_backward(DEV, dy, cache, g["gain"], g["shift"])
-    )  # noqa: E731
-    return _case(name, inputs, run, back, (norm.batchnorm_forward, norm.batchnorm_backward))
+    return _pair(name, inputs, run, norm.batchnorm_forward, norm.batchnorm_backward)
 
 
-def _loss(name: str, kind: str, lead: tuple[int, ...], weighted: bool) -> Case:
-    B, C = 4, 3
+def _layernorm(name: str, **shapes) -> Case:
+    inputs = _normal(name, **shapes)
+    return _plain(name, inputs, norm.layernorm_forward, norm.layernorm_backward)
+
+
+def _scale(name: str, **shapes) -> Case:
+    inputs = _normal(name, **shapes)
+    return _plain(name, inputs, norm.scale_forward, norm.scale_backward)
+
+
+def _softmax(name: str) -> Case:
+    return _plain(name, _normal(name, x=(2, 3)), loss.softmax_forward, loss.softmax_backward)
+
+
+def _loss(name: str, kind: str, weighted=False, lead=()) -> Case:
+    B = 4
+    C = 3
+    inputs = _normal(name, logits=(*lead, B, C))
     target = _rng(name).integers(0, C, (*lead, B))
-    weight = (
-        _rng(name).choice([0.0, 0.5, 1.0, 2.0], (*lead, B)) + np.eye(B)[0] if weighted else None
-    )
+    weight = None
+    if weighted:
+        weight = _rng(name).choice([0.0, 0.5, 1.0, 2.0], (*lead, B))
+        weight[..., 0] += 1  # not all are 0
     forward, backward = loss.LOSSES[kind]
-    run = lambda t: forward(_dev(t), t["logits"], target, weight)  # noqa: E731
-    back = lambda dy, cache, g: g.update(logits=backward(DEV, dy, cache))  # noqa: E731
-    return _case(name, _normal(name, logits=(*lead, B, C)), run, back, (forward, backward))
+    return _plain(name, inputs, forward, backward, target, weight)
+
+
+def _rotary(name: str, lead=()) -> Case:
+    def run(t):
+        dev = _dev(t)
+        table = attention.rotary_table_host(dev, 3, 4, 2, base=10.0)
+        return attention.rotary_forward(dev, t["x"], table)
+
+    inputs = _normal(name, x=(*lead, 2, 3, 8))
+    return _pair(name, inputs, run, attention.rotary_forward, attention.rotary_backward)
+
+
+def _attention(
+    name: str, lead=(), queries: Sequence[int] = range(4), causal=True, fused=False
+) -> Case:
+    """q, k and v apart, or thirds of one tensor qkv (fused)."""
+    T = 4
+    C = 4
+    heads = 2
+    if fused:
+        inputs = _normal(name, qkv=(*lead, 2, T, 3 * C))
+    else:
+        q = (*lead, 2, len(queries), C)
+        k = (*lead, 2, T, C)
+        inputs = _normal(name, q=q, k=k, v=k)
+
+    def parts(t):
+        if fused:
+            return np.split(t["qkv"], 3, axis=-1)
+        return [t["q"], t["k"], t["v"]]
+
+    def run(t):
+        dev = _dev(t)
+        mask = attention.causal_mask_host(dev, queries, T) if causal else None
+        q, k, v = parts({name: x.copy() for name, x in t.items()})  # forward writes into them
+        return attention.attention_forward(dev, q, k, v, heads, mask)
+
+    def back(dy, cache, g):
+        attention.attention_backward(DEV, dy, cache, *parts(g))
+
+    source = (attention.attention_forward, attention.attention_backward)
+    return _case(name, inputs, run, back, source)
+
+
+def _conv(name: str, image: tuple, kernel: tuple, *settings) -> Case:
+    inputs = _normal(name, x=image, w=kernel, b=kernel[-1:])
+    return _plain(name, inputs, conv.conv_forward, conv.conv_backward, *settings)
+
+
+def _conv_padded(name: str) -> Case:
+    return _conv(name, (2, 4, 5, 2), (3, 3, 2, 3), 1, 1)  # stride, padding
+
+
+def _conv_stride(name: str) -> Case:
+    return _conv(name, (1, 4, 5, 1), (2, 2, 1, 2), 2)
+
+
+def _maxpool(name: str) -> Case:
+    inputs = _normal(name, x=(2, 5, 4, 2))
+    return _plain(name, inputs, conv.maxpool_forward, conv.maxpool_backward, 2, analytic=False)
+
+
+def _avgpool(name: str) -> Case:
+    inputs = _normal(name, x=(1, 4, 3, 2))
+    return _plain(name, inputs, conv.avgpool_forward, conv.avgpool_backward, 2, 3)
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+def _parameters(name: str, net, lead: tuple) -> Tensors:
+    shapes = {k: (*lead, *shape) for k, shape in net.shapes.items()}
+    return _normal(name, **shapes)
 
 
 def _two_layer(
     name: str,
-    lead: tuple[int, ...],
     kind: str,
+    lead: tuple = (),
     terms: int = 2,
-    rate=0.0,
-    size=(4, 3, 6),
-    batchnorm=False,
+    rate: float = 0.0,
+    size: tuple = (4, 3, 6),
+    batchnorm: bool = False,
 ) -> Case:
     P, N, B = size
     net = TwoLayerNet(P, N, terms, kind, batchnorm=batchnorm)
-    rows = embedding.RowIndex(DEV, _rng(name).integers(0, P, (terms, B)), P)
-    dropout = (mask_keys(list(range(*lead)) if lead else 0, step=1), rate) if rate else None
-    state = {k: np.ones((*lead, *shape)) for k, shape in net.buffers.items()}
+    index = _rng(name).integers(0, P, (terms, B))
+    rows = embedding.RowIndex(DEV, index, P)
+    seeds = list(range(*lead)) if lead else 0
+    dropout = (mask_keys(seeds, step=1), rate) if rate else None
 
     def run(t):
-        d = _dev(t)
-        buffers = {k: x.astype(d.dtype) for k, x in state.items()}  # copies: training moves them
-        return net.forward(d, {**t, **buffers}, rows, Mode(True, dropout))
+        dev = _dev(t)
+        w = dict(t)
+        for k, shape in net.buffers.items():
+            w[k] = np.ones((*lead, *shape), dev.dtype)  # new ones: training moves them
+        return net.forward(dev, w, rows, Mode(True, dropout))
 
-    inputs = _normal(name, **{k: (*lead, *s) for k, s in net.shapes.items()})
-    return _case(
-        name,
-        inputs,
-        run,
-        partial(net.backward, DEV),
-        (TwoLayerNet.forward, TwoLayerNet.backward),
-        kind in ANALYTIC,
-    )
+    inputs = _parameters(name, net, lead)
+    source = (TwoLayerNet.forward, TwoLayerNet.backward)
+    return _case(name, inputs, run, partial(net.backward, DEV), source, kind in ANALYTIC)
 
 
-def _rotary(name: str, lead: tuple[int, ...]) -> Case:
-    def run(t):
-        return attention.rotary_forward(
-            _dev(t), t["x"], attention.rotary_table_host(_dev(t), 3, 4, 2, base=10.0)
-        )
-
-    back = lambda dy, cache, g: g.update(x=attention.rotary_backward(DEV, dy, cache))  # noqa: E731
-    return _case(
-        name,
-        _normal(name, x=(*lead, 2, 3, 8)),
-        run,
-        back,
-        (attention.rotary_forward, attention.rotary_backward),
-    )
-
-
-def _attention(
-    name: str, lead: tuple[int, ...], queries=range(4), causal: bool = True, fused: bool = False
-) -> Case:
-    T, C, heads = 4, 4, 2
-    inputs = (
-        {"qkv": (*lead, 2, T, 3 * C)}
-        if fused
-        else {k: (*lead, 2, T if k != "q" else len(queries), C) for k in "qkv"}
-    )
-
-    def parts(t):
-        return (
-            [t["qkv"][..., j * C : (j + 1) * C] for j in range(3)]
-            if fused
-            else [t[k] for k in "qkv"]
-        )
+def _gpt(name: str, net: GPT, positions=None, lead=()) -> Case:
+    rows = _rng(name).integers(0, net.vocab, (*lead, 2, 5))
+    tokens = Tokens(DEV, rows, net.vocab, positions)
 
     def run(t):
-        mask = attention.causal_mask_host(_dev(t), queries, T) if causal else None
-        return attention.attention_forward(
-            _dev(t), *parts({k: x.copy() for k, x in t.items()}), heads, mask
-        )
+        return net.forward(_dev(t), t, tokens)
 
-    back = lambda dy, cache, g: attention.attention_backward(DEV, dy, cache, *parts(g))  # noqa: E731
-    return _case(
-        name,
-        _normal(name, **inputs),
-        run,
-        back,
-        (attention.attention_forward, attention.attention_backward),
-    )
+    inputs = _parameters(name, net, lead)
+    source = (GPT.forward, GPT.backward)
+    analytic = net.activation in ANALYTIC
+    return _case(name, inputs, run, partial(net.backward, DEV), source, analytic)
 
 
-def _gpt(name: str, lead: tuple[int, ...], net: GPT, positions=None) -> Case:
-    tokens = Tokens(DEV, _rng(name).integers(0, net.vocab, (*lead, 2, 5)), net.vocab, positions)
-
-    inputs = _normal(name, **{k: (*lead, *s) for k, s in net.shapes.items()})
-    run = lambda t: net.forward(_dev(t), t, tokens)  # noqa: E731
-    return _case(
-        name,
-        inputs,
-        run,
-        partial(net.backward, DEV),
-        (GPT.forward, GPT.backward),
-        net.activation in ANALYTIC,
-    )
+def _gpt_rotary(name: str) -> Case:
+    return _gpt(name, GPT(3, 4, 2, 2, 5), positions=slice(1, None, 2))
 
 
-CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every kind of operation
+def _gpt_learned(name: str) -> Case:
+    return _gpt(name, GPT.numbers(3, 4, 1, 1, 6, activation="gelu_tanh"))
+
+
+def _gpt_digits(name: str) -> Case:
+    return _gpt(name, GPT.base_b(3, 4, 1, 2, 3, 2), positions=(0, 3))
+
+
+def _gpt_untied(name: str) -> Case:
+    return _gpt(name, GPT(3, 4, 2, 1, 5, activation="tanh", tied=False, recompute=True))
+
+
+def _gpt_ensemble(name: str) -> Case:
+    net = GPT(3, 4, 1, 2, 5, activation="tanh", bias=True)
+    return _gpt(name, net, positions=slice(1, 3), lead=(2,))
+
+
+def _residual(name: str, mu: float, *operations: tuple) -> tuple:
+    return ("residual", name, mu, operations)
+
+
+_layernormed = _residual(
+    "b",
+    0.7,
+    ("layernorm", "n", 4),
+    ("act", "gelu_tanh"),
+    ("linear", "w", 4, 4),
+)
+_batchnormed = _residual(
+    "c",
+    1.0,
+    ("batchnorm", "m", 4),
+    ("act", "tanh"),
+    ("linear", "v", 4, 4),
+)
+_mixed = _residual(
+    "b",
+    0.9,
+    ("swap",),
+    ("linear", "w", 4, 4),
+    ("swap",),
+    ("scale", "s", 3, 0.5, False),
+)
+_pooled = (
+    ("act", "tanh"),
+    ("reshape", 2, 2, 3),
+    ("avgpool", 2, 1),
+    ("reshape", -1),
+    ("linear", "c", 6, 2),
+)
+_stem = (
+    ("conv", "a", 1, 2, 3, 1, 1),
+    ("act", "gelu"),
+    ("batchnorm", "n", 2),
+)
+# name: shape of an input, and blocks; together every kind of operation
+CHAINS: dict[str, tuple[tuple, list]] = {
     "norms": (
         (3,),
         [
             ("a", (("linear", "a", 3, 4),)),
-            (
-                "b",
-                (
-                    (
-                        "residual",
-                        "b",
-                        0.7,
-                        (("layernorm", "n", 4), ("act", "gelu_tanh"), ("linear", "w", 4, 4)),
-                    ),
-                ),
-            ),
-            (
-                "c",
-                (
-                    (
-                        "residual",
-                        "c",
-                        1.0,
-                        (("batchnorm", "m", 4), ("act", "tanh"), ("linear", "v", 4, 4)),
-                    ),
-                    ("layernorm", "o", 4),
-                ),
-            ),
+            ("b", (_layernormed,)),
+            ("c", (_batchnormed, ("layernorm", "o", 4))),
             ("d", (("scale", "s", 4, 0.5, True), ("linear", "d", 4, 2))),
         ],
     ),
@@ -294,38 +418,14 @@ CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every ki
         (4, 4, 2),
         [
             ("a", (("conv", "a", 2, 3, 2, 2, 0), ("reshape", -1, 3))),
-            (
-                "b",
-                (
-                    (
-                        "residual",
-                        "b",
-                        0.9,
-                        (
-                            ("swap",),
-                            ("linear", "w", 4, 4),
-                            ("swap",),
-                            ("scale", "s", 3, 0.5, False),
-                        ),
-                    ),
-                ),
-            ),
-            (
-                "c",
-                (
-                    ("act", "tanh"),
-                    ("reshape", 2, 2, 3),
-                    ("avgpool", 2, 1),
-                    ("reshape", -1),
-                    ("linear", "c", 6, 2),
-                ),
-            ),
+            ("b", (_mixed,)),
+            ("c", _pooled),
         ],
     ),
     "vgg": (
         (4, 4, 1),
         [
-            ("a", (("conv", "a", 1, 2, 3, 1, 1), ("act", "gelu"), ("batchnorm", "n", 2))),
+            ("a", _stem),
             ("b", (("act", "gelu"), ("maxpool", 2), ("conv", "b", 2, 2, 3, 1, 1))),
             ("c", (("act", "tanh"), ("reshape", -1), ("linear", "c", 8, 2))),
         ],
@@ -333,126 +433,133 @@ CHAINS: dict[str, tuple] = {  # shape of an input, and blocks: together every ki
 }
 
 
-def _chain(name: str, which: str, loss: str | None) -> Case:
-    """The outputs of a chain, or the Jacobian loss of its blocks, which the audit differentiates by
-    all its tensors."""
-    (shape, blocks), probes = (
-        CHAINS[which],
-        lambda k, y: [sphere(_rng(f"{name} {k} {i}"), y) for i in range(2)],
-    )
-    net, x = Chain(blocks), _rng(name).standard_normal((3, *shape))
-
-    def run(t, g=None):
-        d = _dev(t)
-        w = {
-            k: a.astype(d.dtype) for k, a in (net.init_buffers() | t).items()
-        }  # copies: training moves statistics
-        return (
-            (jacobian_loss(d, net, w, x.astype(d.dtype), probes, g, loss)[0], t)
-            if loss
-            else net.forward(d, w, x, TRAINING)
-        )
-
-    def back(dy, t, g):
-        run(t, g)
-        g.update({k: a * dy for k, a in g.items()})
-
-    mu = {k: s for k, s in net.buffers.items() if loss and k.endswith(".mu")}
-    back = back if loss else partial(net.backward, DEV)
-    return _case(
-        name,
-        _normal(name, **net.shapes, **mu),
-        run,
-        back,
-        (Chain.forward, Chain.backward),
-        which != "vgg",
-    )
+def _arrays(dev, net: Chain, parameters: Tensors) -> Tensors:
+    """Parameters and buffers; copies, since training moves BatchNorm's statistics."""
+    everything = net.init_buffers() | parameters
+    return {k: a.astype(dev.dtype) for k, a in everything.items()}
 
 
-def _kinds() -> list[str]:
-    return ["power3", "power4", *(k for k in kernels.ACTIVATIONS if k != "power")]
+def _chain(name: str, which: str) -> Case:
+    """The outputs of a chain."""
+    shape, blocks = CHAINS[which]
+    net = Chain(blocks)
+    images = _rng(name).standard_normal((3, *shape))
+
+    def run(t):
+        dev = _dev(t)
+        w = _arrays(dev, net, t)
+        return net.forward(dev, w, images.astype(dev.dtype), TRAINING)
+
+    inputs = _normal(name, **net.shapes)
+    source = (Chain.forward, Chain.backward)
+    return _case(name, inputs, run, partial(net.backward, DEV), source, which != "vgg")
+
+
+def _jacobian_loss(name: str, which: str, kind: str) -> Case:
+    """The Jacobian loss of a chain's blocks, by all tensors and strengths mu."""
+    shape, blocks = CHAINS[which]
+    net = Chain(blocks)
+    images = _rng(name).standard_normal((3, *shape))
+
+    def probes(block, shape):
+        return [sphere(_rng(f"{name} {block} {i}"), shape) for i in range(2)]
+
+    def value(t, g=None):
+        dev = _dev(t)
+        w = _arrays(dev, net, t)
+        return jacobian_loss(dev, net, w, images.astype(dev.dtype), probes, g, kind)
+
+    def run(t):
+        total, _ = value(t)
+        return total, t
+
+    def back(dloss, t, g):
+        value(t, g)
+        for gradient in g.values():
+            gradient *= dloss
+
+    strengths = {k: shape for k, shape in net.buffers.items() if k.endswith(".mu")}
+    inputs = _normal(name, **net.shapes, **strengths)
+    return _case(name, inputs, run, back, (Chain.forward, Chain.backward), which != "vgg")
+
+
+# -- all cases -------------------------------------------------------------------------------------
+
+
+def _losses() -> dict[str, Callable]:
+    builders = {}
+    for kind in loss.LOSSES:
+        title = kind.replace("_", " ")
+        builders[title] = partial(_loss, kind=kind)
+        builders[f"{title} weighted"] = partial(_loss, kind=kind, weighted=True)
+        builders[f"{title} weighted ensemble"] = partial(_loss, kind=kind, weighted=True, lead=(2,))
+    return builders
+
+
+def _jacobian_losses() -> dict[str, Callable]:
+    builders = {}
+    for which in CHAINS:
+        for kind in ("log", "square"):
+            builders[f"{kind} loss {which}"] = partial(_jacobian_loss, which=which, kind=kind)
+    return builders
 
 
 BUILDERS: dict[str, Callable[[str], Case]] = {
-    "linear": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 3), w=(3, 2), b=(2,))),
-    "linear no bias": lambda n: _plain(n, linear, "linear", _normal(n, x=(2, 3), w=(3, 2))),
-    "linear ensemble": lambda n: _plain(
-        n, linear, "linear", _normal(n, x=(2, 2, 3), w=(2, 3, 2), b=(2, 2))
-    ),
-    **{
-        f"matmul {'T' if ta else 'N'}{'T' if tb else 'N'}": lambda n, ta=ta, tb=tb: _gemm(n, ta, tb)
-        for ta in (False, True)
-        for tb in (False, True)
-    },
-    "embedding": lambda n: _embedding(n, (), terms=1),
-    "embedding pair": lambda n: _embedding(n, (), terms=2),
-    "embedding ensemble": lambda n: _embedding(n, (2,), terms=3),
-    "embedding own inputs": lambda n: _embedding(n, (2,), terms=2, own_inputs=True),
-    **{f"activation {k}": lambda n, k=k: _activation(n, k) for k in _kinds()},
-    **{
-        f"second {k}": lambda n, k=k: _second(n, k)
-        for k in _kinds()
-        if k not in ("identity", "relu", "leaky_relu")
-    },
+    "linear": partial(_linear, x=(2, 3), w=(3, 2), b=(2,)),
+    "linear no bias": partial(_linear, x=(2, 3), w=(3, 2)),
+    "linear ensemble": partial(_linear, x=(2, 2, 3), w=(2, 3, 2), b=(2, 2)),
+    "matmul NN": partial(_matmul, ta=False, tb=False),
+    "matmul NT": partial(_matmul, ta=False, tb=True),
+    "matmul TN": partial(_matmul, ta=True, tb=False),
+    "matmul TT": partial(_matmul, ta=True, tb=True),
+    "embedding": partial(_embedding, terms=1),
+    "embedding pair": partial(_embedding, terms=2),
+    "embedding ensemble": partial(_embedding, terms=3, lead=(2,)),
+    "embedding own inputs": partial(_embedding, terms=2, lead=(2,), own_inputs=True),
+    **{f"activation {kind}": partial(_activation, kind=kind) for kind in KINDS},
+    **{f"second {kind}": partial(_second, kind=kind) for kind in CURVED},
     "dropout": _dropout,
-    "batchnorm train": lambda n: _batchnorm(n, (), train=True),
-    "batchnorm weighted": lambda n: _batchnorm(n, (2,), train=True, weighted=True),
-    "batchnorm eval": lambda n: _batchnorm(n, (), train=False),
-    "layernorm": lambda n: _plain(
-        n, norm, "layernorm", _normal(n, x=(3, 5), gain=(5,), shift=(5,))
-    ),
-    "layernorm no shift": lambda n: _plain(
-        n, norm, "layernorm", _normal(n, x=(2, 3, 5), gain=(2, 5))
-    ),
-    "scale": lambda n: _plain(n, norm, "scale", _normal(n, x=(2, 3, 4), gain=(2, 4), shift=(2, 4))),
-    "softmax": lambda n: _plain(n, loss, "softmax", _normal(n, x=(2, 3))),
-    **{
-        f"{kind.replace('_', ' ')}{' weighted' if w else ''}{' ensemble' if lead else ''}": (
-            lambda n, kind=kind, w=w, lead=lead: _loss(n, kind, lead, w)
-        )
-        for kind in loss.LOSSES
-        for w, lead in ((False, ()), (True, ()), (True, (2,)))
-    },
-    "two-layer square": lambda n: _two_layer(n, (), "square"),
-    "two-layer by hand": lambda n: _two_layer(n, (), "square", size=(2, 2, 2)),
-    "two-layer power3": lambda n: _two_layer(n, (), "power3", terms=3),
-    "two-layer gelu": lambda n: _two_layer(n, (), "gelu"),
-    "two-layer ensemble": lambda n: _two_layer(n, (2,), "square"),
-    "two-layer batchnorm": lambda n: _two_layer(n, (2,), "square", batchnorm=True),
-    "two-layer dropout": lambda n: _two_layer(n, (2,), "square", rate=0.4),
-    "rotary": lambda n: _rotary(n, ()),
-    "rotary ensemble": lambda n: _rotary(n, (2,)),
-    "attention": lambda n: _attention(n, ()),
-    "attention fused": lambda n: _attention(n, (), fused=True),
-    "attention ensemble": lambda n: _attention(n, (2,), fused=True),
-    "attention some queries": lambda n: _attention(n, (2,), queries=(1, 2)),
-    "attention not causal": lambda n: _attention(n, (), causal=False),
-    "gpt rotary": lambda n: _gpt(n, (), GPT(3, 4, 2, 2, 5), slice(1, None, 2)),
-    "gpt learned": lambda n: _gpt(n, (), GPT.numbers(3, 4, 1, 1, 6, activation="gelu_tanh")),
-    "gpt digits": lambda n: _gpt(n, (), GPT.base_b(3, 4, 1, 2, 3, 2), (0, 3)),
-    "gpt untied, recompute": lambda n: _gpt(
-        n, (), GPT(3, 4, 2, 1, 5, activation="tanh", tied=False, recompute=True)
-    ),
-    "conv": lambda n: _plain(
-        n, conv, "conv", _normal(n, x=(2, 4, 5, 2), w=(3, 3, 2, 3), b=(3,)), 1, 1
-    ),
-    "conv stride": lambda n: _plain(
-        n, conv, "conv", _normal(n, x=(1, 4, 5, 1), w=(2, 2, 1, 2), b=(2,)), 2
-    ),
-    "maxpool": lambda n: _plain(n, conv, "maxpool", _normal(n, x=(2, 5, 4, 2)), 2, analytic=False),
-    "avgpool": lambda n: _plain(n, conv, "avgpool", _normal(n, x=(1, 4, 3, 2)), 2, 3),
-    **{f"chain {k}": lambda n, k=k: _chain(n, k, None) for k in CHAINS},
-    **{
-        f"{loss} loss {k}": lambda n, k=k, loss=loss: _chain(n, k, loss)
-        for k in CHAINS
-        for loss in ("log", "square")
-    },
-    "gpt ensemble": lambda n: _gpt(
-        n, (2,), GPT(3, 4, 1, 2, 5, activation="tanh", bias=True), slice(1, 3)
-    ),
+    "batchnorm train": partial(_batchnorm, train=True),
+    "batchnorm weighted": partial(_batchnorm, train=True, lead=(2,), weighted=True),
+    "batchnorm eval": partial(_batchnorm, train=False),
+    "layernorm": partial(_layernorm, x=(3, 5), gain=(5,), shift=(5,)),
+    "layernorm no shift": partial(_layernorm, x=(2, 3, 5), gain=(2, 5)),
+    "scale": partial(_scale, x=(2, 3, 4), gain=(2, 4), shift=(2, 4)),
+    "softmax": _softmax,
+    **_losses(),
+    "two-layer square": partial(_two_layer, kind="square"),
+    "two-layer by hand": partial(_two_layer, kind="square", size=(2, 2, 2)),
+    "two-layer power3": partial(_two_layer, kind="power3", terms=3),
+    "two-layer gelu": partial(_two_layer, kind="gelu"),
+    "two-layer ensemble": partial(_two_layer, kind="square", lead=(2,)),
+    "two-layer batchnorm": partial(_two_layer, kind="square", lead=(2,), batchnorm=True),
+    "two-layer dropout": partial(_two_layer, kind="square", lead=(2,), rate=0.4),
+    "rotary": _rotary,
+    "rotary ensemble": partial(_rotary, lead=(2,)),
+    "attention": _attention,
+    "attention fused": partial(_attention, fused=True),
+    "attention ensemble": partial(_attention, lead=(2,), fused=True),
+    "attention some queries": partial(_attention, lead=(2,), queries=(1, 2)),
+    "attention not causal": partial(_attention, causal=False),
+    "gpt rotary": _gpt_rotary,
+    "gpt learned": _gpt_learned,
+    "gpt digits": _gpt_digits,
+    "gpt untied, recompute": _gpt_untied,
+    "conv": _conv_padded,
+    "conv stride": _conv_stride,
+    "maxpool": _maxpool,
+    "avgpool": _avgpool,
+    **{f"chain {which}": partial(_chain, which=which) for which in CHAINS},
+    **_jacobian_losses(),
+    "gpt ensemble": _gpt_ensemble,
 }
 
 
 def cases(pattern: str = "") -> list[Case]:
-    """Every case whose name contains the pattern."""
+    """Every case whose name contains the pattern.
+
+    >>> from tinygrok.audit import cases
+    >>> [case.name for case in cases("linear")]
+    ['linear', 'linear no bias', 'linear ensemble']
+    """
     return [build(name) for name, build in BUILDERS.items() if pattern in name]

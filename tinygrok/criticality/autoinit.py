@@ -26,7 +26,8 @@ from ..models import chain
 def sphere(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """One vector of the unit sphere for every example: (B, ...) on the host."""
     v = rng.standard_normal(shape)
-    return v / np.sqrt((v * v).sum(axis=tuple(range(1, len(shape))), keepdims=True))
+    axes = tuple(range(1, len(shape)))
+    return v / np.sqrt((v * v).sum(axis=axes, keepdims=True))
 
 
 # -- the loss and its gradient ---------------------------------------------------------------------
@@ -175,8 +176,9 @@ def autoinit(
         history["apjn"].append(dev.to_host(J))
         if t == steps or value < tolerance:
             break
-        slopes = dev.xp.stack([(g[name] * w[name]).sum() for name in multipliers])  # a dL/da
-        for name, slope in zip(multipliers, dev.to_host(slopes).tolist(), strict=True):
+        slopes = [(g[name] * w[name]).sum() for name in multipliers]  # a dL/da
+        slopes = dev.to_host(dev.xp.stack(slopes)).tolist()
+        for name, slope in zip(multipliers, slopes, strict=True):
             step = -lr * schedule(t + 1) * slope
             if plain:
                 factor = 1 + step / multipliers[name] ** 2
@@ -184,8 +186,8 @@ def autoinit(
                 factor = math.exp(min(max(step, -0.3), 0.3))
             multipliers[name] *= factor
             w[name] = w[name] * factor
-    tuned_buffers = [name for name in multipliers if name in model.buffers]
-    return {name: dev.to_host(w[name]) for name in [*model.shapes, *tuned_buffers]}, history
+    names = [*model.shapes, *(name for name in multipliers if name in model.buffers)]
+    return {name: dev.to_host(w[name]) for name in names}, history
 
 
 # -- ReLU layers without norms: every layer alone, J = (a/a*)^2 = y^2, kappa = lr sigma_w^2 --------

@@ -75,7 +75,10 @@ class Propagation:
 
     def chi(self, rng: np.random.Generator, probes: int = 1) -> np.ndarray:
         """(probes, stages): estimates of chi_J = J^{l,l+1}, with new cotangents for every stage."""
-        columns = [self.apjn(rng, probes, k + 1, k)[:, 0] for k in range(len(self.stages))]
+        columns = []
+        for k in range(len(self.stages)):
+            pairs = self.apjn(rng, probes, stop=k + 1, start=k)  # J^{k,k+1}, J^{k+1,k+1} = 1
+            columns.append(pairs[:, 0])
         return np.stack(columns, axis=1)
 
     def jacobian(self, start: int, stop: int) -> np.ndarray:
@@ -99,4 +102,5 @@ class Propagation:
 def mean_and_error(samples) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard error) over the first axis: networks, or probes of one network"""
     samples = np.asarray(samples)
-    return samples.mean(axis=0), samples.std(axis=0, ddof=1) / len(samples) ** 0.5
+    error = samples.std(axis=0, ddof=1) / len(samples) ** 0.5
+    return samples.mean(axis=0), error

@@ -51,7 +51,8 @@ def _homogeneous(a: float) -> Callable:
         # t of the real parts: it does not move along k11 = k22 = k12, where derivatives are taken
         sine = np.sqrt(np.maximum((k11 * k22 - k12 * k12).real, 0))  # times sqrt(k11 k22), as k12
         t = np.arctan2(sine, np.real(k12))
-        value = smooth * k12 + kink * np.sqrt(k11 * k22) * (np.sin(t) - t * np.cos(t))
+        length2 = np.sqrt(k11 * k22)
+        value = smooth * k12 + kink * length2 * (np.sin(t) - t * np.cos(t))
         return value, smooth - kink * t
 
     return averages
@@ -120,7 +121,8 @@ def _quadrature(phi: Callable, slope: Callable) -> Callable:
         weight = np.exp(-(x * x + y * y) / 2)
 
         def average(f):
-            return (f(u) * f(v) * weight).sum(axis=(-1, -2)) / weight.sum()
+            products = f(u) * f(v) * weight
+            return products.sum(axis=(-1, -2)) / weight.sum()
 
         return average(phi), average(slope)
 
