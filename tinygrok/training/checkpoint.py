@@ -7,6 +7,7 @@ whole. Every member of the archive carries a CRC, which is checked before anythi
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,46 +17,39 @@ from .loop import Run
 from .parallel import launched
 
 FORMAT = "tinygrok checkpoint 1"
+# What zipfile and numpy raise for files that are damaged.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 class CheckpointError(InputError):
     """A checkpoint that is missing, truncated, corrupted, or of another run."""
 
 
-def save_arrays(path: Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(path: str | Path, meta: dict, arrays: dict[str, np.ndarray]) -> None:
     """Arrays by name and a JSON-able dictionary, as one .npz. Rank 0 alone writes."""
     if launched()[0]:
         return
-    text = json.dumps({"format": FORMAT, **meta})
-    atomic_write(
-        Path(path),
-        lambda file: np.savez(file, meta=np.frombuffer(text.encode(), dtype=np.uint8), **arrays),
-    )
+    text = json.dumps({"format": FORMAT, **meta}).encode()
+    members: dict[str, Any] = {"meta": np.frombuffer(text, dtype=np.uint8), **arrays}
+    atomic_write(Path(path), lambda file: np.savez(file, **members))
 
 
-def load_arrays(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
+def load_arrays(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
     """(meta, arrays) of a file by save_arrays. Raises CheckpointError with one line that says what
     is wrong."""
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-        if broken:
-            raise CheckpointError(f"{path}: corrupted ({broken} fails its checksum)")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        arrays = _read(path)
+    except UNREADABLE as error:
         raise CheckpointError(
             f"{path}: not a readable checkpoint, truncated or corrupted ({error})"
         ) from error
@@ -69,51 +63,62 @@ def load_arrays(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
     return meta, arrays
 
 
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an archive whose checksums hold; else one of the errors UNREADABLE."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken:
+        raise ValueError(f"{broken} fails its checksum")
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
 def _arenas(run: Run) -> dict:
     """Every arena that the next step reads."""
     optimizer = {f"optimizer.{kind}": arena for kind, arena in run.optimizer.state.items()}
     return {"weight": run.params, "buffer": run.objective.buffers, **optimizer}
 
 
-def save_training(path: Path, run: Run, config: dict) -> None:
+def save_training(path: str | Path, run: Run, config: dict) -> None:
     """Weights, buffers, optimiser state, history, step and configuration of a run."""
-    arrays = {
-        f"{kind}/{name}": x
-        for kind, arena in _arenas(run).items()
-        for name, x in arena.to_host().items()
-    }
-    arrays |= {f"history/{name}": np.array(column) for name, column in run.history.items()}
+    arrays = {f"history/{name}": np.array(column) for name, column in run.history.items()}
+    for kind, arena in _arenas(run).items():
+        arrays |= {f"{kind}/{name}": x for name, x in arena.to_host().items()}
     save_arrays(path, {"step": run.t, "config": config}, arrays)
 
 
-def load_training(path: Path, run: Run, config: dict) -> None:
+def load_training(path: str | Path, run: Run, config: dict) -> None:
     """Restore a run saved by save_training, bit by bit; refuses a checkpoint of another
     configuration."""
     meta, arrays = load_arrays(path)
+    groups: dict[str, dict] = {}
+    for key, x in arrays.items():
+        kind, _, name = key.partition("/")
+        groups.setdefault(kind, {})[name] = x
     try:
         check_config(path, meta["config"], config)
-        groups: dict[str, dict] = {}
-        for key, x in arrays.items():
-            kind, _, name = key.partition("/")
-            groups.setdefault(kind, {})[name] = x
+        step = meta["step"]
+        history = groups["history"]
         for kind, arena in _arenas(run).items():
             saved = groups[kind] if arena.shapes else {}
             if any(x.dtype != run.dev.dtype for x in saved.values()):
                 raise CheckpointError(f"{path}: holds another dtype than {run.dev.dtype}")
             arena.load(saved)
-        history, step = groups["history"], meta["step"]
     except KeyError as error:
         raise CheckpointError(f"{path}: incomplete, {error} is missing") from error
-    run.t, run.history = step, {name: list(column) for name, column in history.items()}
+    run.history = {name: list(column) for name, column in history.items()}
+    run.t = step
 
 
 def check_config(
-    path: Path, saved: dict, wanted: dict, free: tuple[str, ...] = ("steps", "recompute")
+    path: str | Path, saved: dict, wanted: dict, free: tuple[str, ...] = ("steps", "recompute")
 ) -> None:
     """Refuse a configuration that differs, naming the setting; `free` ones may: the number of
     steps, to train on, and recomputing, which changes no bit."""
     for key in sorted(set(saved) | set(wanted)):
-        if saved.get(key) != wanted.get(key) and key not in free:
+        before = saved.get(key)
+        now = wanted.get(key)
+        if before != now and key not in free:
             raise CheckpointError(
-                f"{path}: was made with {key} = {saved.get(key)}, this run has {key} = {wanted.get(key)}"
+                f"{path}: was made with {key} = {before}, this run has {key} = {now}"
             )

@@ -3,13 +3,15 @@ became of each.
 
 A point is a plain dictionary. These settings may differ from member to member of a pack:
 
-    alpha  training fraction      xi  corrupted fraction      rule  of corruption (tasks/corruption.py)
+    alpha  training fraction      xi  corrupted fraction      rule  of tasks/corruption.py
     weight_decay, dropout, lr, seed
 
 and these are common to a pack: p, width, task, activation, loss, batch_size, batchnorm, steps,
 log_every, dtype.
 Source: To grok or not to grok, arXiv 2310.13061.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,9 +21,12 @@ from ..engine.optim import AdamW
 from ..engine.params import Arena
 from ..engine.rng import generator
 from ..models.mlp import TwoLayerNet
+from ..models.protocol import EVALUATION
 from ..probes.phases import phase, two_stages
 from ..tasks import TASKS
 from ..tasks.corruption import corrupt
+from ..tasks.modular import ModularTask
+from .batches import Labelled
 from .loop import NonFiniteLoss, fit
 from .tables import Evaluation, Training
 
@@ -45,7 +50,13 @@ DEFAULTS = {
     "dtype": "float32",
 }
 OWN = ("alpha", "xi", "rule", "weight_decay", "dropout", "lr", "seed")  # may differ between members
-PACK_MEMBERS = 8  # on the CPU a pack only has to keep the worker threads busy; small packs lose little when killed
+COMMON = tuple(name for name in DEFAULTS if name not in OWN)
+# On the CPU a pack only has to keep the worker threads busy; small packs lose little when killed.
+PACK_MEMBERS = 8
+SNAPSHOTS = {"phase_quarter": 0.25, "phase_half": 0.5}  # shares of the steps
+
+
+# -- points and packs ------------------------------------------------------------------------------
 
 
 def complete(point: dict) -> dict:
@@ -61,58 +72,56 @@ def packs(points: list[dict], size: int) -> list[list[dict]]:
     settings."""
     groups: dict[tuple, list[dict]] = {}
     for point in map(complete, points):
-        groups.setdefault(tuple(point[k] for k in DEFAULTS if k not in OWN), []).append(point)
-    return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+        common = tuple(point[name] for name in COMMON)
+        groups.setdefault(common, []).append(point)
+    result = []
+    for group in groups.values():
+        result += [group[i : i + size] for i in range(0, len(group), size)]
+    return result
 
 
 def pack_size(dev: Device, point: dict, processes: int = 1) -> int:
     """Members that train together: on a GPU as many as fill half of its memory, shared by some
-    processes. A member holds weights, gradients and two moments, and per row of the table four
-    hidden activations and two logits. The size depends on the card and not on what else runs on it,
-    so that a sweep that starts again cuts the same packs."""
+    processes.
+
+    The size depends on the card and not on what else runs on it, so that a sweep that starts again
+    cuts the same packs."""
     if dev.kind == "cpu":
         return PACK_MEMBERS
-    p, N = point["p"], point["width"]
-    member = dev.dtype.itemsize * (4 * 3 * p * N + p * p * (4 * N + 2 * p))
-    return max(1, int(dev.memory_bytes() / 2 / processes // member))
+    p = point["p"]
+    width = point["width"]
+    parameters = 3 * p * width
+    kept = 4 * parameters  # weights, gradients and two moments
+    row = 4 * width + 2 * p  # of the table: four hidden activations and two logits
+    member = dev.dtype.itemsize * (kept + p * p * row)
+    share = dev.memory_bytes() / 2 / processes
+    return max(1, int(share // member))
 
 
-def build(dev: Device, points: list[dict], extra=lambda run: {}) -> Training:
+# -- the ensemble ----------------------------------------------------------------------------------
+
+
+def build(
+    dev: Device, points: list[dict], extra: Callable[[Training], dict] = lambda run: {}
+) -> Training:
     """The ensemble of a pack: every member has its own split, corruption, initial weights and
     hyperparameters, all drawn from streams of its own seed."""
     points = [complete(point) for point in points]
     common = points[0]
-    if any(point[k] != common[k] for point in points for k in DEFAULTS if k not in OWN):
+    if any(point[name] != common[name] for point in points for name in COMMON):
         raise InputError("the members of a pack must share all settings but " + ", ".join(OWN))
     task = TASKS[common["task"]](common["p"])
-    everything = task.inputs(np.arange(task.size))
-    true = task.labels(everything)
     net = TwoLayerNet(
         common["p"], common["width"], activation=common["activation"], batchnorm=common["batchnorm"]
     )
-    params, grads = Arena(dev, net.shapes, len(points)), Arena(dev, net.shapes, len(points))
-    given, data = np.tile(true, (len(points), 1)), []
-    train, wrong = np.zeros((2, *given.shape), dtype=bool)
+    params = Arena(dev, net.shapes, len(points))
     for e, point in enumerate(points):
         params.load(net.init(generator(point["seed"], "init")), e)
-        numbers, _ = task.split(point["alpha"], generator(point["seed"], "split"))
-        labels, corrupted = corrupt(
-            task, numbers, point["xi"], generator(point["seed"], "corruption"), point["rule"]
-        )
-        data.append((task.inputs(numbers), labels))
-        given[e, numbers], train[e, numbers], wrong[e, numbers] = labels, True, corrupted
-    splits = {
-        "train": (train, "given"),
-        "corrupted": (wrong, "given"),
-        "corrupted_true": (wrong, "true"),
-        "uncorrupted": (train & ~wrong, "given"),
-        "test": (~train & task.defined(everything), "true"),
-    }
-    evaluation = Evaluation(everything, {"given": given, "true": true}, splits)
-    own = {key: [point[key] for point in points] for key in OWN}
-    optimizer = AdamW(
-        dev, params, grads, lr=own["lr"], betas=(0.9, 0.98), weight_decay=own["weight_decay"]
-    )
+    grads = Arena(dev, net.shapes, len(points))
+    own = {name: [point[name] for point in points] for name in OWN}
+    decay = own["weight_decay"]
+    optimizer = AdamW(dev, params, grads, lr=own["lr"], betas=(0.9, 0.98), weight_decay=decay)
+    data, evaluation = _labelled(task, points)
     return Training(
         dev,
         net,
@@ -127,6 +136,36 @@ def build(dev: Device, points: list[dict], extra=lambda run: {}) -> Training:
     )
 
 
+def _labelled(task: ModularTask, points: list[dict]) -> tuple[list[Labelled], Evaluation]:
+    """Training data with corrupted labels, and what is measured of every member."""
+    everything = task.inputs(np.arange(task.size))
+    true = task.labels(everything)
+    given = np.tile(true, (len(points), 1))
+    train = np.zeros(given.shape, dtype=bool)
+    wrong = np.zeros(given.shape, dtype=bool)
+    data = []
+    for e, point in enumerate(points):
+        seed = point["seed"]
+        numbers, _ = task.split(point["alpha"], generator(seed, "split"))
+        rng = generator(seed, "corruption")
+        labels, corrupted = corrupt(task, numbers, point["xi"], rng, point["rule"])
+        data.append((task.inputs(numbers), labels))
+        given[e, numbers] = labels
+        train[e, numbers] = True
+        wrong[e, numbers] = corrupted
+    splits = {
+        "train": (train, "given"),
+        "corrupted": (wrong, "given"),
+        "corrupted_true": (wrong, "true"),
+        "uncorrupted": (train & ~wrong, "given"),
+        "test": (~train & task.defined(everything), "true"),
+    }
+    return data, Evaluation(everything, {"given": given, "true": true}, splits)
+
+
+# -- measurements ----------------------------------------------------------------------------------
+
+
 def hidden_units(
     run: Training, e: int, weights: dict[str, np.ndarray], buffers: dict | None = None
 ) -> np.ndarray:
@@ -134,14 +173,13 @@ def hidden_units(
     network. With BatchNorm the running statistics `buffers` apply, those of member e unless
     given."""
     dev = run.dev
-    w = {
-        k: dev.to_device(x)
-        for k, x in (weights | (buffers or run.objective.buffers.to_host(e))).items()
-    }
-    parts = [
-        run.model.forward(dev, w, shard.inputs)[1]["hidden.post"] for shard in run.table.shards()
-    ]
-    return np.concatenate([dev.to_host(a) for a in parts])
+    arrays = weights | (buffers or run.objective.buffers.to_host(e))
+    w = {name: dev.to_device(x) for name, x in arrays.items()}
+    parts = []
+    for shard in run.table.shards():
+        _, tape = run.model.forward(dev, w, shard.inputs, EVALUATION)
+        parts.append(dev.to_host(tape["hidden.post"]))
+    return np.concatenate(parts)
 
 
 def gradient_shares(run: Training) -> np.ndarray:
@@ -152,40 +190,64 @@ def gradient_shares(run: Training) -> np.ndarray:
     nan with BatchNorm, where the parts share their statistics and a pass in training mode would
     move the running ones."""
     if run.model.batchnorm:
-        return np.full(run.params.members, np.nan)
-    norms = []
-    for split in ("corrupted", "uncorrupted"):
-        mask, which = run.evaluation.splits[split]
-        labels = np.broadcast_to(run.evaluation.labels[which], mask.shape)
-        chosen = [
-            np.flatnonzero(m) if m.any() else np.array([0]) for m in mask
-        ]  # a stand-in for an empty part
-        data = [(run.evaluation.inputs[:, i], x[i]) for i, x in zip(chosen, labels, strict=True)]
-        run.objective.gradient(run.grads, run.make_batch(data))
-        squares = sum(
-            (run.dev.to_host(g) ** 2).sum(axis=tuple(range(1, g.ndim)))
-            for g in run.grads.views.values()
-        )
-        norms.append(np.sqrt(squares) * mask.sum(axis=1))  # the gradient is a mean: back to a sum
-    total = norms[0] + norms[1]
-    return np.where(total > 0, norms[0] / np.where(total > 0, total, 1), np.nan)
+        return np.full(run.params.members or 1, np.nan)
+    corrupted = _gradient_norms(run, "corrupted")
+    uncorrupted = _gradient_norms(run, "uncorrupted")
+    total = corrupted + uncorrupted
+    return np.where(total > 0, corrupted / np.where(total > 0, total, 1), np.nan)
+
+
+def _gradient_norms(run: Training, split: str) -> np.ndarray:
+    """Norm (E,) of the gradient of the summed loss over a split; 0 where it is empty."""
+    mask, which = run.evaluation.splits[split]
+    labels = np.broadcast_to(run.evaluation.labels[which], mask.shape)
+    data = []
+    for rows, own in zip(mask, labels, strict=True):
+        chosen = np.flatnonzero(rows) if rows.any() else np.array([0])  # any: it counts 0 times
+        data.append((run.evaluation.inputs[:, chosen], own[chosen]))
+    run.objective.gradient(run.grads, run.make_batch(data))
+    tensors = run.grads.to_host().values()
+    squares = [(g**2).sum(axis=tuple(range(1, g.ndim))) for g in tensors]
+    norms = np.sqrt(sum(squares))
+    return norms * mask.sum(axis=1)  # the gradient is a mean: back to a sum
 
 
 def member_history(history: dict, e: int) -> dict[str, np.ndarray]:
     """The record of one member."""
-    return {k: np.asarray(v) if k == "step" else np.asarray(v)[:, e] for k, v in history.items()}
+    columns = {name: np.asarray(values) for name, values in history.items()}
+    return {name: x if name == "step" else x[:, e] for name, x in columns.items()}
 
 
 def outcome(history: dict[str, np.ndarray], point: dict) -> dict:
     """What became of the member with these settings: final accuracies, phase, and the steps of
     grokking and unlearning."""
-    result = {k: float(v[-1]) for k, v in history.items() if k.endswith("_accuracy")}
-    result["best_test_accuracy"] = best = float(history["test_accuracy"].max())
-    result["phase"] = phase(
-        result["train_accuracy"], result["test_accuracy"], best, point["xi"], point["p"]
-    )
+    result: dict = {}
+    for name, values in history.items():
+        if name.endswith("_accuracy"):
+            result[name] = float(values[-1])
+    best = float(history["test_accuracy"].max())
+    train = result["train_accuracy"]
+    test = result["test_accuracy"]
+    result["best_test_accuracy"] = best
+    result["phase"] = phase(train, test, best, point["xi"], point["p"])
     stages = two_stages(history["step"], history["test_accuracy"], history["corrupted_accuracy"])
-    return result | dict(zip(("step_grok", "step_unlearn"), stages, strict=True))
+    result["step_grok"], result["step_unlearn"] = stages
+    return result
+
+
+def _with_snapshots(history: dict[str, np.ndarray], point: dict) -> dict:
+    """The outcome, and the phases at earlier moments."""
+    result = outcome(history, point)
+    for name, share in SNAPSHOTS.items():
+        until = int(np.searchsorted(history["step"], share * point["steps"], side="right"))
+        earlier = {key: values[:until] for key, values in history.items()}
+        result[name] = outcome(earlier, point)["phase"]
+    return {name: None if _is_nan(value) else value for name, value in result.items()}
+
+
+def _is_nan(value) -> bool:
+    """JSON has no nan, which stands for what an empty split would have."""
+    return isinstance(value, float) and np.isnan(value)
 
 
 def train_pack(points: list[dict], device: str = "auto", threads: int | None = None) -> list[dict]:
@@ -193,25 +255,17 @@ def train_pack(points: list[dict], device: str = "auto", threads: int | None = N
     and a half of the steps. A pure function of its points, made for sweep(). A member whose loss
     does not stay finite is "Diverged", its numbers None; the others train without it."""
     points = [complete(point) for point in points]
-    steps = points[0]["steps"]
-    run = build(get_device(device, points[0]["dtype"], threads), points)
+    common = points[0]
+    run = build(get_device(device, common["dtype"], threads), points)
     try:
-        fit(run, steps, points[0]["log_every"])
+        fit(run, common["steps"], common["log_every"])
     except NonFiniteLoss as error:
-        others = points[: error.member] + points[error.member + 1 :]
+        lost = error.member
+        others = points[:lost] + points[lost + 1 :]
         results = train_pack(others, device, threads) if others else []
-        keys = outcome(member_history(run.history, error.member), points[error.member])
-        lost = dict.fromkeys([*keys, "phase_quarter", "phase_half"]) | {"phase": "Diverged"}
-        return [*results[: error.member], lost, *results[error.member :]]
-    results = []
-    for e, point in enumerate(points):
-        history = member_history(run.history, e)
-        results.append(outcome(history, point))
-        for name, share in (("quarter", 0.25), ("half", 0.5)):
-            until = int(np.searchsorted(history["step"], share * steps, side="right"))
-            results[-1][f"phase_{name}"] = outcome(
-                {k: v[:until] for k, v in history.items()}, point
-            )["phase"]
+        known = outcome(member_history(run.history, lost), points[lost])
+        diverged = dict.fromkeys([*known, *SNAPSHOTS]) | {"phase": "Diverged"}
+        return [*results[:lost], diverged, *results[lost:]]
     return [
-        {k: None if v != v else v for k, v in result.items()} for result in results
-    ]  # JSON knows no nan
+        _with_snapshots(member_history(run.history, e), point) for e, point in enumerate(points)
+    ]

@@ -10,6 +10,8 @@ Rank 0 alone writes and prints; all see the same --out folder."""
 
 import functools
 import os
+from collections.abc import Callable
+from typing import Any
 
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
@@ -26,55 +28,65 @@ def launched() -> tuple[int, int]:
     """(rank, ranks) as the launcher tells; (0, 1) without one. Gives the rank the GPU of its number
     on its machine, among those that a scheduler leaves visible."""
     for rank, size, local in LAUNCHERS:
-        if int(os.environ.get(size, 1)) > 1:
-            own, visible = (
-                os.environ.get(local, os.environ[rank]),
-                os.environ.get("CUDA_VISIBLE_DEVICES"),
-            )
-            gpus = visible.split(",") if visible else [own]
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(own) % len(gpus)]
-            return int(os.environ[rank]), int(os.environ[size])
+        ranks = int(os.environ.get(size, 1))
+        if ranks > 1:
+            _choose_gpu(os.environ.get(local, os.environ[rank]))
+            return int(os.environ[rank]), ranks
     return 0, 1
+
+
+def _choose_gpu(own: str) -> None:
+    """The GPU of a rank, by its number on its machine."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [own]
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(own) % len(gpus)]
 
 
 class World:
     """The ranks that train together; of one rank, which sends nothing, where there is no
     communicator."""
 
-    def __init__(self, comm=None):
-        self.comm, self.rank, self.size = (
-            comm,
-            comm.Get_rank() if comm else 0,
-            comm.Get_size() if comm else 1,
-        )
+    def __init__(self, comm: Any = None):
+        self.comm = comm
+        self.rank: int = 0 if comm is None else comm.Get_rank()
+        self.size: int = 1 if comm is None else comm.Get_size()
+        self._add: Callable[[Array], Any] | None = None
 
     def join(self, dev: Device) -> None:
         """Prepare sums of this device's arrays; every rank calls it."""
         if self.size == 1:
             return
-        if len(set(self.comm.allgather((dev.kind, dev.dtype.name)))) > 1:
+        kinds = self.comm.allgather((dev.kind, dev.dtype.name))
+        if len(set(kinds)) > 1:
             raise InputError(
                 "the ranks must share one kind of device and one dtype: choose --device and --dtype"
             )
-        if dev.kind == "cuda":
-            from cupyx.distributed import init_process_group
+        self._add = self._sum_on_gpus() if dev.kind == "cuda" else self._sum_on_cpus()
 
-            nccl = init_process_group(self.size, self.rank, use_mpi=True)
-            self._add = lambda x: nccl.all_reduce(x, x)
-        else:
-            from mpi4py import MPI
+    def _sum_on_gpus(self) -> Callable[[Array], Any]:
+        from cupyx.distributed import init_process_group  # pyright: ignore[reportMissingImports]
 
-            self._add = lambda x: self.comm.Allreduce(MPI.IN_PLACE, x)
+        nccl = init_process_group(self.size, self.rank, use_mpi=True)
+        return lambda x: nccl.all_reduce(x, x)
+
+    def _sum_on_cpus(self) -> Callable[[Array], Any]:
+        from mpi4py import MPI
+
+        return lambda x: self.comm.Allreduce(MPI.IN_PLACE, x)
 
     def rows(self, count: int) -> slice:
         """This rank's rows of a batch."""
         if count < self.size:
             raise InputError(f"a batch of {count} rows cannot be shared by {self.size} ranks")
-        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+        start = count * self.rank // self.size
+        stop = count * (self.rank + 1) // self.size
+        return slice(start, stop)
 
     def sum(self, *arrays: Array) -> None:
         """Each array becomes its sum over the ranks, the same bits on all of them."""
-        for x in arrays if self.size > 1 else ():
+        if self._add is None:
+            return
+        for x in arrays:
             self._add(x)
 
     def any(self, flag: bool) -> bool:
@@ -84,18 +96,19 @@ class World:
 
 @functools.cache
 def world() -> World:
-    """The ranks of this launch."""
-    size, found = launched()[1], World()
-    if size > 1:
-        try:
-            from mpi4py import MPI
-        except ImportError as error:
-            raise InputError(
-                f"{size} ranks need mpi4py (pip install 'tinygrok[cluster]'): {error}"
-            ) from error
-        found = World(MPI.COMM_WORLD)
+    """The ranks of this launch. Raises InputError where they cannot find each other."""
+    _, size = launched()
+    if size == 1:
+        return World()
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        need = f"{size} ranks need mpi4py (pip install 'tinygrok[cluster]')"
+        raise InputError(f"{need}: {error}") from error
+    found = World(MPI.COMM_WORLD)
     if found.size != size:
         raise InputError(
-            f"the launcher started {size} ranks, but the MPI that mpi4py uses is another and sees none of them"
+            f"the launcher started {size} ranks, but the MPI that mpi4py uses is another "
+            "and sees none of them"
         )
     return found

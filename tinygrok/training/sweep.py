@@ -59,20 +59,97 @@ def _work(run: Callable, pack: Sequence[dict], path: str) -> list[dict]:
     return results
 
 
+class _Sweep:
+    """The packs of a sweep and what came of them so far."""
+
+    def __init__(self, packs: Sequence[Sequence[dict]], run: Callable, out: Path, on_done):
+        self.packs = packs
+        self.out = out
+        self.on_done = on_done
+        self.failed: list[str] = []
+        self.results: list[list[dict] | None] = []
+        self.jobs = []
+        for pack in packs:
+            path = out / pack_name(pack)
+            self.results.append(_read(path, pack))
+            self.jobs.append(functools.partial(_work, run, pack, str(path)))
+        self.done = len(packs) - len(self.unfinished())
+        on_done(self.done, len(packs))
+
+    def unfinished(self) -> list[int]:
+        return [i for i, found in enumerate(self.results) if found is None]
+
+    def finish(self, i: int, results: list[dict]) -> None:
+        self.results[i] = results
+        self.done += 1
+        self.on_done(self.done, len(self.packs))
+
+    def attempt(self, i: int, call: Callable[[], list[dict]]) -> None:
+        """Finish pack i by a call, or note its error."""
+        try:
+            self.finish(i, call())
+        except (BrokenExecutor, InputError):
+            raise
+        except Exception as error:
+            first = self.packs[i][0]
+            what = f"{type(error).__name__}: {error}"
+            self.failed.append(f"the pack that begins with {first} failed: {what}")
+
+    def here(self) -> None:
+        """Run what is unfinished in this process."""
+        for i in self.unfinished():
+            self.attempt(i, self.jobs[i])
+
+    def on_pool(self, pool: Executor) -> None:
+        """Run what is unfinished on an executor; BrokenExecutor when a worker dies."""
+        pending = {pool.submit(self.jobs[i]): i for i in self.unfinished()}
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                self.attempt(pending.pop(future), future.result)
+
+    def on_executor(self, executor: Callable[[], Executor] | Executor) -> None:
+        """Run what is unfinished on an executor, or on pools made anew while they break."""
+        anew = not isinstance(executor, Executor)
+        tries = 0
+        while self.unfinished():
+            before = self.done
+            pool = executor if isinstance(executor, Executor) else executor()
+            try:
+                self.on_pool(pool)
+                return
+            except BrokenExecutor as error:  # a worker died, and with it the pool
+                self.collect()
+                tries = 1 if self.done > before else tries + 1
+                if not anew or tries >= TRIES:
+                    finished = f"{self.done} of {len(self.packs)} packs are finished in {self.out}"
+                    raise SweepError(f"workers died ({error}); {finished}") from error
+            finally:
+                if anew:
+                    pool.shutdown(wait=False, cancel_futures=True)
+
+    def collect(self) -> None:
+        """Take up what dying workers had finished and could not report."""
+        for i in self.unfinished():
+            found = _read(self.out / pack_name(self.packs[i]), self.packs[i])
+            if found is not None:
+                self.finish(i, found)
+
+
 def sweep(
     packs: Sequence[Sequence[dict]],
     run: Callable[[Sequence[dict]], list[dict]],
-    out: Path,
+    out: str | Path,
     executor: Callable[[], Executor] | Executor | None = None,
     on_done: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[dict]]:
     """Results of run(pack) for every pack, in order; one file a pack in the folder out.
 
     packs     lists of points; a point is a dictionary that JSON can hold
-    run       pack -> one result (a JSON-able dictionary) per point; picklable where an executor is used
-    executor  None: this process. An Executor: ProcessPoolExecutor, dask.distributed.Client(...).get_executor(),
-              mpi4py.futures.MPIPoolExecutor. A function that makes one: then a pool broken by a
-              dying worker is made anew, and only unfinished packs go to it.
+    run       pack -> one result (a JSON-able dictionary) per point; picklable where an executor is
+              used
+    executor  None: this process. An Executor: ProcessPoolExecutor, mpi4py.futures.MPIPoolExecutor,
+              dask.distributed.Client(...).get_executor(). A function that makes one: then a pool
+              broken by a dying worker is made anew, and only unfinished packs go to it.
     on_done   called with (packs finished, packs in all), also for those found finished
 
     Raises SweepError when a pack raised, after the others have finished (InputError passes at
@@ -82,66 +159,22 @@ def sweep(
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.json.*"):  # of workers that were killed while writing
         leftover.unlink(missing_ok=True)
-    paths = [out / pack_name(pack) for pack in packs]
-    results = [_read(path, pack) for path, pack in zip(paths, packs, strict=True)]
-    todo = [i for i, found in enumerate(results) if found is None]
-    done = len(packs) - len(todo)
-    on_done(done, len(packs))
-
-    def finish(i: int, value: list[dict]) -> None:
-        nonlocal done
-        results[i] = value
-        done += 1
-        on_done(done, len(packs))
-
-    failed: list[str] = []
-
-    def attempt(i: int, call: Callable[[], list[dict]]) -> None:
-        try:
-            finish(i, call())
-        except (BrokenExecutor, InputError):
-            raise
-        except Exception as error:
-            failed.append(
-                f"the pack that begins with {packs[i][0]} failed: {type(error).__name__}: {error}"
-            )
-
+    work = _Sweep(packs, run, out, on_done)
     if executor is None:
-        for i in todo:
-            attempt(i, lambda i=i: _work(run, packs[i], str(paths[i])))
-        todo = []
-    tries = 0
-    while todo:
-        before = done
-        pool = executor() if callable(executor) and not isinstance(executor, Executor) else executor
-        try:
-            pending = {pool.submit(_work, run, packs[i], str(paths[i])): i for i in todo}
-            while pending:
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    attempt(pending.pop(future), future.result)
-            todo = []
-        except BrokenExecutor as error:  # a worker died, and with it the pool
-            for i in todo:  # finished, and perhaps unheard of
-                if results[i] is None and (found := _read(paths[i], packs[i])) is not None:
-                    finish(i, found)
-            todo = [i for i in todo if results[i] is None]
-            tries = 1 if done > before else tries + 1
-            if pool is executor or tries >= TRIES:
-                raise SweepError(
-                    f"workers died ({error}); {done} of {len(packs)} packs are finished in {out}"
-                ) from error
-        finally:
-            if pool is not executor:
-                pool.shutdown(wait=False, cancel_futures=True)
-    if failed:
-        raise SweepError("; ".join(failed))
-    return results
+        work.here()
+    else:
+        work.on_executor(executor)
+    if work.failed:
+        raise SweepError("; ".join(work.failed))
+    return [results for results in work.results if results is not None]
 
 
 def exit_with_parent() -> None:
     """Initializer of worker processes: end when the driver is gone, however it went. Without it the
     workers of a killed driver finish their queue and then sleep for ever."""
     parent = multiprocessing.parent_process()
+    if parent is None:
+        return
 
     def watch():
         parent.join()
