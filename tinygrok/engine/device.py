@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,18 @@ class Device:
 
     kind      "cpu" or "cuda"
     xp        numpy or cupy
-    dtype     dtype of weights and activations (float32 or float64; the auditor also uses complex128)
+    dtype     of weights and activations: float32 or float64 (the auditor also uses complex128)
     threads   worker threads of `map`; on a GPU 1
     reason    one line that says why this device was taken
+    tf32      whether products of float32 on a GPU may round their operands to TF32
+
+    >>> dev = get_device("cpu", dtype="float64", threads=1)
+    >>> dev
+    Device(cpu, float64, threads=1)
+    >>> dev.to_host(dev.xp.sqrt(dev.to_device([1, 4.0])))
+    array([1., 2.])
+    >>> dev.map(len, ["one", "seven"])
+    [3, 5]
     """
 
     def __init__(
@@ -45,17 +55,13 @@ class Device:
         reason: str = "",
         tf32: bool = False,
     ):
-        self.kind, self.xp, self.dtype, self.threads, self.reason, self.tf32 = (
-            kind,
-            xp,
-            np.dtype(dtype),
-            threads,
-            reason,
-            tf32,
-        )
-        self.products: list | None = (
-            None  # set to a list, it records the operands' shapes and flags of every product
-        )
+        self.kind = kind
+        self.xp = xp
+        self.dtype = np.dtype(dtype)
+        self.threads = threads
+        self.reason = reason
+        self.tf32 = tf32
+        self.products: list | None = None  # a list records shapes and flags of every product
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
         self.compiled: dict[str, Any] = {}  # CUDA kernels by name, filled by engine/kernels.py
@@ -73,14 +79,17 @@ class Device:
         return self.xp.zeros(shape, dtype=dtype or self.dtype)
 
     def to_device(self, x) -> Array:
-        """Host array or sequence -> device array; floats take the device's dtype, integers and
-        booleans keep theirs."""
+        """Host array or sequence -> device array; floats take its dtype, others keep theirs."""
         x = np.asarray(x)
-        return self.xp.asarray(x.astype(self.dtype, copy=False) if x.dtype.kind in "fc" else x)
+        if x.dtype.kind in "fc":
+            x = x.astype(self.dtype, copy=False)
+        return self.xp.asarray(x)
 
-    def to_host(self, x) -> np.ndarray:
-        """Device array -> numpy array (this waits for the device)."""
-        return x if isinstance(x, np.ndarray | np.generic) else self.xp.asnumpy(x)
+    def to_host(self, x: Array) -> Array:
+        """Device array -> NumPy array or scalar (this waits for the device)."""
+        if isinstance(x, np.ndarray | np.generic):
+            return x
+        return self.xp.asnumpy(x)
 
     def fresh(self, name: str, shape, dtype=None) -> Array:
         """A new buffer; the name is ignored. Stands where `workspace.get` would reuse one."""
@@ -100,12 +109,11 @@ class Device:
     # -- threads -----------------------------------------------------------------------------------
 
     def map(self, fn: Callable, items: Iterable) -> list:
-        """[fn(x) for x in items], spread over the worker threads; NumPy and BLAS release the
-        interpreter lock.
+        """[fn(x) for x in items], spread over the worker threads.
 
-        The caller works too. A map inside a map runs serially, so an outer loop over members and an
-        inner one over shards can both be written as maps. The order in which items finish never
-        reaches the result."""
+        NumPy and BLAS release the interpreter lock. The caller works too. A map inside a map runs
+        serially, so an outer loop over members and an inner one over shards can both be written as
+        maps. The order in which items finish never reaches the result."""
         items = list(items)
         workers = min(self.threads, len(items))
         if workers <= 1 or getattr(self._local, "busy", False):
@@ -118,7 +126,9 @@ class Device:
         def work():
             self._local.busy = True
             try:
-                while (i := next(counter)) < len(items):
+                for i in counter:
+                    if i >= len(items):
+                        break
                     results[i] = fn(items[i])
             finally:
                 self._local.busy = False
@@ -128,9 +138,8 @@ class Device:
             try:
                 work()
             finally:
-                for (
-                    _
-                ) in items:  # after an error in this thread: hand out nothing more before waiting
+                # After an error in this thread: hand out nothing more before waiting.
+                for _ in items:
                     next(counter)
                 errors = [f.exception() for f in futures]
         for error in errors:
@@ -151,29 +160,32 @@ def blas_limiter() -> Callable:
     from threadpoolctl import ThreadpoolController
 
     controller = ThreadpoolController()
-    return lambda: controller.limit(limits=1, user_api="blas")
+    return partial(controller.limit, limits=1, user_api="blas")
 
 
 def default_threads() -> tuple[int, str]:
     """Worker threads to use when the user names none, and why."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    if hasattr(os, "sched_getaffinity"):  # the cores that this process may use
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
     try:
         blas_limiter()
     except ImportError:
-        return (
-            1,
-            "one worker: neither threadpoolctl nor OPENBLAS_NUM_THREADS=1 holds BLAS to one thread a worker",
-        )
-    return cores, f"{cores} worker thread{'s' * (cores > 1)}"
+        holds = "neither threadpoolctl nor OPENBLAS_NUM_THREADS=1 holds BLAS to one thread a worker"
+        return 1, f"one worker: {holds}"
+    return cores, _workers(cores)
+
+
+def _workers(count: int) -> str:
+    return "1 worker thread" if count == 1 else f"{count} worker threads"
 
 
 def find_cupy() -> tuple[Any, str]:
     """(cupy, why) when a GPU can be used, (None, why not) otherwise. Importing CuPy needs neither
     GPU nor driver."""
     try:
-        import cupy
+        import cupy  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None, "CuPy is not installed (pip install 'tinygrok[gpu]')"
     if not cupy.cuda.is_available():
@@ -187,9 +199,18 @@ def get_device(
     """Choose a device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:1".
 
     Raises DeviceError, with one line that says why, for an unknown name, a GPU that is not there,
-    or bad settings."""
+    or bad settings.
+
+    >>> get_device("cpu", threads=2)
+    Device(cpu, float32, threads=2)
+    >>> get_device("cpu", dtype="float16")
+    Traceback (most recent call last):
+    tinygrok.engine.device.DeviceError: unknown dtype 'float16': choose float32 or float64
+    """
     name, _, index = spec.partition(":")
-    if name not in ("auto", "cpu", "cuda") or (index and (name != "cuda" or not index.isdigit())):
+    known = name in ("auto", "cpu", "cuda")
+    numbered = name == "cuda" and index.isdecimal()
+    if not known or (index and not numbered):
         raise DeviceError(f"unknown device {spec!r}: choose auto, cpu, cuda or cuda:<number>")
     if dtype not in ("float32", "float64", "complex128"):
         raise DeviceError(f"unknown dtype {dtype!r}: choose float32 or float64")
@@ -199,21 +220,27 @@ def get_device(
     if name != "cpu":
         cupy, why = find_cupy()
         if cupy is not None:
-            count = cupy.cuda.runtime.getDeviceCount()
-            if int(index or 0) >= count:
-                raise DeviceError(f"{spec} was asked for, but there are only {count} GPUs")
-            cupy.cuda.Device(int(index or 0)).use()
-            model = cupy.cuda.runtime.getDeviceProperties(int(index or 0))["name"].decode()
-            return Device("cuda", cupy, dtype, 1, f"GPU {index or 0}: {model} ({why})", tf32)
+            return _gpu(cupy, why, spec, int(index or 0), dtype, tf32)
         if name == "cuda":
             raise DeviceError(f"{spec} was asked for, but {why}")
         why_not = f"; no GPU: {why}"
     count, why = default_threads()
     if threads is not None:
-        count, why = threads, f"{threads} worker thread{'s' * (threads > 1)}"
+        count = threads
+        why = _workers(threads)
+    reason = f"CPU, NumPy {np.__version__}, {why}{why_not}"
     try:
-        return Device("cpu", np, dtype, count, f"CPU, NumPy {np.__version__}, {why}{why_not}")
+        return Device("cpu", np, dtype, count, reason)
     except ImportError as error:
-        raise DeviceError(
-            "--threads above 1 needs threadpoolctl, or OPENBLAS_NUM_THREADS=1 set before NumPy starts"
-        ) from error
+        needs = "threadpoolctl, or OPENBLAS_NUM_THREADS=1 set before NumPy starts"
+        raise DeviceError(f"--threads above 1 needs {needs}") from error
+
+
+def _gpu(cupy: Any, why: str, spec: str, number: int, dtype: str, tf32: bool) -> Device:
+    runtime = cupy.cuda.runtime
+    count = runtime.getDeviceCount()
+    if number >= count:
+        raise DeviceError(f"{spec} was asked for, but there are only {count} GPUs")
+    cupy.cuda.Device(number).use()
+    model = runtime.getDeviceProperties(number)["name"].decode()
+    return Device("cuda", cupy, dtype, 1, f"GPU {number}: {model} ({why})", tf32)

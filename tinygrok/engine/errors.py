@@ -2,5 +2,12 @@
 
 
 class InputError(ValueError):
-    """A value, file or device that cannot be used as asked; the message is one line that says
-    why."""
+    """A value, file or device that cannot be used as asked; its message is one line that says why.
+
+    >>> from tinygrok.engine.device import get_device
+    >>> try:
+    ...     get_device("cpu", threads=0)
+    ... except InputError as error:
+    ...     print(error)
+    threads must be at least 1, not 0
+    """

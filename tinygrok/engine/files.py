@@ -11,8 +11,9 @@ import numpy as np
 
 
 def atomic_write(path: Path, write: Callable) -> None:
-    """write(binary file) under a temporary name in the same folder, flushed to disk, then renamed
-    to path."""
+    """write(binary file) under a temporary name in the same folder, then rename it to path.
+
+    The file is flushed to disk before it is renamed, so a crash leaves the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -8,42 +8,57 @@ from .errors import InputError
 
 def cut(flat: Array, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
     """Consecutive views of a flat array, one per name."""
-    views, start = {}, 0
+    views = {}
+    start = 0
     for name, shape in shapes.items():
-        views[name] = flat[start : start + math.prod(shape)].reshape(shape)
-        start += math.prod(shape)
+        stop = start + math.prod(shape)
+        views[name] = flat[start:stop].reshape(shape)
+        start = stop
     return views
 
 
 class Arena:
-    """Named arrays in one flat buffer, parameter-major: name -> (E, *shape) with members, else
-    (*shape).
+    """Named arrays in one flat buffer: name -> (E, *shape) with E members, else shape.
 
     Parameter-major order keeps every named view contiguous also with an ensemble axis, which
     batched matrix products need; the flat buffer serves checkpoints and all-reduces.
+
+    >>> import numpy as np
+    >>> from tinygrok.engine.device import get_device
+    >>> arena = Arena(get_device("cpu"), {"w": (2, 3), "b": (3,)}, members=4)
+    >>> arena.load({"w": np.eye(2, 3), "b": np.arange(3)}, e=1)
+    >>> arena["w"].shape, arena.flat.size
+    ((4, 2, 3), 36)
+    >>> arena.to_host(e=1)["b"].tolist()
+    [0.0, 1.0, 2.0]
     """
 
     def __init__(self, dev: Device, shapes: dict[str, tuple[int, ...]], members: int | None = None):
-        self.dev, self.members = dev, members
+        self.dev = dev
+        self.members = members
         lead = () if members is None else (members,)
         self.bare = dict(shapes)  # of one member
         self.shapes = {name: (*lead, *shape) for name, shape in shapes.items()}
-        self.flat = dev.zeros((sum(math.prod(s) for s in self.shapes.values()),))
+        size = sum(math.prod(shape) for shape in self.shapes.values())
+        self.flat = dev.zeros((size,))
         self.views = cut(self.flat, self.shapes)
 
     def __getitem__(self, name: str) -> Array:
         return self.views[name]
 
     def __repr__(self) -> str:
-        rows = [
-            f"  {name:<12} {'x'.join(map(str, s)):>16} {math.prod(s):>12,}"
-            for name, s in self.shapes.items()
-        ]
-        return "\n".join([*rows, f"  {'total':<12} {'':>16} {self.flat.size:>12,}"])
+        rows = []
+        for name, shape in self.shapes.items():
+            sizes = "x".join(map(str, shape))
+            rows.append(f"  {name:<12} {sizes:>16} {math.prod(shape):>12,}")
+        rows.append(f"  {'total':<12} {'':>16} {self.flat.size:>12,}")
+        return "\n".join(rows)
 
     def member(self, e: int | None) -> dict[str, Array]:
         """The views of member e, which one network alone would have; all of them for e = None."""
-        return self.views if e is None else {name: view[e] for name, view in self.views.items()}
+        if e is None:
+            return self.views
+        return {name: view[e] for name, view in self.views.items()}
 
     def load(self, arrays: dict[str, Array], e: int | None = None) -> None:
         """Copy host arrays of matching names and shapes into the arena (into member e)."""
@@ -51,10 +66,10 @@ class Arena:
         if set(arrays) != set(views):
             raise InputError(f"expected the parameters {sorted(views)}, got {sorted(arrays)}")
         for name, view in views.items():
-            if tuple(arrays[name].shape) != tuple(view.shape):
-                raise InputError(
-                    f"{name}: expected shape {tuple(view.shape)}, got {tuple(arrays[name].shape)}"
-                )
+            expected = tuple(view.shape)
+            given = tuple(arrays[name].shape)
+            if given != expected:
+                raise InputError(f"{name}: expected shape {expected}, got {given}")
             view[...] = self.dev.to_device(arrays[name])
 
     def to_host(self, e: int | None = None) -> dict[str, Array]:
