@@ -2,19 +2,24 @@
 
 Learning rate and weight decay are floats, or one value per ensemble member. On the CPU an arena is
 updated in blocks that stay in cache, member by member, so that a member of an ensemble is updated
-exactly as a network alone."""
+exactly as a network alone.
+
+A new optimiser is a subclass of Optimizer, with its own formula in `_scalars` and `_update`, and a
+row in OPTIMIZERS."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from . import kernels
-from .device import Device
+from .device import Array, Device
 from .gemm import matmul
 from .params import Arena
 
 BLOCK = 32_768  # elements: four blocks of float32 (w, g, m, v) are half a MiB
+FEW_BLOCKS = 32  # waking the worker threads costs as much as a few blocks
 
 
 def constant(t: int) -> float:
@@ -24,12 +29,17 @@ def constant(t: int) -> float:
 
 def linear_warmup(steps: int) -> Callable[[int], float]:
     """factor(t) = min(t / steps, 1), t = 1, 2, ..."""
-    return lambda t: min(t / steps, 1.0) if steps else 1.0
+
+    def factor(t: int) -> float:
+        return min(t / steps, 1.0) if steps else 1.0
+
+    return factor
 
 
 def cosine(warmup: int, total: int, final: float = 0.0) -> Callable[[int], float]:
-    """Linear warm-up for `warmup` steps, then final + (1 - final) (1 + cos(pi (t - warmup)/(total -
-    warmup)))/2."""
+    """factor(t) = t/warmup up to t = warmup, then final + (1 - final) (1 + cos(pi s))/2.
+
+    s = (t - warmup)/(total - warmup), at most 1."""
 
     def factor(t: int) -> float:
         if t < warmup:
@@ -41,114 +51,163 @@ def cosine(warmup: int, total: int, final: float = 0.0) -> Callable[[int], float
 
 
 def clip_by_global_norm(dev: Device, grads: Arena, limit: float) -> None:
-    """g <- g min(1, limit / (|g| + 1e-6)), |g| over all tensors of a member (as
-    torch.nn.utils.clip_grad_norm_)."""
+    """g <- g min(1, limit / (|g| + 1e-6)), |g| the norm over all tensors of a member.
+
+    As torch.nn.utils.clip_grad_norm_."""
     rows = [view.reshape(grads.members or 1, 1, -1) for view in grads.views.values()]
     squares = sum(matmul(dev, g, g, tb=True) for g in rows)  # (E, 1, 1)
-    factor = dev.xp.minimum(limit / (dev.xp.sqrt(squares) + 1e-6), 1.0)
+    norm = dev.xp.sqrt(squares)
+    factor = dev.xp.minimum(limit / (norm + 1e-6), 1.0)
     if dev.kind == "cuda" or (factor < 1).any():  # reading it would wait for a GPU
         for g in rows:
             g *= factor
 
 
-class _Optimizer:
-    """What both optimisers share: hyperparameters per member, state arenas, and the walk over
-    blocks.
+class _Block(NamedTuple):
+    """What is updated at once: views of parameters, gradients and state, and whose they are."""
 
-    clip   largest norm of a member's gradient; None: any
+    views: list[Array]
+    member: int | slice  # its learning rate is lr[member]; a slice takes all members at once
+    decayed: bool
+
+
+class Optimizer:
+    """What the optimisers share: hyperparameters per member, state arenas, the walk over blocks.
+
+    lr, weight_decay   floats, or one value per member
+    schedule           step -> factor of lr
+    no_decay           names of parameters without weight decay
+    clip               largest norm of a member's gradient; None: any
+
+    state_names     class attribute: the arenas of state, in the order in which _update gets them
+    whole_tensors   class attribute: _update gets a member's whole tensor in its own shape, where
+                    False gives it flat blocks, and on a GPU a tensor of all members
     """
 
     state_names: tuple[str, ...]
+    whole_tensors = False
 
     def __init__(
-        self, dev: Device, params: Arena, grads: Arena, lr, weight_decay, schedule, no_decay, clip
+        self,
+        dev: Device,
+        params: Arena,
+        grads: Arena,
+        lr,
+        weight_decay,
+        schedule: Callable[[int], float],
+        no_decay: Sequence[str],
+        clip: float | None,
     ):
-        self.dev, self.params, self.grads, self.schedule, self.clip = (
-            dev,
-            params,
-            grads,
-            schedule,
-            clip,
-        )
-        E = params.members
-        self.lr, self.weight_decay = (
-            np.broadcast_to(np.asarray(h, dtype=float), (E or 1,)) for h in (lr, weight_decay)
-        )
-        self.state = {name: Arena(dev, params.bare, E) for name in self.state_names}
         unknown = set(no_decay) - set(params.bare)
         if unknown:
             raise ValueError(f"no_decay names no parameter: {sorted(unknown)}")
-        self._blocks = list(self._split(frozenset(no_decay)))
+        self.dev = dev
+        self.params = params
+        self.grads = grads
+        self.schedule = schedule
+        self.clip = clip
+        members = (params.members or 1,)
+        self.lr = np.broadcast_to(np.asarray(lr, dtype=float), members)
+        self.weight_decay = np.broadcast_to(np.asarray(weight_decay, dtype=float), members)
+        self.state = {name: Arena(dev, params.bare, params.members) for name in self.state_names}
+        self._no_decay = frozenset(no_decay)
+        self._blocks = list(self._split())
 
-    def _split(self, no_decay) -> Iterator[tuple]:
-        """(views, member or None, decayed?) of every block; on a GPU a block is a whole tensor with
-        its member axis."""
+    def _split(self) -> Iterator[_Block]:
+        """The blocks of all arenas."""
         arenas = (self.params, self.grads, *self.state.values())
-        for name in self.params.shapes:
-            views = [a[name].reshape(self.params.members or 1, -1) for a in arenas]
-            if self.dev.kind == "cuda":
-                yield views, None, name not in no_decay
+        for name, shape in self.params.bare.items():
+            decayed = name not in self._no_decay
+            tensors = [arena[name].reshape(len(self.lr), *shape) for arena in arenas]
+            flat = [tensor.reshape(len(self.lr), -1) for tensor in tensors]
+            if self.dev.kind == "cuda" and not self.whole_tensors:
+                yield _Block(flat, slice(None), decayed)
                 continue
-            for e in range(len(views[0])):
-                for start in range(0, views[0].shape[1], BLOCK):
-                    yield [v[e, start : start + BLOCK] for v in views], e, name not in no_decay
+            for e in range(len(self.lr)):
+                if self.whole_tensors:
+                    yield _Block([tensor[e] for tensor in tensors], e, decayed)
+                    continue
+                for start in range(0, flat[0].shape[1], BLOCK):
+                    block = [tensor[e, start : start + BLOCK] for tensor in flat]
+                    yield _Block(block, e, decayed)
 
     def step(self, t: int) -> None:
         """Update the parameters from the gradients; t = 1, 2, ... is the number of this step."""
         if self.clip is not None:
             clip_by_global_norm(self.dev, self.grads, self.clip)
-        lr, decay = self.lr * self.schedule(t), self.weight_decay
-        if self.dev.kind == "cuda":
-            for views, _, decayed in self._blocks:
-                self._update(views, *self._scalars(t, lr, decay if decayed else 0.0 * decay))
-            return
+        lr = self.lr * self.schedule(t)
+        none = np.zeros_like(self.weight_decay)
 
-        def update(block):
-            views, e, decayed = block
-            with np.errstate(
-                over="ignore", invalid="ignore"
-            ):  # the loss shows it, and its message names the tensor
-                self._update(views, *self._scalars(t, lr[e], decay[e] if decayed else 0.0))
+        def update(block: _Block) -> None:
+            decay = self.weight_decay if block.decayed else none
+            # The loss shows what is not finite, and its message names the tensor.
+            with np.errstate(over="ignore", invalid="ignore"):
+                scalars = self._scalars(t, lr[block.member], decay[block.member])
+                self._update(block.views, *scalars)
 
-        spread = (
-            self.dev.map if len(self._blocks) >= 32 else map
-        )  # waking the workers costs as much as a few blocks
-        list(spread(update, self._blocks))
+        if self.dev.kind == "cuda" or len(self._blocks) < FEW_BLOCKS:
+            for block in self._blocks:
+                update(block)
+        else:
+            self.dev.map(update, self._blocks)
 
     def _member(self, value):
         """A per-member value as a kernel argument: a Python float, or a device column (E, 1)."""
         if np.ndim(value) == 0:
             return float(value)
-        return float(value[0]) if len(set(value)) == 1 else self.dev.to_device(value[:, None])
+        if len(set(value)) == 1:
+            return float(value[0])
+        return self.dev.to_device(value[:, None])
+
+    def _scalars(self, t: int, lr, decay) -> tuple:
+        """The numbers of step t that _update takes, for the rate and decay of a block's members."""
+        raise NotImplementedError
+
+    def _update(self, views: list[Array], *scalars) -> None:
+        """Update the views in place: parameter, gradient, then state in order of state_names."""
+        raise NotImplementedError
 
 
-class AdamW(_Optimizer):
-    """m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  w <- (1 - lr wd) w - lr (m/(1-b1^t)) / (sqrt(v/(1-b2^t)) + eps)
+class AdamW(Optimizer):
+    """w <- (1 - lr wd) w - lr (m/(1 - b1^t)) / (sqrt(v/(1 - b2^t)) + eps)
 
-    Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), the papers' "Adam
-    with weight decay"."""
+    with m <- b1 m + (1 - b1) g and v <- b2 v + (1 - b2) g^2 first. Decoupled weight decay
+    (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), the papers' "Adam with weight decay".
+
+    >>> import numpy as np
+    >>> from tinygrok.engine.device import get_device
+    >>> dev = get_device("cpu", dtype="float64", threads=1)
+    >>> params, grads = (Arena(dev, {"w": (2,)}) for _ in range(2))
+    >>> params.load({"w": np.array([1.0, -1.0])})
+    >>> grads.load({"w": np.array([0.3, 0.0])})
+    >>> AdamW(dev, params, grads, lr=0.1, weight_decay=0.5).step(1)
+    >>> params["w"].round(6).tolist()
+    [0.85, -0.95]
+    """
 
     state_names = ("m", "v")
 
     def __init__(
         self,
-        dev,
-        params,
-        grads,
+        dev: Device,
+        params: Arena,
+        grads: Arena,
         lr=1e-3,
-        betas=(0.9, 0.98),
-        eps=1e-8,
+        betas: tuple[float, float] = (0.9, 0.98),
+        eps: float = 1e-8,
         weight_decay=0.0,
-        schedule=constant,
-        no_decay=(),
-        clip=None,
+        schedule: Callable[[int], float] = constant,
+        no_decay: Sequence[str] = (),
+        clip: float | None = None,
     ):
         super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay, clip)
-        self.betas, self.eps = betas, eps
+        self.betas = betas
+        self.eps = eps
 
     def _scalars(self, t, lr, decay):
         b1, b2 = self.betas
-        shrink, rate = self._member(1 - lr * decay), self._member(lr / (1 - b1**t))
+        shrink = self._member(1 - lr * decay)
+        rate = self._member(lr / (1 - b1**t))
         return shrink, rate, b1, 1 - b1, b2, 1 - b2, 1 / (1 - b2**t), self.eps
 
     def _update(self, views, *scalars):
@@ -156,22 +215,33 @@ class AdamW(_Optimizer):
         kernels.adamw(self.dev, g, *scalars, w, m, v)
 
 
-class SGD(_Optimizer):
-    """m <- momentum m + g + wd w;  w <- w - lr m        (coupled weight decay, as torch.optim.SGD)"""
+class SGD(Optimizer):
+    """w <- w - lr m,  m <- momentum m + g + wd w first        (as torch.optim.SGD: coupled decay)
+
+    >>> import numpy as np
+    >>> from tinygrok.engine.device import get_device
+    >>> dev = get_device("cpu", dtype="float64", threads=1)
+    >>> params, grads = (Arena(dev, {"w": (2,)}) for _ in range(2))
+    >>> params.load({"w": np.array([1.0, -1.0])})
+    >>> grads.load({"w": np.array([0.3, 0.0])})
+    >>> SGD(dev, params, grads, lr=0.1, weight_decay=0.5).step(1)
+    >>> params["w"].round(6).tolist()
+    [0.92, -0.95]
+    """
 
     state_names = ("m",)
 
     def __init__(
         self,
-        dev,
-        params,
-        grads,
+        dev: Device,
+        params: Arena,
+        grads: Arena,
         lr=1e-2,
-        momentum=0.0,
+        momentum: float = 0.0,
         weight_decay=0.0,
-        schedule=constant,
-        no_decay=(),
-        clip=None,
+        schedule: Callable[[int], float] = constant,
+        no_decay: Sequence[str] = (),
+        clip: float | None = None,
     ):
         super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay, clip)
         self.momentum = momentum
@@ -182,3 +252,6 @@ class SGD(_Optimizer):
     def _update(self, views, *scalars):
         w, g, m = views
         kernels.sgd(self.dev, g, *scalars, w, m)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "sgd": SGD}

@@ -1,0 +1,156 @@
+"""Every optimiser against five plain lines of its formula, and the walk over blocks."""
+
+import numpy as np
+import pytest
+
+from tinygrok.engine import optim
+from tinygrok.engine.optim import OPTIMIZERS, Optimizer, linear_warmup
+from tinygrok.engine.params import Arena
+
+SHAPES = {"w": (3, 5), "b": (5,), "u": (2, 3, 4)}
+STEPS = 6
+
+
+def plain_adamw(w, grads, lr, decay):
+    m = v = 0 * w
+    for t, g in enumerate(grads, 1):
+        m = 0.9 * m + 0.1 * g
+        v = 0.98 * v + 0.02 * g**2
+        w = w - lr(t) * decay * w - lr(t) * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-8)
+    return w
+
+
+def plain_sgd(w, grads, lr, decay):
+    m = 0 * w
+    for t, g in enumerate(grads, 1):
+        m = 0.8 * m + g + decay * w
+        w = w - lr(t) * m
+    return w
+
+
+PLAIN = {"adamw": (plain_adamw, {"betas": (0.9, 0.98)}), "sgd": (plain_sgd, {"momentum": 0.8})}
+
+
+def problem(dev, members):
+    """Arenas of parameters and gradients, the values to start from, and the gradients of each step."""
+    rng = np.random.default_rng(3)
+    params, grads = (Arena(dev, SHAPES, members) for _ in range(2))
+    start = {name: rng.standard_normal(shape) for name, shape in params.shapes.items()}
+    params.load(start)
+    per_step = [
+        {name: rng.standard_normal(shape) for name, shape in params.shapes.items()}
+        for _ in range(STEPS)
+    ]
+    return params, grads, start, per_step
+
+
+def run(optimizer, grads, per_step):
+    for t, arrays in enumerate(per_step, 1):
+        grads.load(arrays)
+        optimizer.step(t)
+
+
+def column(values, shape):
+    """Per-member values against arrays (E, *shape)"""
+    return np.reshape(values, (-1, *[1] * len(shape)))
+
+
+def test_every_optimizer_has_its_plain_lines():
+    assert set(PLAIN) == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("members", [None, 3], ids=["alone", "ensemble"])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_formula(dev, kind, members, monkeypatch):
+    """Several steps, own rate and decay of a member, a parameter without decay, a schedule."""
+    monkeypatch.setattr(optim, "BLOCK", 4)  # several blocks a tensor, the last one not full
+    plain, options = PLAIN[kind]
+    params, grads, start, per_step = problem(dev, members)
+    rates = np.array([0.05, 0.02, 0.1]) if members else np.array([0.05])
+    decays = np.array([0.3, 1.5, 0.0]) if members else np.array([0.3])
+    schedule = linear_warmup(4)
+    lr = rates if members else float(rates[0])
+    decay = decays if members else float(decays[0])
+    optimizer = OPTIMIZERS[kind](
+        dev, params, grads, lr, weight_decay=decay, schedule=schedule, no_decay=["b"], **options
+    )
+    run(optimizer, grads, per_step)
+    rtol = 1e-12 if dev.dtype == np.float64 else 2e-5
+    for name, got in params.to_host().items():
+        shape = SHAPES[name]
+        alone = column(rates, shape)
+        expected = plain(
+            start[name].reshape(-1, *shape),
+            [arrays[name].reshape(-1, *shape) for arrays in per_step],
+            lambda t, alone=alone: alone * schedule(t),
+            0.0 if name == "b" else column(decays, shape),
+        )
+        np.testing.assert_allclose(got.reshape(expected.shape), expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_a_member_is_updated_as_a_network_alone(host_dev, kind):
+    _, options = PLAIN[kind]
+    params, grads, start, per_step = problem(host_dev, 3)
+    many = OPTIMIZERS[kind](host_dev, params, grads, [0.1, 0.2, 0.3], weight_decay=0.5, **options)
+    run(many, grads, per_step)
+    own_params, own_grads = (Arena(host_dev, SHAPES) for _ in range(2))
+    own_params.load({name: x[1] for name, x in start.items()})
+    one = OPTIMIZERS[kind](host_dev, own_params, own_grads, 0.2, weight_decay=0.5, **options)
+    run(one, own_grads, [{name: g[1] for name, g in arrays.items()} for arrays in per_step])
+    for name, x in own_params.to_host().items():
+        np.testing.assert_array_equal(x, params.to_host(1)[name])
+
+
+# -- an optimiser that needs whole matrices --------------------------------------------------------
+
+
+class Whitened(Optimizer):
+    """w <- (1 - lr wd) w - lr s,  s <- s/2 + g g^T g: not elementwise"""
+
+    state_names = ("s",)
+    whole_tensors = True
+
+    def __init__(self, dev, params, grads, lr, weight_decay=0.0, no_decay=()):
+        super().__init__(dev, params, grads, lr, weight_decay, lambda t: 1 / t, no_decay, None)
+
+    def _scalars(self, t, lr, decay):
+        return self._member(lr), self._member(decay)
+
+    def _update(self, views, lr, decay):
+        w, g, s = views
+        s *= 0.5
+        s += g @ g.T @ g if g.ndim == 2 else g
+        w *= 1 - lr * decay
+        w -= lr * s
+
+
+@pytest.mark.parametrize("members", [None, 3], ids=["alone", "ensemble"])
+def test_whole_tensors(dev, members, monkeypatch):
+    """_update gets every member's tensors in their own shapes, on every device."""
+    monkeypatch.setattr(optim, "BLOCK", 4)
+    params, grads, start, per_step = problem(dev, members)
+    decays = [0.3, 1.5, 0.0] if members else [0.3]
+    optimizer = Whitened(dev, params, grads, 0.01, decays if members else decays[0], ["b"])
+    run(optimizer, grads, per_step)
+    rtol = 1e-12 if dev.dtype == np.float64 else 2e-5
+    for name, got in params.to_host().items():
+        shape = SHAPES[name]
+        for e, decay in enumerate(decays):
+            w, s = start[name].reshape(-1, *shape)[e], 0.0
+            for t, arrays in enumerate(per_step, 1):
+                g = arrays[name].reshape(-1, *shape)[e]
+                s = s / 2 + (g @ g.T @ g if g.ndim == 2 else g)
+                w = w - 0.01 / t * (0.0 if name == "b" else decay) * w - 0.01 / t * s
+            np.testing.assert_allclose(got.reshape(-1, *shape)[e], w, rtol=rtol, atol=rtol)
+
+
+def test_protocol_is_asked_for(host_dev):
+    """An optimiser without a formula says so at its first step."""
+
+    class Nothing(Optimizer):
+        state_names = ()
+
+    arena = Arena(host_dev, SHAPES)
+    with pytest.raises(NotImplementedError):
+        Nothing(host_dev, arena, arena, 0.1, 0.0, lambda t: 1.0, (), None).step(1)
