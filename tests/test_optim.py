@@ -32,7 +32,7 @@ PLAIN = {"adamw": (plain_adamw, {"betas": (0.9, 0.98)}), "sgd": (plain_sgd, {"mo
 
 
 def problem(dev, members):
-    """Arenas of parameters and gradients, the values to start from, and the gradients of each step."""
+    """Arenas of parameters and gradients, the starting values, and each step's gradients."""
     rng = np.random.default_rng(3)
     params, grads = (Arena(dev, SHAPES, members) for _ in range(2))
     start = {name: rng.standard_normal(shape) for name, shape in params.shapes.items()}

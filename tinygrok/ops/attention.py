@@ -2,9 +2,10 @@
 
 Heads are consecutive slices of D = C/H channels. Inside, the head axis comes first, (H, ..., B, T,
 D), a view of (..., B, T, C): one matrix product per head over the whole batch on a GPU, no copy on
-either device."""
+either device. Functions named *_host run on the host and hand over device arrays."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,8 +21,9 @@ BLOCK = 64  # positions, at least, in a block of causal attention
 
 
 class Rotary(NamedTuple):
-    """cos and sin of the angles (T, N/2) by which the N/2 pairs of N channels are turned at T
-    positions; turn is cos + i sin where NumPy multiplies complex numbers, else None."""
+    """cos and sin of the angles (T, N/2) by which N/2 pairs of channels turn at T positions.
+
+    turn is cos + i sin where NumPy multiplies complex numbers, else None."""
 
     cos: Array
     sin: Array
@@ -29,67 +31,85 @@ class Rotary(NamedTuple):
 
     def at(self, rows) -> "Rotary":
         """The angles at some positions: a slice, or a device array of integers."""
-        return Rotary(*(None if a is None else a[rows] for a in self))
+        turn = None if self.turn is None else self.turn[rows]
+        return Rotary(self.cos[rows], self.sin[rows], turn)
 
 
 def rotary_table_host(
     dev: Device, positions: int, size: int, copies: int, base: float = 10000.0
 ) -> Rotary:
-    """Angles t f_j, f_j = base^(-2j/D), at t = 0..positions-1 for heads of D = `size` channels,
-    `copies` heads side by side.
+    """Angles t f_j, f_j = base^(-2j/D), at t = 0..positions-1 for heads of D = `size` channels.
 
-    Source: Su et al., arXiv 2104.09864, equation 15.
+    copies: heads side by side. Source: Su et al., arXiv 2104.09864, equation 15.
     """
-    angles = np.arange(positions)[:, None] * base ** (-np.arange(0, size, 2) / size)
+    frequencies = base ** (-np.arange(0, size, 2) / size)
+    angles = np.arange(positions)[:, None] * frequencies
     angles = np.tile(angles, copies)
-    cos, sin = dev.to_device(np.cos(angles)), dev.to_device(np.sin(angles))
-    return Rotary(cos, sin, cos + 1j * sin if dev.kind == "cpu" and dev.dtype.kind == "f" else None)
+    cos = dev.to_device(np.cos(angles))
+    sin = dev.to_device(np.sin(angles))
+    complex_products = dev.kind == "cpu" and dev.dtype.kind == "f"
+    return Rotary(cos, sin, cos + 1j * sin if complex_products else None)
 
 
 def _rotate(dev: Device, x: Array, table: Rotary, sign: float, out: Array | None) -> Array:
-    out = dev.empty(x.shape) if out is None else out
-    cos, sin, turn = (None if a is None else a[:, : x.shape[-1] // 2] for a in table)
-    if turn is None:
-        pairs = x[..., 0::2], x[..., 1::2], cos, sin, sign, out[..., 0::2], out[..., 1::2]
-        kernels.rotate(dev, *pairs) if dev.kind == "cuda" else kernels.rotate.numpy(*pairs)
-    else:  # the pairs (u, v) are the complex numbers u + iv in memory: one product
-        dev.xp.multiply(
-            x.view(turn.dtype), turn if sign > 0 else turn.conj(), out=out.view(turn.dtype)
-        )
-    return out
+    """The pairs (u, v) of channels turned by sign times the angles of the table."""
+    y = dev.empty(x.shape) if out is None else out
+    half = x.shape[-1] // 2
+    if table.turn is not None:  # (u, v) is the complex number u + iv in memory: one product
+        turn = table.turn[:, :half]
+        factor = turn if sign > 0 else turn.conj()
+        dev.xp.multiply(x.view(turn.dtype), factor, out=y.view(turn.dtype))
+        return y
+    cos = table.cos[:, :half]
+    sin = table.sin[:, :half]
+    u = x[..., 0::2]
+    v = x[..., 1::2]
+    yu = y[..., 0::2]
+    yv = y[..., 1::2]
+    kernels.rotate(dev, u, v, cos, sin, sign, yu, yv)
+    return y
 
 
 def rotary_forward(dev: Device, x: Array, table: Rotary, out: Array | None = None):
-    """Pairs of neighbouring channels turn by the angle a = t f_j of their position t and index j in
-    the head:
+    """y_2j = x_2j cos a - x_2j+1 sin a        y_2j+1 = x_2j+1 cos a + x_2j sin a
 
-    y_2j = x_2j cos a - x_2j+1 sin a        y_2j+1 = x_2j+1 cos a + x_2j sin a        x (..., T, N)   y (..., T, N)
-
-    out may be x. Source: Su et al., arXiv 2104.09864, section 3.4 (interleaved pairs, as
-    rotary_embedding_torch)."""
+    Pairs of neighbouring channels turn by the angle a = t f_j of their position t and index j in
+    the head. x (..., T, N)   y (..., T, N); out may be x.
+    Source: Su et al., arXiv 2104.09864, section 3.4 (interleaved pairs, as rotary_embedding_torch).
+    """
     return _rotate(dev, x, table, 1.0, out), (table,)
 
 
 def rotary_backward(dev: Device, dy: Array, cache: tuple, dx: Array | None = None):
-    """dx = dy turned back, by the angle -a        (dx may be dy)"""
-    return _rotate(dev, dy, cache[0], -1.0, dx)
+    """dx = dy turned back, by the angle -a        (a rotation's transpose; dx may be dy)"""
+    (table,) = cache
+    return _rotate(dev, dy, table, -1.0, dx)
 
 
 def causal_mask_host(dev: Device, queries, keys: int) -> Array:
     """(Tq, T): 0 where key s <= query position t, -inf where s > t."""
-    return dev.to_device(np.where(np.arange(keys) <= np.asarray(queries)[:, None], 0.0, -np.inf))
+    seen = np.arange(keys) <= np.asarray(queries)[:, None]
+    return dev.to_device(np.where(seen, 0.0, -np.inf))
 
 
 def _split(dev: Device, x: Array, H: int) -> Array:
     """(..., B, T, C) -> (H, ..., B, T, D), a view"""
-    return dev.xp.moveaxis(x.reshape(*x.shape[:-1], H, -1), -2, 0)
+    heads_inside = x.reshape(*x.shape[:-1], H, -1)
+    return dev.xp.moveaxis(heads_inside, -2, 0)
+
+
+def _at(x: Array, positions: slice) -> Array:
+    return x[..., positions, :]
 
 
 def causal_blocks(dev: Device, T: int) -> list[tuple[int, int]]:
-    """[(a, b)]: runs of positions. Queries a..b-1 see no key from b on; keys a..b-1 are seen by no
-    query before a. On a GPU one run: launches cost more than what lies above the diagonal."""
+    """[(a, b)]: runs of positions, about BLOCK long.
+
+    Queries a..b-1 see no key from b on; keys a..b-1 are seen by no query before a. On a GPU one
+    run: launches cost more than what lies above the diagonal."""
     count = max(T // BLOCK, 1) if dev.kind == "cpu" else 1
-    return list(pairwise(T * i // count for i in range(count + 1)))
+    edges = [T * i // count for i in range(count + 1)]
+    return list(pairwise(edges))
 
 
 def attention_forward(
@@ -98,58 +118,82 @@ def attention_forward(
     k: Array,
     v: Array,
     heads: int,
-    mask=None,
-    out=None,
-    pattern=None,
-    edit=None,
+    mask: Array | None = None,
+    out: Array | None = None,
+    pattern: Array | None = None,
+    edit: Callable[[Array], None] | None = None,
     blocks=WHOLE,
 ):
-    """A = softmax(q k^T / sqrt D + mask),  y = A v, head by head
+    """y = A v,  A = softmax(q k^T / sqrt D + mask), head by head
 
-    q (..., B, Tq, C)   k, v (..., B, T, C)   mask (Tq, T), None: every query sees every key   y (..., B, Tq, C)
-    A (H, ..., B, Tq, T)        q, k, v may be slices of one array. q is overwritten by q / sqrt D.
+    q (..., B, Tq, C)   k, v (..., B, T, C)   y (..., B, Tq, C)   A (H, ..., B, Tq, T)
+    mask (Tq, T); None: every query sees every key.
+    q, k, v may be slices of one array; q is overwritten by q / sqrt D. out, pattern: for y and A.
     edit(A) may change A in place before the product; backward does not know of that.
     blocks: causal_blocks leaves out what lies above the diagonal of a causal mask, here and in
     backward.
     Source: Vaswani et al., arXiv 1706.03762, section 3.2.
     """
-    out = dev.empty(q.shape) if out is None else out
-    qh, kh, vh, yh = (_split(dev, x, heads) for x in (q, k, v, out))
+    y = dev.empty(q.shape) if out is None else out
+    qh = _split(dev, q, heads)
+    kh = _split(dev, k, heads)
+    vh = _split(dev, v, heads)
+    yh = _split(dev, y, heads)
     q *= 1 / math.sqrt(qh.shape[-1])
-    att = dev.empty((*qh.shape[:-1], kh.shape[-2])) if pattern is None else pattern
+    shape = (*qh.shape[:-1], kh.shape[-2])
+    att = dev.empty(shape) if pattern is None else pattern
     for a, b in blocks:
-        scores = matmul(dev, qh[..., a:b, :], kh[..., :b, :], att[..., a:b, :b], tb=True)
+        queries = slice(a, b)
+        keys = slice(b)  # those that they see
+        scores = att[..., queries, keys]
+        matmul(dev, _at(qh, queries), _at(kh, keys), scores, tb=True)
         if mask is not None:
-            scores += mask[a:b, :b]
+            scores += mask[queries, keys]
         softmax_forward(dev, scores, out=scores)
         if b is not None:
-            att[..., a:b, b:] = 0.0
+            att[..., queries, b:] = 0.0
+    nonzero = blocks
     if edit is not None:
         edit(att)
-    for a, b in blocks if edit is None else WHOLE:
-        matmul(dev, att[..., a:b, :b], vh[..., :b, :], yh[..., a:b, :])
-    return out, (q, k, v, att, out, blocks)
+        nonzero = WHOLE  # A may have entries above the diagonal now
+    for a, b in nonzero:
+        queries = slice(a, b)
+        keys = slice(b)
+        matmul(dev, att[..., queries, keys], _at(vh, keys), _at(yh, queries))
+    return y, (q, k, v, att, y, blocks)
 
 
 def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Array, dv: Array):
-    """dv = A^T dy      dA = dy v^T      dS = A (dA - <dA, A>), <dA, A> = <dy, y> summed over keys or channels of a head
+    """dv = A^T dy        dA = dy v^T        dS = A (dA - <dA, A>)
 
-    dq = dS k / sqrt D        dk = dS^T q / sqrt D        Writes dq, dk, dv, which may be slices of one array.
+    dq = dS k / sqrt D        dk = dS^T q / sqrt D, with S = q k^T / sqrt D + mask
+    <dA, A>, the sum over the keys s of a query, needs no dA: it is
+    sum_s A_s <dy, v_s> = <dy, sum_s A_s v_s> = <dy, y>, summed over the channels of the head.
+    Writes dq, dk, dv, which may be slices of one array.
     """
-    q, k, v, att, y, blocks = cache
-    H = att.shape[0]
-    qh, kh, vh, dyh, dqh, dkh, dvh = (_split(dev, x, H) for x in (q, k, v, dy, dq, dk, dv))
+    q, k, v, att, y, blocks = cache  # q is q / sqrt D here
+    heads = att.shape[0]
+    qh = _split(dev, q, heads)
+    kh = _split(dev, k, heads)
+    vh = _split(dev, v, heads)
+    dyh = _split(dev, dy, heads)
+    dqh = _split(dev, dq, heads)
+    dkh = _split(dev, dk, heads)
+    dvh = _split(dev, dv, heads)
     product = dev.xp.multiply(dy, y, out=dev.workspace.get("attention.product", y.shape))
-    inner = _split(dev, product, H).sum(axis=-1, keepdims=True)
-    scores = dev.workspace.get("attention.scores", att.shape)
+    inner = _split(dev, product, heads).sum(axis=-1, keepdims=True)  # <dy, y>
+    dscores = dev.workspace.get("attention.scores", att.shape)
     for a, b in blocks:
-        ds = matmul(dev, dyh[..., a:b, :], vh[..., :b, :], scores[..., a:b, :b], tb=True)
-        ds -= inner[..., a:b, :]
-        ds *= att[..., a:b, :b]
-        matmul(dev, ds, kh[..., :b, :], dqh[..., a:b, :])
+        queries = slice(a, b)
+        keys = slice(b)
+        ds = dscores[..., queries, keys]
+        matmul(dev, _at(dyh, queries), _at(vh, keys), ds, tb=True)  # dA
+        ds -= _at(inner, queries)
+        ds *= att[..., queries, keys]
+        matmul(dev, ds, _at(kh, keys), _at(dqh, queries))
     dq *= 1 / math.sqrt(qh.shape[-1])
     for a, b in blocks:
-        matmul(dev, att[..., a:, a:b], dyh[..., a:, :], dvh[..., a:b, :], ta=True)
-        matmul(
-            dev, scores[..., a:, a:b], qh[..., a:, :], dkh[..., a:b, :], ta=True
-        )  # qh carries 1/sqrt D already
+        keys = slice(a, b)
+        queries = slice(a, None)  # those that see them
+        matmul(dev, att[..., queries, keys], _at(dyh, queries), _at(dvh, keys), ta=True)
+        matmul(dev, dscores[..., queries, keys], _at(qh, queries), _at(dkh, keys), ta=True)

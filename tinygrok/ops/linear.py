@@ -39,4 +39,6 @@ def linear_backward(
         db += dy.sum(axis=-2)
     elif db is not None:
         dev.xp.sum(dy, axis=-2, out=db)
-    return matmul(dev, dy, w, dx, tb=True) if need_dx else None
+    if not need_dx:
+        return None
+    return matmul(dev, dy, w, dx, tb=True)

@@ -11,9 +11,15 @@ from ..engine.device import Array, Device
 def _normalised(dev: Device, target: Array, weight: Array | None, norm):
     """Row factors weight_b / norm: a float, or an array (..., B, 1)."""
     if weight is None:
-        return 1.0 / (target.shape[-1] if norm is None else norm)
+        total = target.shape[-1] if norm is None else norm
+        return 1.0 / total
     total = dev.xp.sum(weight, axis=-1, keepdims=True) if norm is None else norm
     return (weight / total)[..., None]
+
+
+def _as_column(dloss):
+    """dL of every member against (..., B, C): a float, or an array (..., 1, 1)."""
+    return dloss if isinstance(dloss, float) else dloss[..., None, None]
 
 
 def _classes(dev: Device, logits: Array) -> Array:
@@ -23,7 +29,9 @@ def _classes(dev: Device, logits: Array) -> Array:
 def mse_rows(
     dev: Device, logits: Array, target: Array, out: Array | None = None
 ) -> tuple[Array, Array]:
-    """(l, r): l_b = mean_c r_bc^2 with the residual r_bc = z_bc - [c = target_b].  l (..., B), r (..., B, C) in out."""
+    """(l, r): l_b = mean_c r_bc^2 with the residual r_bc = z_bc - [c = target_b]
+
+    l (..., B)   r (..., B, C), in out where given"""
     r = dev.empty(logits.shape) if out is None else out
     kernels.subtract_onehot(dev, logits, target[..., None], _classes(dev, logits), r)
     squares = dev.xp.multiply(r, r, out=dev.workspace.get("loss.squares", r.shape))
@@ -38,21 +46,21 @@ def mse_forward(
     norm: float | None = None,
     out: Array | None = None,
 ):
-    """L = sum_b weight_b/norm mean_c (z_bc - [c = target_b])^2        z (..., B, C)   target (..., B)   L (...)
+    """L = sum_b weight_b/norm mean_c (z_bc - [c = target_b])^2
 
-    Source: Grokking modular polynomials, section 1: MSE over batch and classes. out may be the
-    logits."""
+    z (..., B, C)   target (..., B)   L (...); out may be the logits.
+    Source: Grokking modular polynomials, section 1: MSE over batch and classes."""
     rows, r = mse_rows(dev, logits, target, out)
     q = _normalised(dev, target, weight, norm)
     return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)
 
 
 def mse_backward(dev: Device, dloss, cache: tuple, dlogits: Array | None = None):
-    """dz_bc = 2 weight_b/(norm C) (z_bc - [c = target_b]) dL        dL a float or (...); dlogits may be the residual"""
+    """dz_bc = 2 weight_b/(norm C) (z_bc - [c = target_b]) dL
+
+    dL a float or (...); dlogits may be the residual"""
     r, q = cache
-    scale = (
-        q * (2.0 / r.shape[-1]) * (dloss if isinstance(dloss, float) else dloss[..., None, None])
-    )
+    scale = q * (2.0 / r.shape[-1]) * _as_column(dloss)
     return dev.xp.multiply(r, scale, out=dlogits)
 
 
@@ -66,21 +74,26 @@ def softmax_forward(dev: Device, x: Array, out: Array | None = None):
 
 
 def _real_max(x: Array) -> Array:
-    """The maximum that keeps exp in range; it drops out of the result, so a complex step may take
-    the real part."""
-    return (x.real if x.dtype.kind == "c" else x).max(axis=-1, keepdims=True)
+    """The maximum that keeps exp in range.
+
+    It drops out of the result, so that a complex step may take the real part."""
+    real = x.real if x.dtype.kind == "c" else x
+    return real.max(axis=-1, keepdims=True)
 
 
 def softmax_backward(dev: Device, dy: Array, cache: tuple):
     """dx = y (dy - sum_c dy_c y_c)"""
     (y,) = cache
-    return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+    along = (dy * y).sum(axis=-1, keepdims=True)
+    return y * (dy - along)
 
 
 def cross_entropy_rows(
     dev: Device, logits: Array, target: Array, out: Array | None = None
 ) -> tuple[Array, Array]:
-    """(l, r): l_b = log sum_c exp z_bc - z_b,target and r = softmax(z) - onehot(target).  l (..., B), r (..., B, C)"""
+    """(l, r): l_b = log sum_c exp z_bc - z_b,target and r = softmax(z) - onehot(target)
+
+    l (..., B)   r (..., B, C), in out where given"""
     xp = dev.xp
     y = xp.subtract(logits, _real_max(logits), out=out)
     labels = xp.broadcast_to(target, logits.shape[:-1])[..., None]
@@ -100,8 +113,9 @@ def cross_entropy_forward(
     norm: float | None = None,
     out: Array | None = None,
 ):
-    """L = sum_b weight_b/norm (log sum_c exp z_bc - z_b,target)        z (..., B, C)   target (..., B)   L (...)
+    """L = sum_b weight_b/norm (log sum_c exp z_bc - z_b,target)
 
+    z (..., B, C)   target (..., B)   L (...)
     out may be the logits: it ends up holding softmax(z) - onehot(target).
     """
     rows, r = cross_entropy_rows(dev, logits, target, out)
@@ -112,7 +126,7 @@ def cross_entropy_forward(
 def cross_entropy_backward(dev: Device, dloss, cache: tuple, dlogits: Array | None = None):
     """dz_bc = weight_b/norm (softmax(z)_bc - [c = target_b]) dL        dL a float or (...)"""
     r, q = cache
-    scale = q * (dloss if isinstance(dloss, float) else dloss[..., None, None])
+    scale = q * _as_column(dloss)
     return dev.xp.multiply(r, scale, out=dlogits)
 
 

@@ -1,8 +1,39 @@
-"""BatchNorm, LayerNorm and scales; tangents of the norms, and the gradients of functions of those
-tangents."""
+"""BatchNorm, LayerNorm and scales, every norm with a gain and a shift.
+
+The norms also have their tangents, and the gradients of functions of those tangents."""
 
 from ..engine.device import Array, Device
 from ..engine.gemm import matmul
+
+
+def _write_or_add(total: Array, out: Array | None, accumulate: bool) -> None:
+    """out <- total, or out <- out + total with accumulate (a further shard of the batch).
+
+    Nothing happens without out: nobody asks for that gradient."""
+    if out is None:
+        return
+    if accumulate:
+        out += total
+    else:
+        out[...] = total
+
+
+def _shares(dev: Device, x: Array, weight: Array | None):
+    """(n, q): the number of rows and the share q_b of each in a mean.
+
+    Floats, or arrays (..., 1) and (..., B, 1) for rows weighted by weight (..., B)."""
+    if weight is None:
+        n = float(x.shape[-2])
+        return n, 1 / n
+    n = dev.xp.sum(weight, axis=-1)[..., None]
+    return n, weight[..., :, None] / n[..., None]
+
+
+def _mean_of_rows(dev: Device, x: Array, q) -> Array:
+    """sum_b q_b x_bn"""
+    if isinstance(q, float):
+        return dev.xp.sum(x, axis=-2) * q
+    return dev.xp.sum(x * q, axis=-2)
 
 
 def batchnorm_forward(
@@ -19,39 +50,35 @@ def batchnorm_forward(
     xhat: Array | None = None,
     out: Array | None = None,
 ):
-    """y = gain xhat + shift,  xhat = (x - mean)/sqrt(var + eps)        x (..., B, N)   the rest (..., N)
+    """y = gain xhat + shift,  xhat = (x - mean)/sqrt(var + eps)        x (..., B, N)
 
+    gain, shift and the running statistics have the shape (..., N).
     train: mean_n = sum_b q_b x_bn and var_n = sum_b q_b (x_bn - mean_n)^2 with q_b = 1/B, or
     weight_b / sum(weight) for rows weighted by weight (..., B); the running statistics move by
     `momentum` towards the mean and the unbiased variance var n/(n - 1), n = sum(weight) (Ioffe and
     Szegedy, arXiv 1502.03167; as torch.nn.BatchNorm1d). eval: mean and var are the running
     statistics. xhat and out: arrays for xhat and y; out may be x.
     """
-    xp, q = dev.xp, None
+    xp = dev.xp
     if train:
-        n = (
-            float(x.shape[-2]) if weight is None else xp.sum(weight, axis=-1)[..., None]
-        )  # or (..., 1)
-        q = 1 / n if weight is None else weight[..., :, None] / n[..., None]  # or (..., B, 1)
-        average = lambda a: xp.sum(a, axis=-2) * q if weight is None else xp.sum(a * q, axis=-2)  # noqa: E731
-        mean = average(x)
+        n, q = _shares(dev, x, weight)
+        mean = _mean_of_rows(dev, x, q)
         xhat = xp.subtract(x, mean[..., None, :], out=xhat)
-        out = xp.multiply(xhat, xhat, out=out)
-        var = average(out)
+        squares = xp.multiply(xhat, xhat, out=out)
+        out = squares  # which y may overwrite
+        var = _mean_of_rows(dev, squares, q)
+        unbiased = var * (n / (n - 1))
         running_mean += momentum * (mean - running_mean)
-        running_var += momentum * (var * (n / (n - 1)) - running_var)
+        running_var += momentum * (unbiased - running_var)
     else:
-        xhat, var = xp.subtract(x, running_mean[..., None, :], out=xhat), running_var
+        q = None
+        var = running_var
+        xhat = xp.subtract(x, running_mean[..., None, :], out=xhat)
     rstd = 1 / xp.sqrt(var + eps)
     xhat *= rstd[..., None, :]
     y = xp.multiply(xhat, gain[..., None, :], out=out)
     y += shift[..., None, :]
     return y, (xhat, rstd, gain, q)
-
-
-def _write(total: Array, out: Array | None, accumulate: bool) -> None:
-    if out is not None:
-        out[...] = out + total if accumulate else total
 
 
 def batchnorm_backward(
@@ -60,19 +87,24 @@ def batchnorm_backward(
     cache: tuple,
     dgain: Array | None,
     dshift: Array | None,
-    accumulate=False,
+    accumulate: bool = False,
     dx: Array | None = None,
 ):
-    """dgain = sum_b dy xhat        dshift = sum_b dy        dxhat = gain dy        (written where given, or added)
+    """dgain = sum_b dy xhat        dshift = sum_b dy        dxhat = gain dy
 
-    train: dx_b = rstd (dxhat_b - q_b (sum_c dxhat_c + xhat_b sum_c dxhat_c xhat_c))     (q_b: weight of row b in the mean)
-    eval:  dx_b = rstd dxhat_b        dx may be dy
+    eval:  dx_b = rstd dxhat_b
+    train: dx_b = rstd (dxhat_b - q_b (sum_c dxhat_c + xhat_b sum_c dxhat_c xhat_c)), q_b the share
+    of row b in the means, since moving x_c moves mean by q_c and rstd by -rstd^2 q_c xhat_c.
+    dgain and dshift are written where given, or added to; dx may be dy.
     """
     xhat, rstd, gain, q = cache
-    xp, product = dev.xp, dev.xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
-    along, total = xp.sum(product, axis=-2), xp.sum(dy, axis=-2)
-    _write(along, dgain, accumulate)
-    _write(total, dshift, accumulate)
+    xp = dev.xp
+    product = xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
+    along = xp.sum(product, axis=-2)
+    total = xp.sum(dy, axis=-2)
+    _write_or_add(along, dgain, accumulate)
+    _write_or_add(total, dshift, accumulate)
+    # gain is the same for all rows: dx = gain rstd (dy - q (total + xhat along))
     if q is not None:
         xp.multiply(xhat, along[..., None, :], out=product)
         product += total[..., None, :]
@@ -86,7 +118,7 @@ def layernorm_forward(
     x: Array,
     gain: Array,
     shift: Array | None = None,
-    eps=1e-5,
+    eps: float = 1e-5,
     xhat: Array | None = None,
     out: Array | None = None,
 ):
@@ -96,9 +128,11 @@ def layernorm_forward(
     (Ba, Kiros and Hinton, arXiv 1607.06450)
     """
     xp = dev.xp
-    xhat = xp.subtract(x, xp.mean(x, axis=-1, keepdims=True), out=xhat)
+    mean = xp.mean(x, axis=-1, keepdims=True)
+    xhat = xp.subtract(x, mean, out=xhat)
     y = xp.multiply(xhat, xhat, out=out)
-    rstd = 1 / xp.sqrt(xp.mean(y, axis=-1, keepdims=True) + eps)  # (..., B, 1)
+    var = xp.mean(y, axis=-1, keepdims=True)
+    rstd = 1 / xp.sqrt(var + eps)  # (..., B, 1)
     xhat *= rstd
     xp.multiply(xhat, gain[..., None, :], out=y)
     if shift is not None:
@@ -112,26 +146,28 @@ def layernorm_backward(
     cache: tuple,
     dgain: Array | None,
     dshift: Array | None = None,
-    dx=None,
+    dx: Array | None = None,
     accumulate: bool = False,
 ):
-    """dgain = sum_b dy xhat      dshift = sum_b dy      dxhat = gain dy
+    """dgain = sum_b dy xhat        dshift = sum_b dy        dxhat = gain dy
 
-    dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)), means over the last axis; dx may be dy.
-    Writes dgain and dshift, or adds to them with accumulate (a further shard of the batch).
+    dx = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)), means over the last axis: moving x_n
+    moves mean by 1/N and rstd by -rstd^2 xhat_n/N. Writes dgain and dshift where given, or adds to
+    them with accumulate (a further shard of the batch); dx may be dy.
     """
     xhat, rstd, gain = cache
-    xp, column = (
-        dev.xp,
-        gain[..., None] * (1 / gain.shape[-1]),
-    )  # the means below are products with this column
+    xp = dev.xp
     product = xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
-    for terms, total in ((product, dgain), (dy, dshift)):
-        if total is not None:
-            _write(terms.sum(axis=-2), total, accumulate)
-    along, mean = matmul(dev, product, column), matmul(dev, dy, column)  # (..., B, 1)
+    if dgain is not None:
+        _write_or_add(product.sum(axis=-2), dgain, accumulate)
+    if dshift is not None:
+        _write_or_add(dy.sum(axis=-2), dshift, accumulate)
+    # mean(gain dy) = sum_n dy_n gain_n/N: the means are products with the column gain/N
+    column = gain[..., None] * (1 / gain.shape[-1])  # (..., N, 1)
+    along = matmul(dev, product, column)  # mean(dxhat xhat) (..., B, 1)
+    mean = matmul(dev, dy, column)  # mean(dxhat)
     xp.multiply(xhat, along, out=product)
-    dx = xp.multiply(dy, gain[..., None, :], out=dx)
+    dx = xp.multiply(dy, gain[..., None, :], out=dx)  # dxhat
     dx -= product
     dx -= mean
     dx *= rstd
@@ -142,12 +178,14 @@ def norm_tangent(dev: Device, xdot: Array, cache: tuple, *, axis: int):
     """ydot = gain xhatdot,  xhatdot = rstd (c - xhat q),  c = xdot - mean(xdot),  q = mean(xhat c)
 
     The tangent of layernorm_forward (axis -1) or of batchnorm_forward on equal rows (axis -2);
-    means over that axis."""
+    means over that axis. Since xhat = rstd (x - mean): rstddot = -rstd^2 q."""
     xhat, rstd, gain = cache[:3]
+    if axis == -2:
+        rstd = rstd[..., None, :]
     centred = xdot - xdot.mean(axis=axis, keepdims=True)
     q = (xhat * centred).mean(axis=axis, keepdims=True)
-    dot = (rstd if axis == -1 else rstd[..., None, :]) * (centred - xhat * q)
-    return gain[..., None, :] * dot, (dot, q)
+    xhatdot = rstd * (centred - xhat * q)
+    return gain[..., None, :] * xhatdot, (xhatdot, q)
 
 
 def norm_pair(
@@ -156,42 +194,66 @@ def norm_pair(
     lam: Array,
     cache: tuple,
     tangent: tuple,
-    dgain=None,
-    dshift=None,
+    dgain: Array | None = None,
+    dshift: Array | None = None,
     *,
     axis: int,
 ):
-    """Adjoints of x and xdot from those of y and ydot, xbar and lam (AutoInit, arXiv 2206.13568).
-    With both times gain,
+    """xbar <- S(t) - xhat rstd mean(lam xhatdot)        lam <- S(lam)
 
-    S(z) = rstd (z - mean(z) - xhat mean(xhat z)),  p = mean(xhat lam),  t = xbar - rstd q (lam + p xhat) - p xhatdot:
-    xbar <- S(t) - xhat rstd mean(lam xhatdot)        lam <- S(lam)
+    The adjoints of x and xdot from those of y and ydot, xbar and lam (AutoInit, arXiv 2206.13568).
+    With both times gain, means over the axis, and q and xhatdot as in norm_tangent:
+    S(z) = rstd (z - mean(z) - xhat mean(xhat z))        p = mean(xhat lam)
+    t = xbar - rstd q (lam + p xhat) - p xhatdot
+    Derivation. xhatdot = S(xdot) and S is symmetric: so the lam of xdot; likewise dxhat = S(dx).
+    In xhatdot = rstd (c - xhat q) x also moves xhat, by itself and in q: adjoint -rstd q lam -
+    rstd p c, with rstd c = xhatdot + rstd q xhat; and rstd, by drstd = -rstd^2 mean(xhat dx): the
+    term outside S.
     Adds sum_b (xbar xhat + lam xhatdot) to dgain and sum_b xbar to dshift, where given.
     """
-    (xhat, rstd, gain), (dot, q) = cache[:3], tangent
-    rstd = rstd if axis == -1 else rstd[..., None, :]
-    _write((xbar * xhat + lam * dot).sum(axis=-2), dgain, True)
-    _write(xbar.sum(axis=-2), dshift, True)
-    xbar, lam = xbar * gain[..., None, :], lam * gain[..., None, :]
-    mean = lambda z: z.mean(axis=axis, keepdims=True)  # noqa: E731
-    back = lambda z: rstd * (z - mean(z) - xhat * mean(xhat * z))  # noqa: E731
+    xhat, rstd, gain = cache[:3]
+    xhatdot, q = tangent
+    if axis == -2:
+        rstd = rstd[..., None, :]
+
+    def mean(z: Array) -> Array:
+        return z.mean(axis=axis, keepdims=True)
+
+    def S(z: Array) -> Array:
+        return rstd * (z - mean(z) - xhat * mean(xhat * z))
+
+    _write_or_add((xbar * xhat + lam * xhatdot).sum(axis=-2), dgain, True)
+    _write_or_add(xbar.sum(axis=-2), dshift, True)
+    xbar = xbar * gain[..., None, :]
+    lam = lam * gain[..., None, :]
     p = mean(xhat * lam)
-    return back(xbar - rstd * q * (lam + p * xhat) - p * dot) - xhat * rstd * mean(lam * dot), back(
-        lam
-    )
+    t = xbar - rstd * q * (lam + p * xhat) - p * xhatdot
+    through_rstd = xhat * rstd * mean(lam * xhatdot)
+    return S(t) - through_rstd, S(lam)
 
 
 def scale_forward(dev: Device, x: Array, gain: Array, shift: Array | None = None):
-    """y = gain x + shift        x (..., B, N)   gain, shift (..., N)        (ResMLP's Affine and LayerScale, arXiv 2105.03404)"""
+    """y = gain x + shift        x (..., B, N)   gain, shift (..., N)
+
+    ResMLP's Affine and LayerScale (arXiv 2105.03404)."""
     y = x * gain[..., None, :]
-    return y if shift is None else y + shift[..., None, :], (x, gain)
+    if shift is not None:
+        y = y + shift[..., None, :]
+    return y, (x, gain)
 
 
 def scale_backward(
-    dev: Device, dy: Array, cache: tuple, dgain: Array | None, dshift=None, accumulate=False
+    dev: Device,
+    dy: Array,
+    cache: tuple,
+    dgain: Array | None,
+    dshift: Array | None = None,
+    accumulate: bool = False,
 ):
-    """dgain = sum_b dy x        dshift = sum_b dy        dx = gain dy        (gradients written where given, or added)"""
+    """dgain = sum_b dy x        dshift = sum_b dy        dx = gain dy
+
+    dgain and dshift are written where given, or added to with accumulate."""
     x, gain = cache
-    _write((dy * x).sum(axis=-2), dgain, accumulate)
-    _write(dy.sum(axis=-2), dshift, accumulate)
+    _write_or_add((dy * x).sum(axis=-2), dgain, accumulate)
+    _write_or_add(dy.sum(axis=-2), dshift, accumulate)
     return dy * gain[..., None, :]
