@@ -24,12 +24,15 @@ def test_case_passes(name):
 
 
 def test_every_backward_is_audited():
-    """A new public backward without a case fails here."""
+    """A new public backward without a case fails here; tests/test_reference.py holds the plain
+    versions of ops/reference.py to those that are audited."""
     import importlib
     import pkgutil
 
     backwards = set()
     for module in pkgutil.iter_modules(ops_package.__path__):
+        if module.name == "reference":
+            continue
         module = importlib.import_module(f"tinygrok.ops.{module.name}")
         for name, f in inspect.getmembers(module, inspect.isfunction):
             if name.endswith("_backward") and f.__module__ == module.__name__:
