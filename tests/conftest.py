@@ -1,13 +1,11 @@
-"""Devices that every test can run on: NumPy, the strict fake of CuPy, and CuPy itself where there
-is a GPU."""
+"""Devices that every test can run on: NumPy, the strict fake of CuPy, and CuPy on a GPU."""
 
 import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault(
-    "OPENBLAS_NUM_THREADS", "1"
-)  # read when NumPy is imported: worker threads must not multiply
+# Read when NumPy is imported: worker threads must not multiply.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import fakecupy  # noqa: E402

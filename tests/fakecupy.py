@@ -44,17 +44,14 @@ class Counts:
     syncs: int = 0  # the host waited for the device
     allocs: int = 0  # new device buffers
     uploads: int = 0  # host arrays copied to the device
-    matmul_copies: int = (
-        0  # operands that cupy.matmul copies: more than two axes and not contiguous
-    )
+    matmul_copies: int = 0  # operands that cupy.matmul copies: batched and not contiguous
 
 
 counts = Counts()
 _rules = SimpleNamespace(hot=False, dtype=None, alloc=True)
 _local = threading.local()  # the current device, as in CuPy one per thread
-_buffers: weakref.WeakValueDictionary[int, np.ndarray] = (
-    weakref.WeakValueDictionary()
-)  # address -> live buffer
+# Address -> live buffer.
+_buffers: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
 _guard = threading.Lock()  # of _buffers: two ranks of a test share it
 
 
@@ -243,9 +240,8 @@ class ndarray:
         if any(a.dtype == bool for a in arrays) and not assign:
             _sync("a boolean mask")
         if assign and any(a.dtype != bool for a in arrays):
-            touched = np.arange(self.size).reshape(self.shape)[
-                plain
-            ]  # raises IndexError out of range; CuPy wraps
+            # Raises IndexError out of range; CuPy wraps.
+            touched = np.arange(self.size).reshape(self.shape)[plain]
             if np.unique(touched).size != touched.size:
                 raise Refused(
                     "assignment through repeated indices: the order of the writes is undefined"
@@ -259,11 +255,9 @@ class ndarray:
     def __setitem__(self, index, value):
         if not isinstance(value, ndarray | bool | int | float | complex | np.generic):
             raise Refused(f"assignment of a {type(value).__name__}")
-        a, value, index = (
-            _unwrap(self, "assignment"),
-            _unwrap(value, "assignment"),
-            self._index(index, assign=True),
-        )
+        a = _unwrap(self, "assignment")
+        value = _unwrap(value, "assignment")
+        index = self._index(index, assign=True)
         if np.ndim(value) and any(isinstance(i, np.ndarray) and i.dtype == bool for i in index):
             _sync("assignment of an array through a boolean mask")
         a[index] = value
@@ -280,34 +274,34 @@ def _operator(ufunc, kind):
     return lambda self, *other: _elementwise(ufunc, (self, *other))
 
 
-_BINARY = dict(
-    add="add",
-    sub="subtract",
-    mul="multiply",
-    truediv="true_divide",
-    floordiv="floor_divide",
-    mod="remainder",
-    pow="power",
-    and_="bitwise_and",
-    or_="bitwise_or",
-    xor="bitwise_xor",
-    lshift="left_shift",
-    rshift="right_shift",
-)
+_BINARY = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "and_": "bitwise_and",
+    "or_": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
+}
 for _name, _ufunc in _BINARY.items():
     for _kind in ("", "r", "i"):
         setattr(ndarray, f"__{_kind}{_name.rstrip('_')}__", _operator(getattr(np, _ufunc), _kind))
-for _name, _ufunc in dict(
-    lt="less",
-    le="less_equal",
-    gt="greater",
-    ge="greater_equal",
-    eq="equal",
-    ne="not_equal",
-    neg="negative",
-    abs="absolute",
-    invert="invert",
-).items():
+for _name, _ufunc in {
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "eq": "equal",
+    "ne": "not_equal",
+    "neg": "negative",
+    "abs": "absolute",
+    "invert": "invert",
+}.items():
     setattr(ndarray, f"__{_name}__", _operator(getattr(np, _ufunc), ""))
 
 
@@ -457,13 +451,12 @@ for _name in [
 def empty(shape, dtype=float, order="C"):
     """Memory of a pool holds old data: NaN or a large negative number, so that reading it shows."""
     dtype = np.dtype(dtype or float)
-    junk = (
-        np.nan
-        if dtype.kind in "fc"
-        else True
-        if dtype.kind == "b"
-        else np.iinfo(dtype).min // 2 or np.iinfo(dtype).max
-    )
+    if dtype.kind in "fc":
+        junk = np.nan
+    elif dtype.kind == "b":
+        junk = True
+    else:
+        junk = np.iinfo(dtype).min // 2 or np.iinfo(dtype).max
     return _new(np.full(shape, junk, dtype))
 
 
@@ -565,14 +558,18 @@ HEADER = """#include <algorithm>
 using std::ptrdiff_t;
 template <typename T> struct Raw {  // a raw parameter, with the bounds that a GPU does not check
   T* p; std::ptrdiff_t size; bool* outside;
-  T& operator[](std::ptrdiff_t j) const { *outside |= j < 0 || j >= size; return p[*outside ? 0 : j]; }
+  T& operator[](std::ptrdiff_t j) const {
+    *outside |= j < 0 || j >= size;
+    return p[*outside ? 0 : j];
+  }
 };
 """
 
 
 def cpp_source(inputs: str, outputs: str, body: str, name: str) -> str:
-    """C++ for one kernel, with references as CuPy makes them; _n[j] is the step of argument j (0: a
-    scalar), raw: its size."""
+    """C++ for one kernel, with references as CuPy makes them.
+
+    _n[j] is the step of argument j (0: a scalar); of a raw one it is the size."""
     const = [True] * len(parameters(inputs)) + [False] * len(parameters(outputs))
     outside, inside = [], []
     for j, ((raw, kind, p), c) in enumerate(
@@ -585,11 +582,13 @@ def cpp_source(inputs: str, outputs: str, body: str, name: str) -> str:
             outside.append(f"{t}* _p{j} = ({t}*)_args[{j}];")
             inside.append(f"{t}& {p} = _p{j}[i * _n[{j}]];")
     instances = "".join(
-        f'extern "C" int {name}_{t}(ptrdiff_t s, void** a, const ptrdiff_t* n) {{ return {name}_host<{t}>(s, a, n); }}\n'
+        f'extern "C" int {name}_{t}(ptrdiff_t s, void** a, const ptrdiff_t* n) {{\n'
+        f"  return {name}_host<{t}>(s, a, n);\n}}\n"
         for t in ("float", "double")
     )
     return f"""
-template <typename T> static bool {name}_host(std::ptrdiff_t _size, void** _args, const std::ptrdiff_t* _n) {{
+template <typename T>
+static bool {name}_host(std::ptrdiff_t _size, void** _args, const std::ptrdiff_t* _n) {{
   using namespace std;
   bool _outside = false;
   {" ".join(outside)}
@@ -605,10 +604,8 @@ template <typename T> static bool {name}_host(std::ptrdiff_t _size, void** _args
 @functools.cache
 def _library(source: str) -> ctypes.CDLL:
     source = HEADER + source
-    folder = (
-        Path(tempfile.gettempdir())
-        / f"tinygrok-kernels-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    )
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir(), f"tinygrok-kernels-{user}")
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / (hashlib.sha256(source.encode()).hexdigest()[:24] + ".so")
     if not path.exists():
@@ -701,10 +698,8 @@ class ElementwiseKernel:
                 f"{self.name} takes {len(self.params)} arguments with outputs, not {len(args)}"
             )
         types, arrays = {}, []
-        for j in (
-            *range(self.nin, len(args)),
-            *range(self.nin),
-        ):  # outputs decide first, as in CuPy
+        # Outputs decide first, as in CuPy.
+        for j in (*range(self.nin, len(args)), *range(self.nin)):
             (_, kind, p), a = self.params[j], args[j]
             if not isinstance(a, ndarray):
                 if j >= self.nin or not isinstance(a, bool | int | float | np.generic):
@@ -755,9 +750,8 @@ class ElementwiseKernel:
         ]
         steps = (ctypes.c_ssize_t * len(flat))(*steps)
         if function(ctypes.c_ssize_t(math.prod(shape)), pointers, steps):
-            raise Refused(
-                f"{self.name}: an index outside a raw parameter; a GPU would read or write other memory"
-            )
+            what = "an index outside a raw parameter; a GPU would read or write other memory"
+            raise Refused(f"{self.name}: {what}")
         for given, used in zip(arrays[self.nin :], flat[self.nin :], strict=True):
             if given is not used:
                 given[...] = used

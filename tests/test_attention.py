@@ -83,7 +83,10 @@ def test_slices_of_one_array_and_given_buffers(dev):
     expected = run(dev, q, k, v, dy, 2, range(5))
     qkv = dev.to_device(np.concatenate([q, k, v], axis=-1))
     out, pattern, dqkv = dev.empty((3, 5, 8)), dev.empty((2, 3, 5, 5)), dev.empty(qkv.shape)
-    cut = lambda a: [a[..., 8 * j : 8 * j + 8] for j in range(3)]  # noqa: E731
+
+    def cut(a):
+        return [a[..., 8 * j : 8 * j + 8] for j in range(3)]
+
     mask = attention.causal_mask_host(dev, range(5), 5)
     y, cache = attention.attention_forward(dev, *cut(qkv), 2, mask, out, pattern)
     assert y is out
@@ -103,16 +106,12 @@ def test_rotary(dev, lead):
         np.testing.assert_allclose(
             dev.to_host(y)[i], turned_by_definition(x[i], 4), rtol=tol, atol=tol
         )
+    # The transpose of a rotation is its inverse.
     back = dev.to_host(attention.rotary_backward(dev, y, cache))
-    np.testing.assert_allclose(
-        back, x, rtol=tol, atol=tol
-    )  # the transpose of a rotation is its inverse
-    some = dev.to_host(
-        attention.rotary_forward(dev, dev.to_device(x[..., 1::2, :]), table.at(slice(1, None, 2)))[
-            0
-        ]
-    )
-    np.testing.assert_allclose(some, dev.to_host(y)[..., 1::2, :], rtol=tol, atol=tol)
+    np.testing.assert_allclose(back, x, rtol=tol, atol=tol)
+    odd = slice(1, None, 2)
+    some, _ = attention.rotary_forward(dev, dev.to_device(x[..., odd, :]), table.at(odd))
+    np.testing.assert_allclose(dev.to_host(some), dev.to_host(y)[..., 1::2, :], rtol=tol, atol=tol)
     part = dev.to_device(np.concatenate([x, x], axis=-1))  # in place, on half of the channels
     attention.rotary_forward(dev, part[..., :12], table, part[..., :12])
     np.testing.assert_allclose(
@@ -153,10 +152,8 @@ def test_scores_depend_on_distance_only():
 def test_nothing_waits_for_the_device():
     dev = fakecupy.fake_device("float32")
     q, k, v, dy = (dev.to_device(x) for x in tensors((2, 3)))
-    mask, table = (
-        attention.causal_mask_host(dev, range(5), 5),
-        attention.rotary_table_host(dev, 5, 4, 2),
-    )
+    mask = attention.causal_mask_host(dev, range(5), 5)
+    table = attention.rotary_table_host(dev, 5, 4, 2)
     with fakecupy.hot("float32"):
         _, turn = attention.rotary_forward(dev, q, table, q)
         _, cache = attention.attention_forward(dev, q, k, v, 2, mask)
@@ -212,8 +209,8 @@ def _heads_transposed(right, dev, x, H):
 
 def _other_pairs(right, dev, x, table, sign, out):
     """Pairs (c, c + D/2) in place of neighbours"""
-    half = lambda a: np.concatenate([a[..., 0::2], a[..., 1::2]], axis=-1)  # noqa: E731
-    return half(right(dev, x, table, sign, None))
+    turned = right(dev, x, table, sign, None)
+    return np.concatenate([turned[..., 0::2], turned[..., 1::2]], axis=-1)
 
 
 def _turned_the_other_way(right, dev, x, table, sign, out):

@@ -28,19 +28,15 @@ def kernel(body="y = x;", inputs="T x", outputs="T y"):
     return xp.ElementwiseKernel(inputs, outputs, body, "probe")
 
 
-CONVERSION, WAIT, DTYPE, KEYWORD, ABSENT = (
-    "implicit",
-    "waits for the device",
-    "float64 result",
-    "unexpected",
-    "no attribute",
-)
-OVERLAP, OUTSIDE, MISMATCH, SHAPE = (
-    "overlaps",
-    "index outside",
-    "Type is mismatched",
-    "Out shape is mismatched",
-)
+CONVERSION = "implicit"
+WAIT = "waits for the device"
+DTYPE = "float64 result"
+KEYWORD = "unexpected"
+ABSENT = "no attribute"
+OVERLAP = "overlaps"
+OUTSIDE = "index outside"
+MISMATCH = "Type is mismatched"
+SHAPE = "Out shape is mismatched"
 REFUSED = {  # what: (part of the message, the offence)
     "numpy ufunc": (CONVERSION, lambda x: np.exp(x)),
     "numpy function": (CONVERSION, lambda x: np.sum(x)),
@@ -215,31 +211,31 @@ def test_kernel_without_a_compiler_runs_the_numpy_body(x, monkeypatch):
     assert np.array_equal(y.get(), HOST**2)
 
 
-GEMM = dict(
-    handle="handle",
-    transa=0,
-    transb=0,
-    m=2,
-    n=3,
-    k=4,
-    alpha="one",
-    A="a",
-    Atype=0,
-    lda=2,
-    strideA=8,
-    B="b",
-    Btype=0,
-    ldb=4,
-    strideB=12,
-    beta="zero",
-    C="c",
-    Ctype=0,
-    ldc=2,
-    strideC=6,
-    batchCount=2,
-    computeType=68,
-    algo=-1,
-)
+GEMM = {
+    "handle": "handle",
+    "transa": 0,
+    "transb": 0,
+    "m": 2,
+    "n": 3,
+    "k": 4,
+    "alpha": "one",
+    "A": "a",
+    "Atype": 0,
+    "lda": 2,
+    "strideA": 8,
+    "B": "b",
+    "Btype": 0,
+    "ldb": 4,
+    "strideB": 12,
+    "beta": "zero",
+    "C": "c",
+    "Ctype": 0,
+    "ldc": 2,
+    "strideC": 6,
+    "batchCount": 2,
+    "computeType": 68,
+    "algo": -1,
+}
 
 
 @pytest.mark.parametrize(
@@ -261,17 +257,9 @@ GEMM = dict(
 )
 def test_cublas_checks_its_arguments(change):
     rng = np.random.default_rng(0)
-    a, b = (
-        rng.standard_normal((2, 4, 2)).astype("float32"),
-        rng.standard_normal((2, 3, 4)).astype("float32"),
-    )
-    one, zero, da, db, dc = (
-        np.float32([1]),
-        np.float32([0]),
-        xp.asarray(a),
-        xp.asarray(b),
-        xp.empty((2, 3, 2), "float32"),
-    )
+    a, b = (rng.standard_normal(shape).astype("float32") for shape in ((2, 4, 2), (2, 3, 4)))
+    da, db, dc = xp.asarray(a), xp.asarray(b), xp.empty((2, 3, 2), "float32")
+    one, zero = np.float32([1]), np.float32([0])
     values = {
         "one": one.ctypes.data,
         "zero": zero.ctypes.data,
@@ -286,9 +274,8 @@ def test_cublas_checks_its_arguments(change):
             xp.cuda.cublas.gemmStridedBatchedEx(*arguments)
         return
     xp.cuda.cublas.gemmStridedBatchedEx(*arguments)
-    np.testing.assert_allclose(
-        dc.get(), b @ a, rtol=1e-5
-    )  # row-major reading: the operands swap places
+    # Row-major reading: the operands swap places.
+    np.testing.assert_allclose(dc.get(), b @ a, rtol=1e-5)
 
 
 def sketch(dev):
@@ -296,19 +283,14 @@ def sketch(dev):
     the host."""
     rng = np.random.default_rng(1)
     x, w, b = (dev.to_device(rng.standard_normal(s)) for s in ((5, 4), (2, 4, 3), (2, 3)))
-    target, dw, db, one = (
-        dev.to_device(rng.integers(0, 3, 5)),
-        dev.empty((2, 4, 3)),
-        dev.empty((2, 3)),
-        1.0,
-    )
+    target = dev.to_device(rng.integers(0, 3, 5))
+    dw, db = dev.empty((2, 4, 3)), dev.empty((2, 3))
 
     def step():
         z, cache = linear_forward(dev, x, w, b)
         loss, loss_cache = cross_entropy_forward(dev, z, target, out=z)
-        return loss, linear_backward(
-            dev, cross_entropy_backward(dev, one, loss_cache, z), cache, dw, db
-        )
+        dz = cross_entropy_backward(dev, 1.0, loss_cache, z)
+        return loss, linear_backward(dev, dz, cache, dw, db)
 
     if dev.xp is xp:
         with xp.hot(dtype=dev.dtype):

@@ -27,6 +27,11 @@ class Draw:
     def labels(self, high, *shape):
         return self.dev.to_device(self.rng.integers(0, high, shape))
 
+    def weights(self, *shape):
+        """Shares of rows: some of them 0, not all."""
+        shares = self.rng.choice([0.0, 1.0, 2.0], shape)
+        return self.dev.to_device(shares + np.eye(shape[-1])[1])
+
 
 def nan_like(dev, x):
     """An output buffer whose old contents must not reach the result."""
@@ -86,27 +91,18 @@ def run_dropout(dev, lead):
     x, dy = draw(*lead, 6, 5), draw(*lead, 6, 5)
     keys = mask_keys([3, 4, 5] if lead else 3, step=2)
     y, cache = dropout.dropout_forward(dev, x, 0.4, keys)
-    own = dropout.dropout_forward(dev, x, [0.0, 0.2, 0.7] if lead else 0.2, keys)[
-        0
-    ]  # a rate per member
+    rates = [0.0, 0.2, 0.7] if lead else 0.2  # a rate per member
+    own, _ = dropout.dropout_forward(dev, x, rates, keys)
     return y, own, dropout.dropout_backward(dev, dy, cache)
 
 
 def run_batchnorm(dev, lead, train, weighted):
     draw = Draw(dev)
-    x, gain, shift, mean, dy = (
-        draw(*lead, 6, 4),
-        draw(*lead, 4),
-        draw(*lead, 4),
-        draw(*lead, 4),
-        draw(*lead, 6, 4),
-    )
+    x = draw(*lead, 6, 4)
+    gain, shift, mean = (draw(*lead, 4) for _ in range(3))
+    dy = draw(*lead, 6, 4)
     var = dev.to_device(draw.rng.uniform(0.5, 2, (*lead, 4)))
-    weight = (
-        dev.to_device(draw.rng.choice([0.0, 1.0, 2.0], (*lead, 6)) + np.eye(6)[1])
-        if weighted
-        else None
-    )
+    weight = draw.weights(*lead, 6) if weighted else None
     y, cache = norm.batchnorm_forward(dev, x, gain, shift, mean, var, train, weight)
     dgain, dshift = nan_like(dev, gain), nan_like(dev, shift)
     dx = norm.batchnorm_backward(dev, dy, cache, dgain, dshift)
@@ -125,13 +121,11 @@ def run_layernorm(dev, lead, with_shift):
     )
     assert cache[0] is given[0]
     assert again is given[1]
-    more = (
-        dev.to_device(np.ones(gain.shape)),
-        dev.to_device(np.ones(shift.shape)) if with_shift else None,
-    )
-    norm.layernorm_backward(
-        dev, dy, cache, *more, dx=dy, accumulate=True
-    )  # a further shard, in place
+    more = [dev.to_device(np.ones(gain.shape)) for _ in range(2)]
+    if not with_shift:
+        more[1] = None
+    # A further shard, in place.
+    norm.layernorm_backward(dev, dy, cache, *more, dx=dy, accumulate=True)
     return (y, dgain, dx, again, dy, more[0], *([dshift, more[1]] if with_shift else []))
 
 
@@ -144,11 +138,7 @@ def run_softmax(dev, lead):
 def run_loss(dev, lead, kind, weighted, shared=False):
     draw = Draw(dev)
     z, target = draw(*lead, 6, 5), draw.labels(5, *(() if shared else lead), 6)
-    weight = (
-        dev.to_device(draw.rng.choice([0.0, 1.0, 2.0], (*lead, 6)) + np.eye(6)[1])
-        if weighted
-        else None
-    )
+    weight = draw.weights(*lead, 6) if weighted else None
     forward, backward = loss.LOSSES[kind]
     value, cache = forward(dev, z, target, weight)
     dz = backward(dev, 1.0, cache)
