@@ -80,7 +80,16 @@ def _arenas(run: Run) -> dict:
 
 
 def save_training(path: str | Path, run: Run, config: dict) -> None:
-    """Weights, buffers, optimiser state, history, step and configuration of a run."""
+    """Weights, buffers, optimiser state, history, step and configuration of a run, into a file.
+
+    >>> import tempfile, tinygrok as tg
+    >>> run = tg.Training.on_task(tg.TwoLayerNet(p=5, width=10), tg.addition(5))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tg.save_training(f"{folder}/run.npz", run, {"p": 5})
+    ...     meta, arrays = load_arrays(f"{folder}/run.npz")
+    >>> meta, arrays["weight/U"].shape
+    ({'step': 0, 'config': {'p': 5}}, (2, 5, 10))
+    """
     arrays = {f"history/{name}": np.array(column) for name, column in run.history.items()}
     for kind, arena in _arenas(run).items():
         arrays |= {f"{kind}/{name}": x for name, x in arena.to_host().items()}
@@ -88,8 +97,21 @@ def save_training(path: str | Path, run: Run, config: dict) -> None:
 
 
 def load_training(path: str | Path, run: Run, config: dict) -> None:
-    """Restore a run saved by save_training, bit by bit; refuses a checkpoint of another
-    configuration."""
+    """Restore a run saved by save_training, bit by bit: it goes on as if it had not stopped.
+
+    Raises CheckpointError for a file that is damaged or of another configuration.
+
+    >>> import tempfile, tinygrok as tg
+    >>> first, second = (
+    ...     tg.Training.on_task(tg.TwoLayerNet(p=5, width=10), tg.addition(5)) for _ in range(2)
+    ... )
+    >>> history = first.fit(steps=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tg.save_training(f"{folder}/run.npz", first, {"p": 5})
+    ...     tg.load_training(f"{folder}/run.npz", second, {"p": 5})
+    >>> second.t, bool((first.params["U"] == second.params["U"]).all())
+    (3, True)
+    """
     meta, arrays = load_arrays(path)
     groups: dict[str, dict] = {}
     for key, x in arrays.items():

@@ -19,7 +19,17 @@ MEASURED = 2000  # training images, at most, whose accuracy is measured
 
 
 class ImageTraining(DrawnRun):
-    """A chain in training: draw gives, and sets hold, (images (n, H, W, C), labels (n,))."""
+    """A chain in training: draw gives, and sets hold, (images (n, H, W, C), labels (n,)).
+
+    >>> import tinygrok as tg
+    >>> labels = np.arange(40) % 2
+    >>> stripes = np.where(labels[:, None, None] == 1, np.eye(4), 1 - np.eye(4))[..., None]
+    >>> images = Images(stripes[:30], labels[:30], stripes[30:], labels[30:])
+    >>> net = tg.deep_mlp(inputs=16, width=20, depth=2, classes=2)
+    >>> run = tg.ImageTraining.on_task(net, images, batch=16, seed=0, lr=1e-2)
+    >>> float(run.fit(steps=20)["test_accuracy"][-1])
+    1.0
+    """
 
     model: Chain
 

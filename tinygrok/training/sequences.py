@@ -38,6 +38,14 @@ class SequenceTraining(DrawnRun):
     positions   input positions that carry loss
     sets        {name: sequences}: measured as accuracy and loss by position
     extra       (run, {set: predictions (B, Tq) of this measurement}) -> further numbers
+
+    >>> import tinygrok as tg
+    >>> data = tg.InContextData.make(5, 4, 8, 0.6, tg.generator(0, "split"))
+    >>> net = tg.GPT.in_context(vocab=5, width=16, depth=1, heads=2, context=12)
+    >>> run = tg.SequenceTraining.on_task(net, data, batch=16, seed=0, lr=1e-3, weight_decay=0.5)
+    >>> history = run.fit(steps=2)
+    >>> history["ood_train_accuracy"][-1].shape  # one for each of the 4 examples in context
+    (4,)
     """
 
     model: GPT

@@ -154,6 +154,12 @@ def sweep(
 
     Raises SweepError when a pack raised, after the others have finished (InputError passes at
     once), or when workers kept dying; what is finished stays on disk.
+
+    >>> import tempfile
+    >>> packs = [[{"x": 1}, {"x": 2}], [{"x": 3}]]
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     sweep(packs, lambda pack: [{"square": point["x"] ** 2} for point in pack], out)
+    [[{'square': 1}, {'square': 4}], [{'square': 9}]]
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -75,6 +75,13 @@ class Training(Run):
     batch_size   None: full batch; else minibatches, the last incomplete one of an epoch dropped
     dropout      rate, or one per member
     extra        further numbers to record with every measurement: run -> {name: array}
+
+    >>> import tinygrok as tg
+    >>> net = tg.TwoLayerNet(p=11, width=60)
+    >>> run = tg.Training.on_task(net, tg.addition(11), fraction=0.8, seed=0)
+    >>> history = run.fit(steps=100)  # or: run.step(), run.measure()
+    >>> history["step"][:3], float(history["train_accuracy"][-1])
+    ([0, 10, 20], 1.0)
     """
 
     model: TwoLayerNet
