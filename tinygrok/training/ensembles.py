@@ -72,12 +72,16 @@ def packs(points: list[dict], size: int) -> list[list[dict]]:
     settings."""
     groups: dict[tuple, list[dict]] = {}
     for point in map(complete, points):
-        common = tuple(point[name] for name in COMMON)
-        groups.setdefault(common, []).append(point)
+        groups.setdefault(_common(point), []).append(point)
     result = []
     for group in groups.values():
         result += [group[i : i + size] for i in range(0, len(group), size)]
     return result
+
+
+def _common(point: dict) -> tuple:
+    """The settings that the members of a pack share."""
+    return tuple(point[name] for name in COMMON)
 
 
 def pack_size(dev: Device, point: dict, processes: int = 1) -> int:
@@ -108,7 +112,7 @@ def build(
     hyperparameters, all drawn from streams of its own seed."""
     points = [complete(point) for point in points]
     common = points[0]
-    if any(point[name] != common[name] for point in points for name in COMMON):
+    if any(_common(point) != _common(common) for point in points):
         raise InputError("the members of a pack must share all settings but " + ", ".join(OWN))
     task = TASKS[common["task"]](common["p"])
     net = TwoLayerNet(
