@@ -13,15 +13,15 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
-from tinygrok.engine.optim import AdamW
-from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
+from tinygrok.ops.activation import activation_help
 from tinygrok.ops.loss import LOSSES
+from tinygrok.plots import modular_polynomials as plots
 from tinygrok.probes.fourier import neuron_ipr
 from tinygrok.probes.phases import first_step
 from tinygrok.tasks import TASKS
-from tinygrok.training.tables import Evaluation, Training
+from tinygrok.training.tables import Training
 
 QUICK = {"p": 59, "width": 200, "weight_decay": 2.0}
 PAPER = {
@@ -31,61 +31,49 @@ PAPER = {
     "test_loss": "0.0010",
     "ipr_mean": "0.85",
 }
-ACTIVATIONS = "square, power<k>, relu, leaky_relu, gelu, gelu_tanh, tanh, erf"
 
 
 def arguments(argv=None):
     p = cli.parser("grok_addition", __doc__.splitlines()[0])
     add = p.add_argument
     count = cli.integer()
-    task_help = "function of (n1, n2) to learn"
-    share_help = "share of the table to train on"
-    batch_help = "minibatch size (default: full batch)"
-    dropout_help = "dropout rate of the pre-activations"
     rate = cli.real(0, 1, open_high=True)
-    scale_help = "multiplies the papers' initial weights"
-    add("--task", default="addition", choices=sorted(TASKS), help=task_help)
+    tasks = sorted(TASKS)
+    add("--task", default="addition", choices=tasks, help="function of (n1, n2) to learn")
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus, or elements of the group")
     add("--width", type=count, default=500, help="hidden neurons")
-    add("--train-frac", type=cli.fraction(), default=0.5, help=share_help)
-    add("--activation", default="square", help=ACTIVATIONS)
+    add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
+    add("--activation", default="square", help=activation_help())
     add("--loss", default="cross_entropy", choices=list(LOSSES), help="the papers use mse")
     add("--steps", type=count, default=400, help="optimiser steps")
-    add("--batch-size", type=count, default=None, help=batch_help)
+    add("--batch-size", type=count, help="minibatch size (default: full batch)")
     add("--lr", type=cli.positive(), default=0.01, help="learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=1.0, help="decoupled weight decay (papers: 5)")
-    add("--dropout", type=rate, default=0.0, help=dropout_help)
-    add("--init-scale", type=cli.positive(), default=1.0, help=scale_help)
+    add("--dropout", type=rate, default=0.0, help="dropout rate of the pre-activations")
+    add("--init-scale", type=cli.positive(), default=1.0, help="multiplies the initial weights")
     add("--log-every", type=count, default=5, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
     return cli.parse(p, argv, QUICK)
 
 
 def build(args, dev):
-    """Task, network, optimiser and data of a run: every random draw comes from a named stream of
-    the seed."""
+    """The run: every random draw comes from a named stream of the seed."""
     task = TASKS[args.task](args.p)
-    train, test = task.split(args.train_frac, generator(args.seed, "split"))
     net = TwoLayerNet(args.p, args.width, activation=args.activation)
     weights = net.init(generator(args.seed, "init"))
-    params = Arena(dev, net.shapes)
-    params.load({name: args.init_scale * w for name, w in weights.items()})
-    grads = Arena(dev, net.shapes)
-    decay = args.weight_decay
-    optimizer = AdamW(dev, params, grads, lr=args.lr, betas=(0.9, 0.98), weight_decay=decay)
-    inputs = task.inputs(train)
-    data = [(inputs, task.labels(inputs))]
-    evaluation = Evaluation.of_task(task, train=train, test=test)
-    return Training(
-        dev,
+    return Training.on_task(
         net,
-        optimizer,
-        data,
-        evaluation,
+        task,
+        args.train_frac,
         args.seed,
-        args.loss,
-        args.batch_size,
-        args.dropout,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        loss=args.loss,
+        batch_size=args.batch_size,
+        dropout=args.dropout,
+        weights={name: args.init_scale * w for name, w in weights.items()},
+        device=dev,
+        betas=(0.9, 0.98),
     )
 
 
@@ -123,23 +111,20 @@ def main(argv=None):
     run = build(args, experiment.dev)
     experiment.open(run)
     train, test = (mask.sum() for mask, _ in run.evaluation.splits.values())
-    pairs = f"{train} training pairs, {test} held out"
-    print(f"{args.task}, p = {args.p}: {pairs}; network {run.model!r}")
+    sizes = f"{train} training pairs, {test} held out"
+    print(f"{args.task}, p = {args.p}: {sizes}; network {run.model!r}")
     code = experiment.train(run, args.log_every, progress)
     if code is not None:
         return code
 
     task = TASKS[args.task](args.p)
-    order = None if task.circle is None else task.wave_order
     weights = run.params.to_host()
     results = measured(run.history, weights, task)
 
     def figures(out):
-        from tinygrok.plots import modular_polynomials as plots
-
         marks = [results["step_train_99"], results["step_test_99"]]
         title = f"{args.loss.replace('_', '-')} loss"
-        plots.grokking(run.history, weights, order, marks, title, out / "grok_addition.png")
+        plots.grokking(run.history, weights, run.order, marks, title, out / "grok_addition.png")
 
     title = "paper (p = 97, mse, weight decay 5, 100 steps)"
     experiment.finish(results, run.history, figures, PAPER, title)

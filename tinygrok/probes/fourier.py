@@ -40,3 +40,9 @@ def neuron_rows(
     waves)."""
     order = slice(None) if order is None else order
     return [*(u[order].T for u in weights["U"]), weights["W"][:, order]]
+
+
+def mean_known(x: np.ndarray) -> float:
+    """Mean of the entries that are not nan (the IPR of a dead neuron is); nan when none is left."""
+    known = x[~np.isnan(x)]
+    return float(known.mean()) if known.size else np.nan

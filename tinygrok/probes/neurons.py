@@ -5,6 +5,8 @@ All on host arrays of one network: weights {"U": (S, p, N), "W": (N, C)}, its hi
 as the read-out sees them (after BatchNorm where there is one), and integer labels.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ..engine.errors import InputError
@@ -86,6 +88,29 @@ def margin_order(a: np.ndarray, w: np.ndarray, mask: np.ndarray, labels: np.ndar
     return np.argsort((a * above[labels]).mean(axis=0), kind="stable")
 
 
+def removals(
+    weights: Weights,
+    a: np.ndarray,
+    test: tuple[np.ndarray, np.ndarray],
+    seed: int = 0,
+    order: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Orders of removal {name: neurons}: by IPR (along order), by chance, and by a rival score.
+
+    The rival is |gain| with BatchNorm, else the margins of the test inputs (mask, labels)."""
+
+    def by(kind: str) -> np.ndarray:
+        return np.argsort(scores(weights, kind, seed, order), kind="stable")
+
+    found = {"IPR, lowest first": by("ipr"), "IPR, highest first": by("ipr")[::-1]}
+    found["chance"] = by("random")
+    if "norm.gain" in weights:
+        found["|gain|, lowest first"] = by("gain")
+    else:
+        found["test margin, least first"] = margin_order(a, weights["W"], *test)
+    return found
+
+
 def filtered(
     weights: Weights, keep: int = 1, order: np.ndarray | None = None
 ) -> tuple[Weights, Weights]:
@@ -113,6 +138,24 @@ def filtered(
         kept["U"][s, at] = wave.T
     kept["W"][:, at] = waves[-1]
     return kept, {name: weights[name] - kept[name] for name in kept}
+
+
+def filtration(
+    weights: Weights,
+    accuracy: Callable[[Weights, str], float],
+    keep: int,
+    order: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """{"G test", "R corrupted"}: accuracies (keep,) of the two parts with 1 .. keep frequencies.
+
+    accuracy(part, split)   of a network made of a part of these weights"""
+    general = np.empty(keep)
+    rest = np.empty(keep)
+    for i in range(keep):
+        G, R = filtered(weights, i + 1, order)
+        general[i] = accuracy(G, "test")
+        rest[i] = accuracy(R, "corrupted")
+    return {"G test": general, "R corrupted": rest}
 
 
 def contributions(

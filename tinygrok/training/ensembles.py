@@ -186,6 +186,18 @@ def hidden_units(
     return np.concatenate(parts)
 
 
+def part_accuracy(
+    run: Training, e: int, part: dict[str, np.ndarray], split: str, buffers: dict | None = None
+) -> float:
+    """Accuracy on a split of a part of member e's network: of its neurons, or of its spectrum. With
+    BatchNorm the gain, shift and running statistics of the whole network apply to the part too."""
+    mask, labels = member_splits(run, e)[split]
+    weights = run.params.to_host(e) | part
+    z = hidden_units(run, e, weights, buffers) @ part["W"]
+    right = z.argmax(axis=1) == labels
+    return right[mask].mean() if mask.any() else np.nan
+
+
 def gradient_shares(run: Training) -> np.ndarray:
     """|g_c| / (|g_c| + |g_u|), shape (E,): how much of the pull on the weights comes from corrupted
     labels, where g_c and g_u are the parts of the full-batch gradient (without dropout) due to
@@ -220,6 +232,16 @@ def member_history(history: dict, e: int) -> dict[str, np.ndarray]:
     """The record of one member."""
     columns = {name: np.asarray(values) for name, values in history.items()}
     return {name: x if name == "step" else x[:, e] for name, x in columns.items()}
+
+
+def member_splits(run: Training, e: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{split: (mask (B,), labels (B,))} of one member."""
+    evaluation = run.evaluation
+    splits = {}
+    for name, (masks, which) in evaluation.splits.items():
+        labels = np.broadcast_to(evaluation.labels[which], masks.shape)
+        splits[name] = masks[e], labels[e]
+    return splits
 
 
 def outcome(history: dict[str, np.ndarray], point: dict) -> dict:
