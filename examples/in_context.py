@@ -58,7 +58,6 @@ def arguments(argv=None):
     after = ["constant", "cosine"]
     share = cli.fraction()
     repeats = "a sequence may hold the same input twice (the paper's does)"
-    recompute = "compute activations again in backward: less memory, same bits"
     add("--preset", default="small", choices=presets, help="settings that other flags may change")
     add("--p", type=cli.integer(3, 1000), default=7, help="modulus, a prime")
     add("--shots", type=cli.integer(2), default=12, help="triples (x, y, z) in a sequence")
@@ -77,7 +76,7 @@ def arguments(argv=None):
     add("--warmup", type=cli.integer(0), default=200, help="steps of linear warm-up")
     add("--schedule", default="constant", choices=after, help="then; cosine to a tenth")
     add("--init-std", type=cli.positive(), help="default 0.02 sqrt(512 / width)")
-    add("--recompute", action="store_true", help=recompute)
+    add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=250, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)
     chosen = p.parse_known_args(argv)[0]
