@@ -162,7 +162,7 @@ def summary(curve):
 
 
 def answers(data, name, test, run):
-    """(results, {predictor: accuracy by numbers in context}, {digit: the network's}) of a test set"""
+    """Of a test set: (results, {predictor: accuracy by numbers in context}, {digit: the network's})"""
     numbers, multipliers = test
     m = data.tests[name][0]
     target = numbers[:, 1:]
