@@ -162,7 +162,7 @@ def summary(curve):
 
 
 def answers(data, name, test, run):
-    """Of a test set: (results, {predictor: accuracy by numbers in context}, {digit: the network's})"""
+    """(results, {predictor: accuracy by numbers in context}, {digit: accuracy}) of a test set"""
     numbers, multipliers = test
     m = data.tests[name][0]
     target = numbers[:, 1:]
