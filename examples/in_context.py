@@ -13,8 +13,7 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
-from tinygrok.engine.optim import AdamW, cosine, linear_warmup
-from tinygrok.engine.params import Arena
+from tinygrok.engine.optim import cosine, linear_warmup
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.plots import in_context as plots
@@ -44,7 +43,6 @@ PAPER = {
 PRESETS = {"small": {}, "paper": PAPER}  # small: the defaults
 QUICK = {"p": 5, "shots": 8, "tasks": 8, "alpha": 0.6, "depth": 2, "batch": 80, "steps": 700}
 QUICK["measure_every"] = 100
-QUESTIONS = 14  # rows of inputs, at least, in a measured set: all its tasks are asked the same ones
 SETS = ("id_train", "id_test", "ood_train", "ood_test")
 SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
 
@@ -106,39 +104,6 @@ def make_model(args):
     return GPT.in_context(*size, 3 * args.shots, recompute=args.recompute)
 
 
-def make_optimizer(args, dev, net):
-    """AdamW on the first weights. The authors' warm-up starts at a hundredth of the peak and counts
-    from 0; ours starts at 1/warmup."""
-    params = Arena(dev, net.shapes)
-    std = args.init_std or 0.02 * (512 / args.width) ** 0.5
-    params.load(net.init(generator(args.seed, "init"), std))
-    schedule = linear_warmup(args.warmup)
-    if args.schedule == "cosine":
-        schedule = cosine(args.warmup, args.steps, 0.1)
-    return AdamW(
-        dev,
-        params,
-        Arena(dev, net.shapes),
-        lr=args.lr,
-        betas=(0.9, 0.98),
-        weight_decay=args.weight_decay,
-        schedule=schedule,
-        no_decay=net.no_decay,
-    )
-
-
-def measured_sets(args, data):
-    """{set: sequences}: pre-training and held-out tasks, asked of train and of test inputs."""
-    rng = generator(args.seed, "probes")
-    sets = {}
-    for which, tasks in (("id", data.id_tasks), ("ood", data.ood_tasks)):
-        questions = max(QUESTIONS, -(-500 // len(tasks)))  # at least 500 sequences
-        for pool, inputs in (("train", data.train_pool), ("test", data.test_pool)):
-            pairs = data.draw_pairs(inputs, questions, rng)
-            sets[f"{which}_{pool}"] = data.sequences(tasks, pairs)
-    return sets
-
-
 def solvers(p, tokens, id_tasks):
     """k-shot accuracy of the three reference solvers on the very sequences that the network is
     measured on, and where ratio matching has an answer: "known" (sequences, shots)."""
@@ -163,9 +128,26 @@ def build(args, dev):
     stream of the seed."""
     data = make_data(args)
     net = make_model(args)
-    optimizer = make_optimizer(args, dev, net)
-    sets = measured_sets(args, data)
-    solved = solvers(args.p, sets["ood_train"], data.id_tasks)
+    # The authors' warm-up starts at a hundredth of the peak and counts from 0; ours starts at
+    # 1/warmup.
+    schedule = linear_warmup(args.warmup)
+    if args.schedule == "cosine":
+        schedule = cosine(args.warmup, args.steps, 0.1)
+    std = args.init_std or 0.02 * (512 / args.width) ** 0.5
+    run = SequenceTraining.on_task(
+        net,
+        data,
+        args.batch,
+        args.seed,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        weights=net.init(generator(args.seed, "init"), std),
+        device=dev,
+        betas=(0.9, 0.98),
+        schedule=schedule,
+    )
+    asked = data.sets(generator(args.seed, "probes"))["ood_train"]  # what the run measures
+    solved = solvers(args.p, asked, data.id_tasks)
     known = solved["known"][:, -1]
 
     def covered(run, predicted):
@@ -176,11 +158,7 @@ def build(args, dev):
         without = right[~known].mean() if not known.all() else np.nan
         return {"ood_covered": with_answer, "ood_uncovered": without}
 
-    def draw(rng):
-        return data.batch(args.batch, rng)
-
-    positions = np.arange(1, 3 * args.shots, 3)  # at every y, for the z that follows
-    run = SequenceTraining(dev, net, optimizer, draw, positions, sets, args.seed, covered)
+    run.extra = covered
     return data, solved, run
 
 
