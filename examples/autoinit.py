@@ -1,14 +1,14 @@
-"""AutoInit: multipliers of the weights are tuned until the Jacobian of every block has unit norm;
-then networks train from it.
+"""AutoInit: multipliers of the weights, tuned until the Jacobian of every block has unit norm.
 
-    python examples/autoinit.py --quick                                       # a deep MLP on scikit-learn's 8 x 8 digits
-    python examples/autoinit.py --data /usr/share/datasets/fashion-mnist      # 50 ReLU layers, sigma_w twice too large
-    python examples/autoinit.py --model resmlp --data DIR                     # ResMLP; also mixer, vgg, vgg_bn
+    python examples/autoinit.py --quick                  # a deep MLP on scikit-learn's 8 x 8 digits
+    python examples/autoinit.py --data fashion-mnist     # 50 ReLU layers, sigma_w twice too large
+    python examples/autoinit.py --model resmlp --data DIR    # also mixer, vgg, vgg_bn
     python examples/autoinit.py --off 0.5 --activation tanh --norm pre --mu 0.9
 
 DIR holds Fashion-MNIST or MNIST (IDX files, gzipped or not) or CIFAR-10 (binary version).
-Initialisations: "off" is He's with sigma_w multiplied by --off, "autoinit" the same weights after
-tuning, beside Kaiming's and Xavier's. Paper: He, Doshi, Gromov, AutoInit, arXiv 2206.13568.
+Initialisations that networks train from: "off" is He's with sigma_w multiplied by --off, "autoinit"
+the same weights after tuning, beside Kaiming's and Xavier's. Paper: He, Doshi, Gromov, AutoInit,
+arXiv 2206.13568.
 """
 
 import time
@@ -16,171 +16,79 @@ from pathlib import Path
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
-import numpy as np  # isort: skip
+import functools  # isort: skip
 
-from tinygrok.criticality.autoinit import autoinit
-from tinygrok.engine.errors import InputError
+import numpy as np
+
+from tinygrok.criticality.autoinit import autoinit, predicted_loss
 from tinygrok.engine.optim import SGD, AdamW, cosine
-from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models import vision
+from tinygrok.ops.activation import activation_help
+from tinygrok.plots import autoinit as plots
 from tinygrok.tasks import images
 from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.images import ImageTraining
 from tinygrok.training.loop import NonFiniteLoss, fit
 from tinygrok.training.parallel import world
 
-PRESETS = {  # what the flags may change
-    "mlp": {
-        "width": 100,
-        "depth": 50,
-        "activation": "relu",
-        "optimizer": "sgd",
-        "lr": [0.01],
-        "steps": 1500,
-        "batch": 128,
-    },
-    "resmlp": {
-        "width": 64,
-        "depth": 6,
-        "activation": "gelu",
-        "optimizer": "adamw",
-        "lr": [2e-3],
-        "steps": 400,
-        "batch": 64,
-    },
-    "vgg": {
-        "width": 8,
-        "depth": 0,
-        "activation": "relu",
-        "optimizer": "sgd",
-        "lr": [0.02],
-        "steps": 1000,
-        "batch": 64,
-    },
+OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
+MOMENTS = {"sgd": {"momentum": 0.9}, "adamw": {"betas": (0.9, 0.999)}}
+# What the flags may change.
+PRESETS = {
+    "mlp": {"width": 100, "depth": 50, "activation": "relu", "steps": 1500, "batch": 128},
+    "resmlp": {"width": 64, "depth": 6, "activation": "gelu", "steps": 400, "batch": 64},
+    "vgg": {"width": 8, "depth": 0, "activation": "relu", "steps": 1000, "batch": 64},
 }
-PRESETS["mixer"], PRESETS["vgg_bn"] = PRESETS["resmlp"], PRESETS["vgg"] | {"lr": [0.05]}
+PRESETS["mlp"] |= {"optimizer": "sgd", "lr": [0.01]}
+PRESETS["resmlp"] |= {"optimizer": "adamw", "lr": [2e-3]}
+PRESETS["vgg"] |= {"optimizer": "sgd", "lr": [0.02]}
+PRESETS["mixer"] = PRESETS["resmlp"]
+PRESETS["vgg_bn"] = PRESETS["vgg"] | {"lr": [0.05]}
 QUICK = {"steps": 300, "batch": 64, "tune_steps": 60}
-QUICK_SIZE = {
-    "mlp": {"width": 50, "depth": 20},
-    "resmlp": {"width": 32, "depth": 2, "steps": 100},
-    "vgg": {"steps": 60},
-}
-QUICK_SIZE["mixer"], QUICK_SIZE["vgg_bn"] = QUICK_SIZE["resmlp"], QUICK_SIZE["vgg"]
+QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}}
+QUICK_SIZE["resmlp"] = QUICK_SIZE["mixer"] = {"width": 32, "depth": 2, "steps": 100}
+QUICK_SIZE["vgg"] = QUICK_SIZE["vgg_bn"] = {"steps": 60}
 TUNABLE = ("weight", "bias", "gain", "shift", "mu")
 INITS = ("off", "kaiming", "xavier", "autoinit")
+CHANCE = 0.1  # the accuracy of a network that diverged
 
 
 def arguments(argv=None):
     p = cli.parser("autoinit", __doc__.splitlines()[0])
-    p.add_argument(
-        "--model",
-        default="mlp",
-        choices=sorted(PRESETS),
-        help="network, with settings that other flags may change",
+    add = p.add_argument
+    count = cli.integer()
+    positive = cli.positive()
+    losses = ["log", "square"]
+    add(
+        "--model", default="mlp", choices=sorted(PRESETS), help="network; its settings are defaults"
     )
-    p.add_argument(
-        "--data",
-        default=None,
-        metavar="DIR",
-        help="folder of images (default: scikit-learn's digits)",
-    )
-    p.add_argument(
-        "--width",
-        type=cli.integer(),
-        help="units, channels of the tokens, channels of VGG's first convolution",
-    )
-    p.add_argument("--depth", type=cli.integer(0), help="hidden layers or blocks (VGG has its own)")
-    p.add_argument(
-        "--patch",
-        type=cli.integer(),
-        default=None,
-        help="pixels of a patch's side (default: for 16 tokens)",
-    )
-    p.add_argument("--activation", help="relu, gelu, gelu_tanh, tanh, erf")
-    p.add_argument(
-        "--norm",
-        default="none",
-        choices=vision.NORMS,
-        help="normalisation of the MLP, and where it stands",
-    )
-    p.add_argument(
-        "--mu",
-        type=cli.real(),
-        default=None,
-        help="strength of residual connections (default 0; ResMLP, Mixer 1)",
-    )
-    p.add_argument(
-        "--layer-scale",
-        type=cli.real(0, None, True),
-        default=1.0,
-        help="first LayerScale of ResMLP (paper: 0.1)",
-    )
-    p.add_argument(
-        "--off",
-        type=cli.real(0, None, True),
-        default=2.0,
-        help="factor by which sigma_w of the start is off",
-    )
-    p.add_argument(
-        "--sigma-b", type=cli.real(), default=0.0, help="standard deviation of the biases"
-    )
-    p.add_argument(
-        "--inits",
-        nargs="+",
-        default=list(INITS),
-        choices=INITS,
-        help="initialisations to train from",
-    )
-    p.add_argument(
-        "--jacobian-loss", default="log", choices=["log", "square"], help="loss of the tuning"
-    )
-    p.add_argument("--tune-steps", type=cli.integer(), default=100, help="steps of the tuning")
-    p.add_argument(
-        "--tune-lr",
-        type=cli.real(0, None, True),
-        default=0.1,
-        help="its learning rate (of log-multipliers)",
-    )
-    p.add_argument(
-        "--tune",
-        nargs="+",
-        default=["weight", "bias"],
-        choices=TUNABLE,
-        help="what gets multipliers",
-    )
-    p.add_argument(
-        "--probes", type=cli.integer(), default=2, help="unit vectors a block, image and step"
-    )
-    p.add_argument("--tune-batch", type=cli.integer(2), default=32, help="images of the tuning")
-    p.add_argument("--optimizer", choices=["sgd", "adamw"], help="sgd: momentum 0.9")
-    p.add_argument(
-        "--lr",
-        type=cli.real(0, None, True),
-        nargs="+",
-        help="learning rates; of several the best in training counts",
-    )
-    p.add_argument("--weight-decay", type=cli.real(), default=1e-4, help="weight decay of kernels")
-    p.add_argument(
-        "--augment",
-        type=cli.integer(0, 8),
-        default=0,
-        help="pixels of random shifts, with flips (0: none)",
-    )
-    p.add_argument(
-        "--steps", type=cli.integer(0), help="optimiser steps of every network; 0: tune only"
-    )
-    p.add_argument("--batch", type=cli.integer(2), help="images a step")
-    p.add_argument(
-        "--seeds", type=cli.integer(), default=1, help="networks of every initialisation"
-    )
-    p.add_argument(
-        "--measure-every", type=cli.integer(), default=100, help="steps between measurements"
-    )
-    p.add_argument(
-        "--save-seconds", type=cli.real(), default=60.0, help="seconds between checkpoints"
-    )
-    p.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    add("--data", metavar="DIR", help="folder of images (default: scikit-learn's digits)")
+    add("--width", type=count, help="units, or channels of tokens, or of VGG's first convolution")
+    add("--depth", type=cli.integer(0), help="hidden layers or blocks (VGG has its own)")
+    add("--patch", type=count, help="pixels of a patch's side (default: for 16 tokens)")
+    add("--activation", help=activation_help())
+    add("--norm", default="none", choices=vision.NORMS, help="of the MLP, and where it stands")
+    add("--mu", type=cli.real(), help="of residual connections (default 0; ResMLP, Mixer 1)")
+    add("--layer-scale", type=positive, default=1.0, help="first LayerScale of ResMLP (paper: 0.1)")
+    add("--off", type=positive, default=2.0, help="factor by which sigma_w of the start is off")
+    add("--sigma-b", type=cli.real(), default=0.0, help="standard deviation of the biases")
+    add("--inits", nargs="+", default=list(INITS), choices=INITS, help="to train from")
+    add("--jacobian-loss", default="log", choices=losses, help="loss of the tuning")
+    add("--tune-steps", type=count, default=100, help="steps of the tuning")
+    add("--tune-lr", type=positive, default=0.1, help="its learning rate (of log-multipliers)")
+    add("--tune", nargs="+", default=["weight", "bias"], choices=TUNABLE, help="what is tuned")
+    add("--probes", type=count, default=2, help="unit vectors a block, image and step")
+    add("--tune-batch", type=cli.integer(2), default=32, help="images of the tuning")
+    add("--optimizer", choices=list(OPTIMIZERS), help="sgd: momentum 0.9")
+    add("--lr", type=positive, nargs="+", help="rates; of several the best in training counts")
+    add("--weight-decay", type=cli.real(), default=1e-4, help="weight decay of kernels")
+    add("--augment", type=cli.integer(0, 8), default=0, help="pixels of random shifts, with flips")
+    add("--steps", type=cli.integer(0), help="optimiser steps of every network; 0: tune only")
+    add("--batch", type=cli.integer(2), help="images a step")
+    add("--seeds", type=count, default=1, help="networks of every initialisation")
+    add("--measure-every", type=count, default=100, help="steps between measurements")
+    cli.add_checkpoints(p, 60.0)
     model = p.parse_known_args(argv)[0].model
     p.set_defaults(**PRESETS[model])
     return cli.parse(p, argv, QUICK | QUICK_SIZE[model])
@@ -190,32 +98,20 @@ def build(args, image):
     """The network, for images of a shape."""
     H, W, C = image
     if args.model == "mlp":
-        return vision.deep_mlp(
-            H * W * C, args.width, args.depth, 10, args.activation, args.norm, args.mu or 0.0
-        )
+        size = (H * W * C, args.width, args.depth, 10)
+        return vision.deep_mlp(*size, args.activation, args.norm, args.mu or 0.0)
     if args.model.startswith("vgg"):
         if 64 % args.width:
-            raise InputError(
-                f"--width {args.width}: VGG's first convolution has 64 channels or a divisor of that"
-            )
-        return vision.vgg(
-            image,
-            10,
-            divide=64 // args.width,
-            batchnorm=args.model == "vgg_bn",
-            activation=args.activation,
-        )
-    mu = 1.0 if args.mu is None else args.mu
-    patch = args.patch or max(
-        n for n in (1, 2, 4, 7, 8) if not (H % n or W % n) and 4 * n <= H
-    )  # 16 tokens
-    sizes = {
-        "patch": patch,
-        "width": args.width,
-        "depth": args.depth,
-        "activation": args.activation,
-        "mu": mu,
-    }
+            allowed = "VGG's first convolution has 64 channels or a divisor of that"
+            raise cli.InputError(f"--width {args.width}: {allowed}")
+        batchnorm = args.model == "vgg_bn"
+        options = {"batchnorm": batchnorm, "activation": args.activation}
+        return vision.vgg(image, 10, divide=64 // args.width, **options)
+    fitting = [
+        n for n in (1, 2, 4, 7, 8) if H % n == W % n == 0 and 4 * n <= H
+    ]  # 16 tokens or more
+    sizes = {"patch": args.patch or max(fitting), "width": args.width, "depth": args.depth}
+    sizes |= {"activation": args.activation, "mu": 1.0 if args.mu is None else args.mu}
     if args.model == "mixer":
         return vision.mixer(image, 10, hidden=(2 * args.width, 2 * args.width), **sizes)
     return vision.resmlp(image, 10, hidden=4 * args.width, scale=args.layer_scale, **sizes)
@@ -225,230 +121,167 @@ class Start:
     """First weights by initialisation for one seed, and the tuning of "off" to "autoinit"."""
 
     def __init__(self, args, dev, net, data, seed):
-        self.args, self.dev, self.net, self.rng = args, dev, net, generator(seed, "probes")
-        self.x = data.train[
-            self.rng.choice(len(data.train), min(args.tune_batch, len(data.train)), replace=False)
-        ]
-        draw = lambda *settings, **more: net.init(generator(seed, "init"), *settings, **more)  # noqa: E731
-        self.weights = {
-            "off": draw(args.off * 2**0.5, args.sigma_b),
-            "kaiming": draw(2**0.5),
-            "xavier": draw(1.0, fan="mean"),
-        }
+        self.args = args
+        rng = generator(seed, "probes")
+        size = min(args.tune_batch, len(data.train))
+        x = data.train[rng.choice(len(data.train), size, replace=False)]
+        self.tune = functools.partial(autoinit, dev, net, x=x, rng=rng, loss=args.jacobian_loss)
+        he = 2**0.5
+        off = net.init(generator(seed, "init"), args.off * he, args.sigma_b)
+        kaiming = net.init(generator(seed, "init"), he)
+        xavier = net.init(generator(seed, "init"), 1.0, fan="mean")
         began = time.perf_counter()
-        self.weights["autoinit"], self.history = autoinit(
-            dev,
-            net,
-            self.weights["off"],
-            self.x,
-            self.rng,
-            args.tune_steps,
-            args.tune_lr,
-            args.jacobian_loss,
+        tuned, self.history = self.tune(
+            weights=off,
+            steps=args.tune_steps,
+            lr=args.tune_lr,
             probes=args.probes,
             tune=tuple(args.tune),
             schedule=cosine(0, args.tune_steps),
         )
         self.seconds = time.perf_counter() - began
+        self.weights = {"off": off, "kaiming": kaiming, "xavier": xavier, "autoinit": tuned}
 
-    def jacobians(self, init, probes=64):
+    def jacobians(self, init):
         """(Jacobian loss, J of every block) from many probes."""
-        _, h = autoinit(
-            self.dev,
-            self.net,
-            self.weights[init],
-            self.x,
-            self.rng,
-            0,
-            loss=self.args.jacobian_loss,
-            probes=probes,
-        )
-        return h["loss"][0], h["apjn"][0]
+        _, history = self.tune(weights=self.weights[init], steps=0, probes=64)
+        return history["loss"][0], history["apjn"][0]
+
+    def predicted(self):
+        """The loss of the tuning in theory; None where blocks do act on each other."""
+        args = self.args
+        alone = (args.model, args.activation, args.norm, args.mu or 0) == ("mlp", "relu", "none", 0)
+        if not alone or args.jacobian_loss != "log":
+            return None
+        J = self.history["apjn"][0]
+        return predicted_loss(J, args.tune_steps, args.tune_lr, cosine(0, args.tune_steps))
 
 
-def training(args, dev, net, data, weights, lr, seed):
-    params, grads = Arena(dev, net.shapes), Arena(dev, net.shapes)
-    params.load({n: weights[n] for n in net.shapes})
-    schedule = cosine(args.steps // 20, args.steps)
-    options = {
-        "lr": lr,
-        "weight_decay": args.weight_decay,
-        "schedule": schedule,
-        "no_decay": net.no_decay,
-    }
-    momentum = {"momentum": 0.9} if args.optimizer == "sgd" else {"betas": (0.9, 0.999)}
-    optimizer = {"sgd": SGD, "adamw": AdamW}[args.optimizer](
-        dev, params, grads, **options, **momentum
+def make_run(args, dev, net, data, weights, lr, seed):
+    return ImageTraining.on_task(
+        net,
+        data,
+        args.batch,
+        seed,
+        lr=lr,
+        weight_decay=args.weight_decay,
+        shifts=args.augment,
+        weights=weights,
+        device=dev,
+        optimizer=OPTIMIZERS[args.optimizer],
+        schedule=cosine(args.steps // 20, args.steps),
+        **MOMENTS[args.optimizer],
     )
 
-    def draw(rng):
-        pick = rng.integers(0, len(data.train), args.batch)
-        x = data.train[pick]
-        return images.augment(rng, x, args.augment) if args.augment else x, data.train_labels[pick]
 
-    part = slice(0, 2000)  # of the training images, to be measured
-    sets = {
-        "train": (data.train[part], data.train_labels[part]),
-        "test": (data.test, data.test_labels),
-    }
-    run = ImageTraining(dev, net, optimizer, draw, sets, seed)
-    run.objective.buffers.load(
-        net.init_buffers() | {n: weights[n] for n in net.buffers if n in weights}
-    )
-    return run
-
-
-def train(args, dev, net, data, starts, out):
-    """{(init, lr, seed): run, or None where the loss ceased to be finite}; None when
+def train(experiment, net, data, starts):
+    """{(init, lr, seed): history, or None where the loss ceased to be finite}; None when
     interrupted."""
+    args = experiment.args
+    config = cli.config(args)
     arms = [(init, lr, s) for s in range(args.seeds) for init in args.inits for lr in args.lr]
-    runs, progress = {}, cli.Progress(len(arms) * args.steps, every=5.0)
+    histories = {}
+    progress = cli.Progress(len(arms) * args.steps, every=5.0)
     with cli.Interrupt() as interrupt:
         for i, (init, lr, s) in enumerate(arms):
-            run, path = (
-                training(args, dev, net, data, starts[s].weights[init], lr, args.seed + s),
-                out / f"{init}-{lr:g}-{s}.npz",
-            )
+            weights = starts[s].weights[init]
+            run = make_run(args, experiment.dev, net, data, weights, lr, args.seed + s)
+            path = experiment.out / f"{init}-{lr:g}-{s}.npz"
             if args.resume and path.exists():
-                load_training(path, run, cli.config(args))
+                load_training(path, run, config)
 
-            def show(row, i=i, init=init):
-                text = f"{init:<9} train {row['train_accuracy']:.3f} ({row['train_loss']:.3f})  test {row['test_accuracy']:.3f}"
-                progress(i * args.steps + row["step"], text)
+            def show(row, before=i * args.steps, init=init):
+                train = f"train {row['train_accuracy']:.3f} ({row['train_loss']:.3f})"
+                text = f"{init:<9} {train}  test {row['test_accuracy']:.3f}"
+                progress(before + row["step"], text)
 
-            save = lambda run, path=path: save_training(path, run, cli.config(args))  # noqa: E731
+            save = functools.partial(save_training, path, config=config)
+            when = (args.steps, args.measure_every, show, save, args.save_seconds, interrupt)
             try:
-                done = fit(
-                    run, args.steps, args.measure_every, show, save, args.save_seconds, interrupt
-                )
+                done = fit(run, *when)
             except NonFiniteLoss as error:
                 print(f"{init}, lr {lr:g}: {error}")
                 save(run)
-                done, run = True, None
+                histories[init, lr, s] = None
+                continue
             if not done:
-                print(
-                    f"interrupted; the checkpoints are in {out}. To go on:\n  {cli.resume_hint()}"
-                )
+                print(f"interrupted; the checkpoints are in {experiment.out}. {cli.to_go_on()}")
                 return None
-            runs[init, lr, s] = run
+            histories[init, lr, s] = run.history
     progress.close()
-    return runs
+    return histories
 
 
-def best(args, runs, init):
-    """The learning rate with the best training accuracy, and the test accuracies of its seeds
-    (chance where it diverged)."""
+def best(args, histories, init):
+    """(learning rate with the best training accuracy, training and test accuracies of its seeds)"""
 
-    def accuracy(lr, s, which):
-        run = runs[init, lr, s]
-        return 0.1 if run is None else float(run.history[f"{which}_accuracy"][-1])
+    def accuracies(lr, split):
+        found = [histories[init, lr, s] for s in range(args.seeds)]
+        return [float(h[f"{split}_accuracy"][-1]) if h else CHANCE for h in found]
 
-    lr = max(args.lr, key=lambda lr: np.mean([accuracy(lr, s, "train") for s in range(args.seeds)]))
-    return lr, *([accuracy(lr, s, which) for s in range(args.seeds)] for which in ("train", "test"))
-
-
-def draw(args, starts, before, after, runs, chosen, path):
-    from tinygrok.plots import style as plots
-
-    colors = dict(zip(INITS, (plots.TRAIN, plots.ORANGE, plots.GREEN, plots.TEST), strict=True))
-    fig, (left, middle, right) = plots.panels(3, 4.3, 3.8)
-    left.semilogy(
-        before, ".", color=plots.TRAIN, label=f"before: He's $\\sigma_w$ times {args.off:g}"
-    )
-    left.semilogy(after, ".", color=plots.TEST, label="after")
-    left.axhline(1, color="0.6", lw=0.8, zorder=0)
-    plots.label(
-        left, 8, xlabel="block", ylabel="$J$", title=f"Jacobian norm of the blocks, {args.model}"
-    )
-    for start in starts:
-        middle.semilogy(start.history["loss"], color=plots.TEST, alpha=0.8)
-    if (
-        args.model == "mlp"
-        and (args.activation, args.norm, args.mu or 0) == ("relu", "none", 0)
-        and args.jacobian_loss == "log"
-    ):
-        logs, predicted, cooling = (
-            np.log(starts[0].history["apjn"][0]),
-            [],
-            cosine(0, args.tune_steps),
-        )
-        for t in range(
-            args.tune_steps
-        ):  # every block alone: ln J changes by twice the change of ln a
-            predicted.append(0.5 * (logs**2).sum())
-            logs = logs + 2 * np.clip(-2 * args.tune_lr * cooling(t + 1) * logs, -0.3, 0.3)
-        middle.semilogy(
-            predicted, "--", color="0.3", label="predicted, without the noise of the probes"
-        )
-        middle.set_ylim(min(starts[0].history["loss"]) / 3)
-    plots.label(
-        middle,
-        8,
-        xlabel="step of the tuning",
-        ylabel=f"Jacobian {args.jacobian_loss} loss",
-        title="tuning",
-    )
-    for (init, lr, s), run in runs.items():
-        if lr == chosen[init][0]:
-            history = run.history if run else {"step": [], "test_accuracy": []}
-            name = None if s else init if run else f"{init}: not finite"
-            right.plot(history["step"], history["test_accuracy"], color=colors[init], label=name)
-    plots.label(
-        right,
-        8,
-        xlabel="step of the training",
-        ylabel="test accuracy",
-        title="training",
-        ylim=plots.SHARE,
-    )
-    plots.save(fig, path)
+    lr = max(args.lr, key=lambda lr: np.mean(accuracies(lr, "train")))
+    return lr, accuracies(lr, "train"), accuracies(lr, "test")
 
 
-def main(argv=None):
-    args = arguments(argv)
-    dev = cli.device(args)
-    if world().size > 1:
-        raise InputError(
-            "autoinit trains many small networks, each in one process: start it without mpirun"
-        )
-    data = images.normalised(images.load(None if args.data is None else Path(args.data)))
-    net = build(args, data.train.shape[1:])
-    if not any(name.endswith(f".{t}") for name in (*net.shapes, *net.buffers) for t in args.tune):
-        raise InputError(f"--tune: the network has no {' or '.join(args.tune)}")
-    out = cli.output_folder(args, args.resume, f"{args.inits[0]}-{args.lr[0]:g}-0.npz")
-    print(f"{len(data.train)} images of {data.train.shape[1:]}; {args.model}: {net!r}")
-    began = time.perf_counter()
-    starts = [Start(args, dev, net, data, args.seed + s) for s in range(args.seeds)]
-    (jll_before, before), (jll_after, after) = map(starts[0].jacobians, ("off", "autoinit"))
-    print(
-        f"tuned in {starts[0].seconds:.1f} s: Jacobian log loss {jll_before:.4g} -> {jll_after:.4g}"
-    )
-    runs = train(args, dev, net, data, starts, out) if args.steps else {}
-    if runs is None:
-        return 130
-    chosen = {init: best(args, runs, init) for init in args.inits} if runs else {}
+def measured(start, before, after, chosen):
+    """The results; before and after: (Jacobian loss, J of every block)."""
     results = {
-        "apjn_before": before.tolist(),
-        "apjn_after": after.tolist(),
-        "jll_before": jll_before,
-        "jll_after": jll_after,
-        "apjn_largest_error": float(np.abs(after - 1).max()),
+        "apjn_before": before[1].tolist(),
+        "apjn_after": after[1].tolist(),
+        "jll_before": before[0],
+        "jll_after": after[0],
+        "apjn_largest_error": float(np.abs(after[1] - 1).max()),
         "accuracy": {init: float(np.mean(test)) for init, (_, _, test) in chosen.items()},
         "accuracy_seeds": {init: test for init, (_, _, test) in chosen.items()},
         "train_accuracy": {init: float(np.mean(train)) for init, (_, train, _) in chosen.items()},
         "lr": {init: lr for init, (lr, _, _) in chosen.items()},
-        "tuning_seconds": starts[0].seconds,
+        "tuning_seconds": start.seconds,
     }
-    cli.write_log(out, {"step": list(range(len(starts[0].history["loss"]))), **starts[0].history})
-    cli.write_run(out, args, dev, time.perf_counter() - began, results)
-    if cli.plotting(args):
-        draw(args, starts, before, after, runs, chosen, out / "autoinit.png")
-    show = {k: v for k, v in results.items() if not isinstance(v, list | dict)}
-    for init, (lr, train_accuracy, test) in chosen.items():
-        show[f"{init}, lr {lr:g}"] = f"train {np.mean(train_accuracy):.3f}, test " + " ".join(
-            f"{a:.3f}" for a in test
-        )
-    cli.report(out, show, {}, "")
+    shown = {name: x for name, x in results.items() if not isinstance(x, list | dict)}
+    for init, (lr, train_accuracies, test) in chosen.items():
+        each = " ".join(f"{accuracy:.3f}" for accuracy in test)
+        shown[f"{init}, lr {lr:g}"] = f"train {np.mean(train_accuracies):.3f}, test {each}"
+    return results, shown
+
+
+def main(argv=None):
+    args = arguments(argv)
+    experiment = cli.Experiment(args)
+    if world().size > 1:
+        raise cli.InputError("autoinit trains many small networks: start it without mpirun")
+    loaded = images.load(None if args.data is None else Path(args.data))
+    data = images.normalised(loaded)
+    net = build(args, data.train.shape[1:])
+    names = (*net.shapes, *net.buffers)
+    if not any(name.endswith(f".{kind}") for name in names for kind in args.tune):
+        raise cli.InputError(f"--tune: the network has no {' or '.join(args.tune)}")
+    experiment.open(state=f"{args.inits[0]}-{args.lr[0]:g}-0.npz")
+    print(f"{len(data.train)} images of {data.train.shape[1:]}; {args.model}: {net!r}")
+    starts = [Start(args, experiment.dev, net, data, args.seed + s) for s in range(args.seeds)]
+    start = starts[0]
+    before = start.jacobians("off")
+    after = start.jacobians("autoinit")
+    losses = f"Jacobian log loss {before[0]:.4g} -> {after[0]:.4g}"
+    print(f"tuned in {start.seconds:.1f} s: {losses}")
+    histories = train(experiment, net, loaded, starts) if args.steps else {}
+    if histories is None:
+        return 130
+    chosen = {init: best(args, histories, init) for init in args.inits} if histories else {}
+    results, shown = measured(start, before, after, chosen)
+
+    def figures(out):
+        norms = {f"before: He's $\\sigma_w$ times {args.off:g}": before[1], "after": after[1]}
+        tunings = [s.history["loss"] for s in starts]
+        tests = {}
+        for (init, lr, _), history in histories.items():
+            if lr == chosen[init][0]:
+                tests.setdefault(init, []).append(history)
+        titles = (args.model, f"Jacobian {args.jacobian_loss} loss")
+        plots.autoinit(norms, tunings, start.predicted(), tests, titles, out / "autoinit.png")
+
+    log = {"step": list(range(len(start.history["loss"]))), **start.history}
+    experiment.finish(results, log, figures, shown=shown)
+    return None
 
 
 if __name__ == "__main__":
