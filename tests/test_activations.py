@@ -78,5 +78,5 @@ def test_a_new_activation_is_one_entry(monkeypatch):
     dev = cpu_device()
     y, _ = activation.activation_forward(dev, np.array([0.5]), "mine")
     assert y == np.tanh(0.5)
-    assert "mine tanh(x)" in activation.activation_help()
+    assert "mine: tanh(x)" in activation.activation_help()
     assert activation.activation_table("mine").startswith("mine\n    f   = tanh(x)")

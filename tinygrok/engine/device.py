@@ -182,8 +182,9 @@ def _workers(count: int) -> str:
 
 
 def find_cupy() -> tuple[Any, str]:
-    """(cupy, why) when a GPU can be used, (None, why not) otherwise. Importing CuPy needs neither
-    GPU nor driver."""
+    """(cupy, why) when a GPU can be used, (None, why not) otherwise.
+
+    Importing CuPy needs neither GPU nor driver."""
     try:
         import cupy  # pyright: ignore[reportMissingImports]
     except ImportError:

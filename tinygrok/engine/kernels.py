@@ -1,5 +1,4 @@
-"""Fused elementwise bodies: the NumPy expression and the CUDA line side by side, so that they can
-be read together.
+"""Fused elementwise bodies: the NumPy expression and the CUDA line side by side.
 
 Each Fused is one kernel on a GPU and one Python function on the CPU. The test suite compiles every
 CUDA body as C++ and compares it with its NumPy twin, and through NVRTC where that is installed. In
@@ -89,8 +88,9 @@ def _horner(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
 
 
 def erf(x: np.ndarray) -> np.ndarray:
-    """erf(x) = 2/sqrt(pi) int_0^x exp(-t^2) dt on NumPy; relative error 1e-15 in float64, 3e-7 in
-    float32."""
+    """erf(x) = 2/sqrt(pi) int_0^x exp(-t^2) dt on NumPy.
+
+    Relative error 1e-15 in float64, 3e-7 in float32."""
     if x.dtype == np.float32:
         return np.tanh(x * _horner(_ERF_R, np.minimum(x * x, 16)))
     size = np.minimum(np.abs(x), 6)
@@ -128,8 +128,9 @@ ACTIVATIONS: dict[str, Activation] = {}
 
 
 def _activation(name, formula, slope, curvature, f, df, d2f, given="", extra=""):
-    """One entry; f, df and d2f are (CUDA body, NumPy twin), extra is the type of what they take
-    before x."""
+    """One entry of the table.
+
+    f, df, d2f: (CUDA body, NumPy twin); extra: CuPy's declaration of what they take before x."""
     ACTIVATIONS[name] = Activation(
         Fused(name, extra + "T x", "T y", *f),
         Fused(name + "_df", extra + "T x, T dy", "T dx", *df),
@@ -183,8 +184,9 @@ _activation(
 
 
 def _power(x, k, out=None):
-    """x^k = x^(k//2) x^(k - k//2) by products: np.power is ten times slower, and loses digits on
-    complex numbers."""
+    """x^k = x^(k//2) x^(k - k//2) by products.
+
+    np.power is ten times slower, and loses digits on complex numbers."""
     if k == 0:
         return np.positive(np.ones_like(x), out=out)
     if k == 1:

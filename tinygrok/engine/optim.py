@@ -7,6 +7,7 @@ exactly as a network alone.
 A new optimiser is a subclass of Optimizer, with its own formula in `_scalars` and `_update`, and a
 row in OPTIMIZERS."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -114,22 +115,23 @@ class Optimizer:
         self._blocks = list(self._split())
 
     def _split(self) -> Iterator[_Block]:
-        """The blocks of all arenas."""
+        """The blocks of all arenas, tensor by tensor."""
+        E = len(self.lr)
         arenas = (self.params, self.grads, *self.state.values())
         for name, shape in self.params.bare.items():
             decayed = name not in self._no_decay
-            tensors = [arena[name].reshape(len(self.lr), *shape) for arena in arenas]
-            flat = [tensor.reshape(len(self.lr), -1) for tensor in tensors]
-            if self.dev.kind == "cuda" and not self.whole_tensors:
-                yield _Block(flat, slice(None), decayed)
-                continue
-            for e in range(len(self.lr)):
-                if self.whole_tensors:
+            tensors = [arena[name].reshape(E, *shape) for arena in arenas]
+            flat = [tensor.reshape(E, -1) for tensor in tensors]
+            if self.whole_tensors:
+                for e in range(E):
                     yield _Block([tensor[e] for tensor in tensors], e, decayed)
-                    continue
-                for start in range(0, flat[0].shape[1], BLOCK):
-                    block = [tensor[e, start : start + BLOCK] for tensor in flat]
-                    yield _Block(block, e, decayed)
+            elif self.dev.kind == "cuda":
+                yield _Block(flat, slice(None), decayed)
+            else:
+                starts = range(0, flat[0].shape[1], BLOCK)
+                for e, start in itertools.product(range(E), starts):
+                    views = [tensor[e, start : start + BLOCK] for tensor in flat]
+                    yield _Block(views, e, decayed)
 
     def step(self, t: int) -> None:
         """Update the parameters from the gradients; t = 1, 2, ... is the number of this step."""
@@ -169,10 +171,12 @@ class Optimizer:
 
 
 class AdamW(Optimizer):
-    """w <- (1 - lr wd) w - lr (m/(1 - b1^t)) / (sqrt(v/(1 - b2^t)) + eps)
+    """m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2, then the weights with decoupled decay:
 
-    with m <- b1 m + (1 - b1) g and v <- b2 v + (1 - b2) g^2 first. Decoupled weight decay
-    (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), the papers' "Adam with weight decay".
+    w <- (1 - lr wd) w - lr (m/(1 - b1^t)) / (sqrt(v/(1 - b2^t)) + eps)
+
+    Source: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2; the papers' "Adam with weight
+    decay".
 
     >>> import numpy as np
     >>> from tinygrok.engine.device import get_device
@@ -216,7 +220,7 @@ class AdamW(Optimizer):
 
 
 class SGD(Optimizer):
-    """w <- w - lr m,  m <- momentum m + g + wd w first        (as torch.optim.SGD: coupled decay)
+    """m <- momentum m + g + wd w,  then w <- w - lr m        (coupled decay, as torch.optim.SGD)
 
     >>> import numpy as np
     >>> from tinygrok.engine.device import get_device

@@ -26,9 +26,9 @@ def activation_help() -> str:
     """One line with the name and formula of every activation, for --help.
 
     >>> activation_help().split("; ")[:3]
-    ['identity x', 'square x**2', 'power<k> x**k']
+    ['identity: x', 'square: x**2', 'power<k>: x**k']
     """
-    lines = (f"{_shown(name)} {entry.formula}" for name, entry in ACTIVATIONS.items())
+    lines = (f"{_shown(name)}: {entry.formula}" for name, entry in ACTIVATIONS.items())
     return "; ".join(lines)
 
 
@@ -75,8 +75,9 @@ def activation_backward(dev: Device, dy: Array, cache: tuple, dx: Array | None =
 
 
 def activation_second(dev: Device, x: Array, kind: str, out: Array | None = None) -> Array:
-    """f''(x), as in activation_table(); gradients of Jacobian norms need it (AutoInit, arXiv
-    2206.13568)."""
+    """f''(x), as in activation_table().
+
+    Gradients of Jacobian norms need it (AutoInit, arXiv 2206.13568)."""
     activation, args = resolve(kind)
     out = dev.empty(x.shape) if out is None else out
     activation.d2f(dev, *args, x, out)

@@ -171,7 +171,7 @@ def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Arra
     sum_s A_s <dy, v_s> = <dy, sum_s A_s v_s> = <dy, y>, summed over the channels of the head.
     Writes dq, dk, dv, which may be slices of one array.
     """
-    q, k, v, att, y, blocks = cache  # q is q / sqrt D here
+    q, k, v, att, y, blocks = cache  # this q is q / sqrt D already
     heads = att.shape[0]
     qh = _split(dev, q, heads)
     kh = _split(dev, k, heads)
