@@ -143,7 +143,7 @@ def _embedding(name: str, terms: int, lead=(), own_inputs=False) -> Case:
 
 ANALYTIC = ("identity", "square", "power3", "power4", "tanh", "gelu_tanh")
 KINDS = ("power3", "power4", *(kind for kind in kernels.ACTIVATIONS if kind != "power"))
-CURVED = tuple(kind for kind in KINDS if kind not in ("identity", "relu", "leaky_relu"))
+CURVED = tuple(kind for kind in KINDS if activation.resolve(kind)[0].curvature != "0")
 
 
 def _away_from_zero(name: str) -> Tensors:

@@ -65,7 +65,7 @@ class _Operand(NamedTuple):
 
 
 def _operand(dev: Device, x: Array, transposed: bool, batch: tuple[int, ...]) -> _Operand:
-    """Rows with gaps in them, or that overlap, are copied; a transposed view only flips the flag."""
+    """Rows with gaps in them, or that overlap, are copied; a transposed view flips the flag."""
     if x.shape[-1] > 1 and x.strides[-1] != x.itemsize and x.strides[-2] == x.itemsize:
         x = x.swapaxes(-1, -2)
         transposed = not transposed
