@@ -28,21 +28,21 @@ def small_run(
     """A training run on addition; seeds of several members make an ensemble, with own splits and
     data fractions."""
     task = addition(p, (1,) * terms)
-    members = list(seeds) if isinstance(seeds, list | tuple) else None
-    net = TwoLayerNet(
-        p, width, terms, "square" if terms == 2 else f"power{terms}", batchnorm=batchnorm
-    )
-    params, grads = (Arena(dev, net.shapes, len(members) if members else None) for _ in range(2))
-    for e in range(len(members)) if members else (None,):
-        params.load(net.init(generator(seeds if e is None else members[e], "init")), e)
-    fractions = fractions or [0.5] * len(members or [0])
+    ensemble = isinstance(seeds, list | tuple)
+    members = list(seeds) if ensemble else [seeds]
+    activation = "square" if terms == 2 else f"power{terms}"
+    net = TwoLayerNet(p, width, terms, activation, batchnorm=batchnorm)
+    params, grads = (Arena(dev, net.shapes, len(members) if ensemble else None) for _ in range(2))
+    for e, seed in enumerate(members):
+        params.load(net.init(generator(seed, "init")), e if ensemble else None)
     data, masks = [], []
-    for seed, fraction in zip(members or [seeds], fractions, strict=True):
-        train = task.inputs(task.split(fraction, generator(seed if own_split else 0, "split"))[0])
-        data.append((train, task.labels(train)))
-        masks.append(np.isin(np.arange(task.size), np.ravel_multi_index(train, (p,) * terms)))
+    for seed, fraction in zip(members, fractions or [0.5] * len(members), strict=True):
+        numbers, _ = task.split(fraction, generator(seed if own_split else 0, "split"))
+        inputs = task.inputs(numbers)
+        data.append((inputs, task.labels(inputs)))
+        masks.append(np.isin(np.arange(task.size), numbers))
     everything = task.inputs(np.arange(task.size))
-    mask = np.stack(masks) if members else masks[0]
+    mask = np.stack(masks) if ensemble else masks[0]
     splits = {"train": (mask, "true"), "test": (~mask, "true")}
     evaluation = Evaluation(everything, {"true": task.labels(everything)}, splits)
     optimizer = AdamW(dev, params, grads, lr=lr, weight_decay=decay)

@@ -20,6 +20,7 @@ from .gemm import matmul
 from .params import Arena
 
 BLOCK = 32_768  # elements: four blocks of float32 (w, g, m, v) are half a MiB
+PerMember = float | Sequence[float]  # one value for all members, or one each
 FEW_BLOCKS = 32  # waking the worker threads costs as much as a few blocks
 
 
@@ -93,8 +94,8 @@ class Optimizer:
         dev: Device,
         params: Arena,
         grads: Arena,
-        lr,
-        weight_decay,
+        lr: PerMember,
+        weight_decay: PerMember,
         schedule: Callable[[int], float],
         no_decay: Sequence[str],
         clip: float | None,
@@ -196,10 +197,10 @@ class AdamW(Optimizer):
         dev: Device,
         params: Arena,
         grads: Arena,
-        lr=1e-3,
+        lr: PerMember = 1e-3,
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-8,
-        weight_decay=0.0,
+        weight_decay: PerMember = 0.0,
         schedule: Callable[[int], float] = constant,
         no_decay: Sequence[str] = (),
         clip: float | None = None,
@@ -240,9 +241,9 @@ class SGD(Optimizer):
         dev: Device,
         params: Arena,
         grads: Arena,
-        lr=1e-2,
+        lr: PerMember = 1e-2,
         momentum: float = 0.0,
-        weight_decay=0.0,
+        weight_decay: PerMember = 0.0,
         schedule: Callable[[int], float] = constant,
         no_decay: Sequence[str] = (),
         clip: float | None = None,

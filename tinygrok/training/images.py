@@ -1,13 +1,12 @@
 """Training on images."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from ..engine.device import Device
 from ..engine.errors import InputError
-from ..engine.optim import AdamW
+from ..engine.optim import AdamW, Optimizer
 from ..engine.rng import generator
 from ..models.chain import Chain
 from ..tasks.images import Images, augment, normalised
@@ -46,7 +45,7 @@ class ImageTraining(DrawnRun):
         shifts: int = 0,
         weights: dict[str, np.ndarray] | None = None,
         device: str | Device = "auto",
-        optimizer: Callable = AdamW,
+        optimizer: type[Optimizer] = AdamW,
         **options,
     ) -> "ImageTraining":
         """A chain on `batch` random training images a step, normalised; what has one axis does not

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..engine.device import Array, Device, get_device
 from ..engine.errors import InputError
+from ..engine.optim import Optimizer
 from ..engine.params import Arena
 from ..engine.rng import STREAMS
 from ..models.protocol import Model
@@ -23,8 +24,8 @@ from .parallel import world
 
 
 def equip(
-    model: Model, weights: dict, device: str | Device, optimizer: Callable, **options
-) -> tuple:
+    model: Model, weights: dict, device: str | Device, optimizer: type[Optimizer], **options
+) -> tuple[Device, Optimizer]:
     """(device, optimiser) of a network with these first weights, as every on_task begins.
 
     device    a Device, or a name for get_device
@@ -55,12 +56,12 @@ class Run:
     A kind of run says what the gradient of a step is, what is measured, and what its figure shows.
     """
 
-    def __init__(self, dev: Device, model: Model, optimizer, loss: str):
+    def __init__(self, dev: Device, model: Model, optimizer: Optimizer, loss: str):
         self.dev = dev
         self.model = model
         self.optimizer = optimizer
-        self.params: Arena = optimizer.params
-        self.grads: Arena = optimizer.grads
+        self.params = optimizer.params
+        self.grads = optimizer.grads
         self.objective = Objective(dev, model, self.params, loss)
         self.t = 0
         self.history: dict[str, list] = {"step": []}
@@ -141,7 +142,7 @@ class DrawnRun(Run):
         self,
         dev: Device,
         model: Model,
-        optimizer,
+        optimizer: Optimizer,
         draw: Callable,
         sets: dict,
         seed: int,

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from ..engine.device import Device
-from ..engine.optim import AdamW
+from ..engine.optim import AdamW, Optimizer
 from ..engine.rng import generator
 from ..models.gpt import GPT
 from .batches import EVERY_ROW, TokenBatch
@@ -54,7 +54,7 @@ class SequenceTraining(DrawnRun):
         self,
         dev: Device,
         model: GPT,
-        optimizer,
+        optimizer: Optimizer,
         draw: Callable,
         positions,
         sets: dict[str, np.ndarray],
@@ -76,7 +76,7 @@ class SequenceTraining(DrawnRun):
         weight_decay: float = 0.1,
         weights: dict[str, np.ndarray] | None = None,
         device: str | Device = "auto",
-        optimizer: Callable = AdamW,
+        optimizer: type[Optimizer] = AdamW,
         **options,
     ) -> "SequenceTraining":
         """A decoder on `batch` fresh sequences a step; what has one axis does not decay.

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
-from ..engine.optim import AdamW
+from ..engine.optim import AdamW, Optimizer
 from ..engine.rng import STREAMS, generator, mask_keys
 from ..models.mlp import TwoLayerNet
 from ..ops.dropout import check_rate_host
@@ -102,7 +102,7 @@ class Training(Run):
         dropout: float = 0.0,
         weights: dict[str, np.ndarray] | None = None,
         device: str | Device = "auto",
-        optimizer: Callable = AdamW,
+        optimizer: type[Optimizer] = AdamW,
         **options,
     ) -> "Training":
         """One network on a fraction of a task's table; the rest is the test set.
@@ -128,7 +128,7 @@ class Training(Run):
         self,
         dev: Device,
         model: TwoLayerNet,
-        optimizer,
+        optimizer: Optimizer,
         data: Sequence[Labelled],
         evaluation: Evaluation,
         seeds: int | Sequence[int],
