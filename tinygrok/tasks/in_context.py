@@ -1,8 +1,7 @@
-"""In-context modular maps: sequences x1 y1 z1 x2 y2 z2 ... with z = (a x + b y) mod p, the task (a,
-b) never shown.
+"""In-context modular maps: sequences x1 y1 z1 x2 y2 z2 ... of one map z = (a x + b y) mod p.
 
-Tasks are rows (a, b); inputs are pairs (x, y); a sequence of `shots` pairs has 3 shots tokens,
-number k being token k.
+The task (a, b) is never shown. Tasks are rows (a, b); inputs are pairs (x, y); a sequence of
+`shots` pairs has 3 shots tokens, number k being token k.
 Source: He, Doshi, Das, Gromov, Learning to grok, arXiv 2406.02550.
 """
 
@@ -25,50 +24,57 @@ def random_tasks(p: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def rectangle_tasks(p: int, base: int, rng: np.random.Generator, restarts: int = 200) -> np.ndarray:
-    """4 base tasks in rectangles: for every base task (a, b) also (a, v), (u, b), (u, v), all new;
-    shape (4 base, 2).
+    """4 base tasks in rectangles: for every base task (a, b) also (a, v), (u, b), (u, v), all new.
 
-    u avoids a and b, v avoids a, b and u, as in the authors' code. There a rejected draw is
-    repeated without limit; here the free (u, v) are listed and one is drawn, and when there is none
-    the whole selection starts again.
+    Shape (4 base, 2): the base tasks, then three for each. u avoids a and b, v avoids a, b and u,
+    as in the authors' code. There a rejected draw is repeated without limit; here the free (u, v)
+    are listed and one is drawn, and when there is none the whole selection starts again.
     Raises TaskError when `restarts` selections fail, or 4 base > p^2.
     """
     if not 1 <= 4 * base <= p * p:
         raise TaskError(f"{base} rectangles need {4 * base} tasks, and there are {p * p} mod {p}")
-    u, v = np.meshgrid(np.arange(p), np.arange(p), indexing="ij")
     for _ in range(restarts):
         chosen = random_tasks(p, base, rng).tolist()
         taken = np.zeros((p, p), dtype=bool)
         taken[tuple(np.transpose(chosen))] = True
         for a, b in chosen[:base]:
-            free = (
-                (u != v)
-                & (u != a)
-                & (u != b)
-                & (v != a)
-                & (v != b)
-                & ~taken[a][None, :]
-                & ~taken[:, b][:, None]
-                & ~taken
-            )
-            options = np.argwhere(free)
-            if len(options) == 0:
+            corners = _free_corners(taken, a, b)
+            if len(corners) == 0:
                 break
-            u1, v1 = options[rng.integers(len(options))]
-            for task in ((a, v1), (u1, b), (u1, v1)):
-                taken[task] = True
-                chosen.append([int(i) for i in task])
+            u, v = corners[rng.integers(len(corners))].tolist()
+            for task in ([a, v], [u, b], [u, v]):
+                taken[tuple(task)] = True
+                chosen.append(task)
         if len(chosen) == 4 * base:
             return np.array(chosen)
     raise TaskError(f"no {base} rectangles mod {p} in {restarts} attempts: choose fewer")
+
+
+def _free_corners(taken: np.ndarray, a: int, b: int) -> np.ndarray:
+    """All (u, v), (n, 2), that complete a rectangle on (a, b) with three tasks not taken (p, p)."""
+    n = np.arange(len(taken))
+    allowed = (n != a) & (n != b)
+    u_free = allowed & ~taken[:, b]
+    v_free = allowed & ~taken[a]
+    free = u_free[:, None] & v_free & ~taken
+    np.fill_diagonal(free, False)  # u != v
+    return np.argwhere(free)
 
 
 @dataclass
 class InContextData:
     """Pre-training tasks, held-out tasks, and the split of the inputs that all tasks share.
 
-    id_tasks, ood_tasks (n, 2);  train_pool, test_pool (m, 2)
-    replace   whether a row may hold the same pair twice (the paper: yes; without, copying an answer is impossible)
+    id_tasks, ood_tasks     (n, 2)
+    train_pool, test_pool   (m, 2)
+    replace                 whether a row may hold the same pair twice (the paper: yes; without,
+                            copying an answer is impossible)
+
+    >>> data = InContextData.make(7, shots=3, tasks=8, alpha=0.6, rng=np.random.default_rng(0))
+    >>> data.sequences(np.array([[2, 3]]), np.array([[[1, 1], [4, 0], [0, 6]]]))
+    array([[1, 1, 5, 4, 0, 1, 0, 6, 4]])
+    >>> data.batch(4, np.random.default_rng(0)).shape  # 4 rows for each of the 8 tasks
+    (32, 9)
     """
 
     p: int
@@ -90,45 +96,50 @@ class InContextData:
         rule: str = "rectangle",
         replace: bool = True,
     ):
-        """Draw tasks ("rectangle", 4 to a base task, or "random") and split the p^2 inputs:
-        round(alpha p^2) to train.
+        """Draw tasks and split the p^2 inputs: round(alpha p^2) to train.
 
-        Raises TaskError for a composite p, an impossible number of tasks, or a pool too small for a
-        row."""
+        rule "rectangle" (4 to a base task) or "random". Raises TaskError for a composite p, an
+        impossible number of tasks, or a pool too small for a row."""
         require_prime(p, "the in-context task")
         if rule not in ("rectangle", "random"):
             raise TaskError(f"unknown selection rule {rule!r}: choose rectangle or random")
-        if rule == "rectangle" and tasks % 4:
+        if rule == "random":
+            chosen = random_tasks(p, tasks, rng)
+        elif tasks % 4:
             raise TaskError(f"the rectangle rule makes tasks by fours, not {tasks}")
-        chosen = (
-            rectangle_tasks(p, tasks // 4, rng)
-            if rule == "rectangle"
-            else random_tasks(p, tasks, rng)
-        )
+        else:
+            chosen = rectangle_tasks(p, tasks // 4, rng)
+
+        pairs = all_pairs(p)
         held_out = np.setdiff1d(np.arange(p * p), chosen @ [p, 1])
         if len(held_out) == 0:
             raise TaskError(f"{tasks} tasks mod {p} leave none to hold out")
-        held_out = rng.permutation(held_out)[:MAX_OOD]
-        order = all_pairs(p)[rng.permutation(p * p)]
-        count = round(alpha * p * p)
-        if min(count, p * p - count) < (1 if replace else shots):
-            raise TaskError(
-                f"--alpha {alpha} leaves {count} train and {p * p - count} test inputs, too few for {shots} shots"
-            )
-        return cls(p, shots, chosen, all_pairs(p)[held_out], order[:count], order[count:], replace)
+        ood_tasks = pairs[rng.permutation(held_out)[:MAX_OOD]]
+
+        inputs = pairs[rng.permutation(p * p)]
+        train = round(alpha * p * p)
+        test = p * p - train
+        needed = 1 if replace else shots
+        if min(train, test) < needed:
+            left = f"{train} train and {test} test inputs"
+            raise TaskError(f"--alpha {alpha} leaves {left}, too few for {shots} shots")
+        return cls(p, shots, chosen, ood_tasks, inputs[:train], inputs[train:], replace)
 
     def draw_pairs(self, pool: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
         """(rows, shots, 2) pairs from a pool, uniformly."""
         if self.replace:
             return pool[rng.integers(len(pool), size=(rows, self.shots))]
-        return pool[np.argsort(rng.random((rows, len(pool))), axis=1)[:, : self.shots]]
+        order = np.argsort(rng.random((rows, len(pool))), axis=1)
+        return pool[order[:, : self.shots]]
 
     def sequences(self, tasks: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        """Tokens (tasks rows, 3 shots): every task gets the same rows of pairs, task-major (the
-        paper's batches)."""
+        """Tokens (tasks rows, 3 shots): every task gets the same rows of pairs (rows, shots, 2).
+
+        Task-major, as the paper's batches."""
         z = np.einsum("tc,rsc->trs", tasks, pairs) % self.p
         xy = np.broadcast_to(pairs, (len(tasks), *pairs.shape))
-        return np.concatenate([xy, z[..., None]], axis=-1).reshape(len(tasks) * len(pairs), -1)
+        triples = np.concatenate([xy, z[..., None]], axis=-1)
+        return triples.reshape(len(tasks) * len(pairs), -1)
 
     @property
     def positions(self) -> np.ndarray:
@@ -163,8 +174,11 @@ class InContextData:
 def phase(
     id_train: float, id_test: float, ood_train: float, ood_test: float, high: float = 0.75
 ) -> str:
-    """The paper's four phases from last-shot accuracies; `high` is our threshold (the paper states
-    none)."""
+    """The paper's four phases from last-shot accuracies; `high` is our threshold (it states none).
+
+    >>> phase(id_train=1.0, id_test=0.97, ood_train=0.1, ood_test=0.1)
+    'i.d. generalization'
+    """
     if id_train < high:
         return "untrained"
     if ood_train < high:
@@ -178,63 +192,71 @@ def phase(
 def ratio_matching(
     p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """If the query is c times an example, answer c z: one division, one multiplication. Query 0:
-    answer 0.
+    """If the query is c times an example, answer c z: one division, one multiplication.
 
     Two vectors are parallel when x_i q_j = x_j q_i for all i, j; c comes from the first coordinate
-    where x_i != 0."""
-    inverse = inverses(p)
-    cross = (
-        X[:, :, :, None] * queries[:, None, None, :] - X[:, :, None, :] * queries[:, None, :, None]
-    )
-    match = (cross % p == 0).all(axis=(-1, -2)) & X.any(axis=-1)
-    zero = ~queries.any(axis=-1)
+    where x_i != 0. Query 0: answer 0."""
     if not X.shape[1]:
         return np.zeros(len(X), int), np.zeros(len(X), bool)
-    at = np.arange(len(X)), match.argmax(axis=1)
-    example = X[at]
-    coordinate = (example != 0).argmax(axis=-1)[:, None]
-    c = (
-        np.take_along_axis(queries, coordinate, 1)[:, 0]
-        * inverse[np.take_along_axis(example, coordinate, 1)[:, 0]]
-    )
-    return np.where(zero, 0, c * Z[at]) % p, match.any(axis=1) | zero
+    products = X[:, :, :, None] * queries[:, None, None, :]  # x_i q_j (R, k, n, n)
+    cross = products - products.swapaxes(-1, -2)
+    parallel = (cross % p == 0).all(axis=(-1, -2))
+    match = parallel & X.any(axis=-1)
+    zero = ~queries.any(axis=-1)
+
+    row = np.arange(len(X))
+    example = match.argmax(axis=1)  # the first that matches
+    x = X[row, example]
+    coordinate = (x != 0).argmax(axis=-1)
+    c = queries[row, coordinate] * inverses(p)[x[row, coordinate]]
+    answers = np.where(zero, 0, c * Z[row, example]) % p
+    return answers, match.any(axis=1) | zero
 
 
 def modular_regression(
     p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gaussian elimination of [X | Z] over GF(p), any number of variables: the query is answered
-    when it lies in the span of the examples, as the same combination of their answers."""
+    """Gaussian elimination of [X | Z] over GF(p), any number of variables.
+
+    The query is answered when it lies in the span of the examples, as the same combination of their
+    answers: what reduces [q | 0] to [0 | -answer]."""
     inverse = inverses(p)
     rows = np.concatenate([X, Z[..., None]], axis=-1) % p  # (R, k, n + 1)
-    query = np.concatenate([queries, np.zeros((len(queries), 1), queries.dtype)], axis=-1) % p
+    query = np.pad(queries, ((0, 0), (0, 1))) % p
     used = np.zeros(rows.shape[:2], dtype=bool)
-    everyone = np.arange(len(rows))
-    for column in range(X.shape[-1] if X.shape[1] else 0):
+    system = np.arange(len(rows))
+    columns = X.shape[-1] if X.shape[1] else 0
+    for column in range(columns):
         candidates = (rows[:, :, column] != 0) & ~used
         pivot = candidates.argmax(axis=1)
-        found = candidates[everyone, pivot]
-        used[everyone, pivot] |= found
-        line = rows[everyone, pivot] * inverse[rows[everyone, pivot, column]][:, None] % p
+        found = candidates[system, pivot]
+        used[system, pivot] |= found
+
+        line = rows[system, pivot]  # scaled to 1 in this column; 0 where there is no pivot
+        scale = inverse[line[:, column]]
+        line = line * scale[:, None] % p
         line[~found] = 0
+
         factor = rows[:, :, column].copy()
-        factor[everyone, pivot] = 0
+        factor[system, pivot] = 0
         rows = (rows - factor[:, :, None] * line[:, None, :]) % p
         query = (query - query[:, column, None] * line) % p
-    return -query[:, -1] % p, (query[:, :-1] == 0).all(axis=1)
+    spanned = (query[:, :-1] == 0).all(axis=1)
+    return -query[:, -1] % p, spanned
 
 
 def retrieval(
     p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray, tasks: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A learner that knows its pre-training tasks only: those that agree with most examples vote on
-    the query."""
-    agreements = ((X @ tasks.T % p) == Z[..., None]).sum(axis=1)  # (R, T)
+    """A learner that knows its pre-training tasks only, tasks (T, n).
+
+    Those that agree with most examples vote on the query."""
+    right = X @ tasks.T % p == Z[..., None]  # (R, k, T)
+    agreements = right.sum(axis=1)
     best = agreements == agreements.max(axis=1, keepdims=True)
-    answers = queries @ tasks.T % p
-    votes = np.stack([(best & (answers == c)).sum(axis=1) for c in range(p)], axis=1)
-    return votes.argmax(axis=1), np.ones(len(X), dtype=bool)
+    answers = queries @ tasks.T % p  # (R, T)
+    votes = [(best & (answers == c)).sum(axis=1) for c in range(p)]
+    return np.argmax(votes, axis=0), np.ones(len(X), dtype=bool)
 
 
 def solver_accuracy(p: int, answers: np.ndarray, known: np.ndarray, truth: np.ndarray) -> float:
@@ -245,16 +267,25 @@ def solver_accuracy(p: int, answers: np.ndarray, known: np.ndarray, truth: np.nd
 def exact_accuracy(p: int, k: int) -> dict[str, float]:
     """Accuracies for uniform tasks and inputs with replacement, two variables, k examples.
 
-    span     P(rank 2) = (1 - p^-k)(1 - p^(1-k))
-    optimal  P2 + P1 [1/p + (1 - 1/p)/p] + P0 [1/p^2 + (1 - 1/p^2)/p],  P0 = p^-2k,  P1 = (p^k - 1)(p + 1)/p^2k
-    ratio_coverage  c = p^-2 [k >= 1] + (1 - p^-2)(1 - (1 - (p-1)/p^2)^k);   ratio_matching = c + (1 - c)/p
+    P(rank r):       P0 = p^-2k,   P1 = (p^k - 1)(p + 1)/p^2k,   P2 = (1 - p^-k)(1 - p^(1-k))
+    span             P2
+    optimal          P2 + P1 [1/p + (1 - 1/p)/p] + P0 [1/p^2 + (1 - 1/p^2)/p]
+    ratio_coverage   c = p^-2 [k >= 1] + (1 - p^-2)(1 - (1 - (p-1)/p^2)^k)
+    ratio_matching   c + (1 - c)/p
     """
-    p0, p1, p2 = (
-        p ** (-2 * k),
-        (p**k - 1) * (p + 1) / p ** (2 * k),
-        (1 - p**-k) * (1 - p ** (1 - k)),
-    )
-    coverage = (k >= 1) / p**2 + (1 - p**-2) * (1 - (1 - (p - 1) / p**2) ** k)
-    optimal = p2 + p1 * (1 / p + (1 - 1 / p) / p) + p0 * (1 / p**2 + (1 - 1 / p**2) / p)
-    matching = coverage + (1 - coverage) / p
-    return {"span": p2, "optimal": optimal, "ratio_coverage": coverage, "ratio_matching": matching}
+    p0 = p ** (-2 * k)
+    p1 = (p**k - 1) * (p + 1) / p ** (2 * k)
+    p2 = (1 - p**-k) * (1 - p ** (1 - k))
+
+    def right(known: float) -> float:
+        """Accuracy where a share of the queries is known and the others are guessed."""
+        return known + (1 - known) / p
+
+    some_match = 1 - (1 - (p - 1) / p**2) ** k
+    coverage = (k >= 1) / p**2 + (1 - p**-2) * some_match
+    return {
+        "span": p2,
+        "optimal": p2 + p1 * right(1 / p) + p0 * right(1 / p**2),
+        "ratio_coverage": coverage,
+        "ratio_matching": right(coverage),
+    }
