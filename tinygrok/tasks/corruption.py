@@ -17,40 +17,48 @@ def corrupt(
     rng: np.random.Generator,
     rule: str = "uniform",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(labels as given, corrupted?) of training inputs with these numbers, in the random order of
-    the split.
+    """(labels as given, corrupted?) of training inputs with these numbers, in their random order.
 
-    uniform      the first int(xi n) examples draw a label from all p classes, the true one included, so that the share of
-                 wrong labels is xi (1 - 1/p)       (To grok or not to grok, section 2, and its code)
+    uniform      the first int(xi n) examples draw a label from all p classes, the true one
+                 included, so that the share of wrong labels is xi (1 - 1/p)
+                 (To grok or not to grok, section 2, and its code)
     strict       the same examples draw one of the p - 1 wrong labels
     symmetric    uniform, but (a, b) and (b, a) are corrupted together and get the same label
     subtraction  the same examples get the answer of another rule, n_1 - n_2
     Raises TaskError for a fraction outside [0, 1] or an unknown rule.
+
+    >>> from tinygrok.tasks.modular import addition
+    >>> labels, corrupted = corrupt(addition(5), np.arange(8), 0.5, np.random.default_rng(0))
+    >>> labels  # of 0 + 0, 0 + 1, ..., 1 + 2: true ones from the fifth on
+    array([4, 3, 2, 1, 4, 1, 2, 3])
+    >>> int(corrupted.sum())
+    4
     """
     if not 0 <= fraction <= 1:
         raise TaskError(f"the corrupted fraction must lie between 0 and 1, not {fraction}")
     if rule not in RULES:
         raise TaskError(f"unknown corruption rule {rule!r}: choose {', '.join(RULES)}")
+    n = len(numbers)
     inputs = task.inputs(numbers)
     true = task.labels(inputs)
-    rank = np.arange(len(numbers))  # the int(xi n) examples of lowest rank are corrupted
-    wrong = rng.integers(0, task.p, len(numbers))
+    rank = np.arange(n)  # the int(xi n) examples of lowest rank are corrupted
+    wrong = rng.integers(0, task.p, n)
     if rule == "strict":
-        wrong = (true + 1 + rng.integers(0, task.p - 1, len(numbers))) % task.p
+        distance = 1 + rng.integers(0, task.p - 1, n)
+        wrong = (true + distance) % task.p
     elif rule == "symmetric":
-        pair = np.sort(inputs, axis=0)
-        _, first, group = np.unique(
-            np.ravel_multi_index(pair, (task.p,) * task.terms),
-            return_index=True,
-            return_inverse=True,
-        )
-        rank = first[group]  # of the pair's first example in the split
+        rank = _first_of_pair(inputs, task.p)
         wrong = wrong[rank]
     elif rule == "subtraction":
         wrong = (inputs[0] - inputs[1]) % task.p
-    count = int(fraction * len(numbers))
-    limit = (
-        np.sort(rank)[count] if count < len(rank) else len(rank)
-    )  # count, unless it would part a pair
+    count = int(fraction * n)
+    limit = np.sort(rank)[count] if count < n else n  # count, unless it would part a pair
     corrupted = rank < limit
     return np.where(corrupted, wrong, true), corrupted
+
+
+def _first_of_pair(inputs: np.ndarray, p: int) -> np.ndarray:
+    """(B,) the place of the first input that is the same as each of inputs (S, B), in any order."""
+    numbers = np.ravel_multi_index(np.sort(inputs, axis=0), (p,) * len(inputs))
+    _, first, group = np.unique(numbers, return_index=True, return_inverse=True)
+    return first[group]
