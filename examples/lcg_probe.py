@@ -246,7 +246,7 @@ def modulus(decoder, data, m, embedding, rows, rng):
     results |= {f"patched {k}": v for k, v in patched.items()} | {
         "unpatched as clean and donor": agree[0]
     }
-    return results, (digits.cosine(outputs[0], embedding), tokens[0], m, patched)
+    return results, (representation.cosine(outputs[0], embedding), tokens[0], m, patched)
 
 
 def flat(results):
@@ -292,7 +292,7 @@ def main(argv=None):
     for q, rank in ((2, -1), (4, -2)):  # the components of parity (one) and of x mod 4 (a plane)
         if q in periods:
             results[f"power_period_{q}"] = np.sort(periods[q])[rank]
-    cosines = digits.cosine(embedding[:700], embedding[:700])
+    cosines = representation.cosine(embedding[:700], embedding[:700])
     offsets = {2**k: np.diagonal(cosines, 2**k).mean() for k in range(10) if 2**k < len(cosines)}
     attention = decoder.patterns(x[:64, :-1])
     patterns, largest = (

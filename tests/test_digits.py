@@ -10,6 +10,7 @@ from tinygrok.models import inspect as inspect_gpt
 from tinygrok.models.gpt import GPT, Tokens
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import digits
+from tinygrok.probes.representation import cosine
 from tinygrok.tasks import lcg
 
 
@@ -166,7 +167,7 @@ def test_residue_share_is_the_power_of_a_period():
 def test_cosine():
     x = np.array([[[3.0, 4.0], [0.0, 0.0]]])
     np.testing.assert_allclose(
-        digits.cosine(x, np.array([[6.0, 8.0], [-8.0, 6.0], [-1.0, 0.0]])),
+        cosine(x, np.array([[6.0, 8.0], [-8.0, 6.0], [-1.0, 0.0]])),
         [[[1, 0, -0.6], [0, 0, 0]]],
         atol=1e-15,
     )

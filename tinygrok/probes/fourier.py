@@ -4,7 +4,12 @@ import numpy as np
 
 
 def spectrum(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    """|rfft(x)|, frequencies 0 .. p//2, DC included."""
+    """|rfft(x)|, frequencies 0 .. p//2, the constant included.
+
+    >>> wave = np.cos(2 * np.pi * 2 * np.arange(7) / 7)
+    >>> spectrum(wave).round(2) + 0  # p/2 at frequency 2
+    array([0. , 0. , 3.5, 0. ])
+    """
     return np.abs(np.fft.rfft(x, axis=axis))
 
 
@@ -13,22 +18,32 @@ def ipr(x: np.ndarray, axis: int = -1) -> np.ndarray:
 
     1 for one cosine (or a constant), about 4/p for noise, 1/(p//2 + 1) for a single spike.
     Source: To grok or not to grok, eq. 3 with r = 2, rfft as in the authors' code.
+
+    >>> n = np.arange(97)
+    >>> waves = [np.cos(2 * np.pi * 5 * n / 97), n == 3, 0 * n]
+    >>> ipr(np.stack(waves)).round(4)
+    array([1.    , 0.0204,    nan])
     """
     power = spectrum(x, axis) ** 2
     total = power.sum(axis=axis)
+    concentrated = (power**2).sum(axis=axis)
     with np.errstate(invalid="ignore"):
-        return np.where(
-            total > 0, (power**2).sum(axis=axis) / np.where(total > 0, total, 1) ** 2, np.nan
-        )
+        ratio = concentrated / np.where(total > 0, total, 1) ** 2
+        return np.where(total > 0, ratio, np.nan)
 
 
 def neuron_ipr(weights: dict[str, np.ndarray], order: np.ndarray | None = None) -> np.ndarray:
     """IPR_k of every neuron: the mean over its S input rows and its output column.
 
-    weights {"U": (S, p, N), "W": (N, p)} on the host -> (N,)        (To grok or not to grok, eq. 4)
-    order   inputs and classes to keep, in the order along which neurons are waves: 1, g, g^2, ... of a primitive root g
-            gives the "log-Fourier" IPR of multiplication (task.circle.answers; Grokking modular
-            polynomials, section 4)
+    weights {"U": (S, p, N), "W": (N, p)} on the host -> (N,)    (To grok or not to grok, eq. 4)
+    order   inputs and classes to keep, in the order along which neurons are waves
+            (ModularTask.wave_order): 1, g, g^2, ... of a primitive root g gives the "log-Fourier"
+            IPR of multiplication (Grokking modular polynomials, section 4)
+
+    >>> from tinygrok.analytic.addition import addition_weights
+    >>> from tinygrok.tasks.modular import addition
+    >>> float(neuron_ipr(addition_weights(addition(97))).mean().round(6))
+    1.0
     """
     return np.mean([ipr(x) for x in neuron_rows(weights, order)], axis=0)
 
@@ -36,10 +51,10 @@ def neuron_ipr(weights: dict[str, np.ndarray], order: np.ndarray | None = None) 
 def neuron_rows(
     weights: dict[str, np.ndarray], order: np.ndarray | None = None
 ) -> list[np.ndarray]:
-    """[U_1, ..., U_S, W], each (N, inputs or classes in the order along which neurons are
-    waves)."""
-    order = slice(None) if order is None else order
-    return [*(u[order].T for u in weights["U"]), weights["W"][:, order]]
+    """[U_1, ..., U_S, W], each (N, inputs or classes), along which neurons are waves."""
+    kept = slice(None) if order is None else order
+    inputs = [u[kept].T for u in weights["U"]]
+    return [*inputs, weights["W"][:, kept]]
 
 
 def mean_known(x: np.ndarray) -> float:

@@ -15,24 +15,28 @@ GENERALISES = 0.9
 
 
 def phase(train: float, test: float, best_test: float, corruption: float, p: int) -> str:
-    """The phase of a network with these final accuracies and the best test accuracy of its run, at
-    corruption xi:
+    """The phase of a network by its final accuracies, at corruption xi.
 
-    test >= 0.9:  Coexistence        train >= 0.9           memorised the corrupted labels and generalises
-                  Partial Inversion  train >= border        has let go of some of them
-                  Full Inversion     train <  border        of nearly all
+    test >= 0.9:  Coexistence        train >= 0.9     memorised the corrupted labels and generalises
+                  Partial Inversion  train >= border  has let go of some of them
+                  Full Inversion     train <  border  of nearly all
     test <  0.9:  Memorization       train >= 0.9
-                  Forgetting         the run had reached test >= 0.9, and lost it
+                  Forgetting         the run had reached test >= 0.9 (best_test), and lost it
                   Confusion          it never did
     Source: To grok or not to grok, appendix C, table 2. The table does not separate the last two;
     their criterion here is the one by which the text describes them. Its border 1.05 - xi lies 0.05
     above perfect inversion, 1 - xi + xi/p with chance hits; where p is so small that these take up
     the margin, the border is 1 - xi + xi/p + 0.04. "Diverged" is for runs whose loss did not stay
-    finite. With xi = 0 there is nothing to invert: Coexistence is plain generalisation."""
+    finite. With xi = 0 there is nothing to invert: Coexistence is plain generalisation.
+
+    >>> phase(train=0.66, test=1.0, best_test=1.0, corruption=0.35, p=97)
+    'Full Inversion'
+    """
     if test >= GENERALISES:
         if train >= GENERALISES:
             return "Coexistence"
-        border = max(1.05 - corruption, 1 - corruption + corruption / p + 0.04)
+        perfect_inversion = 1 - corruption + corruption / p
+        border = max(1.05 - corruption, perfect_inversion + 0.04)
         return "Partial Inversion" if train >= border else "Full Inversion"
     if train >= GENERALISES:
         return "Memorization"
@@ -41,24 +45,29 @@ def phase(train: float, test: float, best_test: float, corruption: float, p: int
 
 def first_step(steps, values, reached) -> int | None:
     """The first step whose value satisfies reached(value)."""
-    return next((int(s) for s, v in zip(steps, values, strict=True) if reached(v)), None)
+    for step, value in zip(steps, values, strict=True):
+        if reached(value):
+            return int(step)
+    return None
 
 
 def two_stages(steps, test, corrupted) -> tuple[int | None, int | None]:
-    """(step_grok, step_unlearn) of a run: the first step with test accuracy >= 0.9, and the first
-    one with accuracy on the corrupted labels, as given, below 0.5 after it had been above. None for
-    what did not happen; corrupted may be nan."""
+    """(step_grok, step_unlearn) of a run; None for what did not happen.
+
+    The first step with test accuracy >= 0.9, and the first one with accuracy on the corrupted
+    labels, as given, below 0.5 after it had been above; corrupted may be nan."""
     step_grok = first_step(steps, test, lambda a: a >= GENERALISES)
     memorised = first_step(steps, corrupted, lambda a: a > 0.5)
     if memorised is None:
         return step_grok, None
-    later = [(s, a) for s, a in zip(steps, corrupted, strict=True) if s >= memorised]
-    return step_grok, first_step(*zip(*later, strict=True), lambda a: a < 0.5)
+    since = np.asarray(steps) >= memorised
+    later = np.asarray(steps)[since]
+    step_unlearn = first_step(later, np.asarray(corrupted)[since], lambda a: a < 0.5)
+    return step_grok, step_unlearn
 
 
 def phase_history(history: dict, corruption: float, p: int) -> list[str]:
-    """The phase at every measured step of a single run: what one would call it, had it stopped
-    there."""
+    """The phase at every measured step of a single run: its name, had the run stopped there."""
     best = np.maximum.accumulate(history["test_accuracy"])
     rows = zip(history["train_accuracy"], history["test_accuracy"], best, strict=True)
     return [phase(train, test, top, corruption, p) for train, test, top in rows]

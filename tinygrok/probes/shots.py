@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..tasks.modular import all_pairs, inverses
+from ..tasks.modular import all_pairs, inverses, pair_numbers
+
+Logits = Callable[[np.ndarray], np.ndarray]
 
 
 def directions(p: int) -> np.ndarray:
@@ -21,30 +23,32 @@ def directions(p: int) -> np.ndarray:
 
 
 def covered(p: int, context: np.ndarray) -> np.ndarray:
-    """(p^2,) the ratio-matching set: queries c (x_i, y_i), c in Z_p, of some pair of the context
-    (k, 2)."""
+    """(p^2,) the ratio-matching set of the context (k, 2): queries c (x_i, y_i), c in Z_p."""
     lines = directions(p)
-    of_context = lines[context @ [p, 1]]
-    return np.isin(lines, of_context) | ((lines < 0) & (len(context) > 0))
+    on_lines = np.isin(lines, lines[pair_numbers(context, p)])
+    zero = lines < 0
+    return on_lines | (zero & (len(context) > 0))
 
 
 def spanned(p: int, context: np.ndarray) -> np.ndarray:
-    """(p^2,) the span of the context (k, 2) over GF(p): every query as soon as two pairs are
-    independent."""
-    lines = directions(p)[context @ [p, 1]]
-    return np.ones(p * p, bool) if len(np.unique(lines[lines >= 0])) > 1 else covered(p, context)
+    """(p^2,) the span of the context (k, 2) over GF(p): all, once two pairs are independent."""
+    lines = directions(p)[pair_numbers(context, p)]
+    rank_two = len(np.unique(lines[lines >= 0])) > 1
+    return np.ones(p * p, bool) if rank_two else covered(p, context)
 
 
-def grid(logits: Callable, p: int, task: np.ndarray, context: np.ndarray) -> dict[str, np.ndarray]:
+def grid(logits: Logits, p: int, task: np.ndarray, context: np.ndarray) -> dict[str, np.ndarray]:
     """Ask all p^2 queries after the same context (k, 2) of a task (a, b).
 
     -> correct (p^2,), loss (p^2,), prediction (p^2,), logits (p^2, V)
     """
     k = len(context)
     triples = np.empty((p * p, k + 1, 3), dtype=int)
-    triples[:, :k, :2], triples[:, k, :2] = context, all_pairs(p)
+    triples[:, :k, :2] = context
+    triples[:, k, :2] = all_pairs(p)
     triples[..., 2] = triples[..., :2] @ task % p
-    answer, truth = logits(triples)[:, -1], triples[:, -1, 2]
+    truth = triples[:, -1, 2]
+    answer = logits(triples)[:, -1]
     prediction = answer.argmax(axis=-1)
     return {
         "correct": prediction == truth,
@@ -62,8 +66,9 @@ def classes(p: int, context: np.ndarray) -> dict[str, np.ndarray]:
     spanned     a combination of two examples, but of no single one: modular regression
     unspanned   cannot be known
     """
-    repeat = np.isin(np.arange(p * p), context @ [p, 1])
-    ratio, span = covered(p, context), spanned(p, context)
+    repeat = np.isin(np.arange(p * p), pair_numbers(context, p))
+    ratio = covered(p, context)
+    span = spanned(p, context)
     return {
         "repeat": repeat,
         "multiple": ratio & ~repeat,
@@ -78,7 +83,8 @@ def line_failures(p: int, correct: np.ndarray, within: np.ndarray, least: float 
     correct, within (p^2,): the errors are the wrong queries inside `within`, (0, 0) left out; a
     line fails as a whole when at least `least` of its p - 1 queries are wrong -> errors, on_lines,
     lines (directions y/x; p stands for x = 0)"""
-    wrong, lines = within & ~correct, directions(p)
+    wrong = within & ~correct
+    lines = directions(p)
     share = np.array([wrong[lines == line].mean() for line in range(p + 1)])
     failed = np.flatnonzero(share >= least)
     return {
@@ -89,49 +95,62 @@ def line_failures(p: int, correct: np.ndarray, within: np.ndarray, least: float 
 
 
 def noise_random(
-    logits: Callable, p: int, triples: np.ndarray, rng: np.random.Generator
+    logits: Logits, p: int, triples: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Accuracy and loss after k examples of which m, at random places, have a wrong label z + e, e
-    uniform in 1..p-1.
+    """Accuracy and loss after k examples of which m, at random places, have a wrong label.
 
-    triples (B, n, 3), clean -> accuracy, loss, count (n, n), row k = 0..n-1 examples before the
-    query, column m = 0..k wrong ones; nan where no sequence had such m. One pass serves all k: the
-    number of wrong labels in a row is uniform in 0..n and their places are a random subset, so that
-    the m of them before a query are again a uniform subset of its k. Targets stay clean.
+    The label is z + e, e uniform in 1..p-1; targets stay clean. triples (B, n, 3), clean ->
+    accuracy, loss, count (n, n), row k = 0..n-1 examples before the query, column m = 0..k wrong
+    ones; nan where no sequence had such m. One pass serves all k: the number of wrong labels in a
+    row is uniform in 0..n and their places are a random subset, so that the m of them before a
+    query are again a uniform subset of its k.
     """
     B, n, _ = triples.shape
-    wrong = rng.permuted(np.tile(np.arange(n), (B, 1)), axis=1) < rng.integers(n + 1, size=(B, 1))
-    noisy, truth = triples.copy(), triples[..., 2]
-    noisy[..., 2] = (truth + wrong * rng.integers(1, p, size=(B, n))) % p
+    place = rng.permuted(np.tile(np.arange(n), (B, 1)), axis=1)
+    wrong = place < rng.integers(n + 1, size=(B, 1))
+    truth = triples[..., 2]
+    noisy = triples.copy()
+    error = rng.integers(1, p, size=(B, n))
+    noisy[..., 2] = (truth + wrong * error) % p
     answer = logits(noisy)
-    at = np.broadcast_to(np.arange(n), (B, n)), np.cumsum(wrong, axis=1) - wrong
-    count, right, loss = (np.zeros((n, n)) for _ in range(3))
-    for table, value in (
-        (count, 1),
-        (right, answer.argmax(axis=-1) == truth),
-        (loss, _loss(answer, truth)),
-    ):
-        np.add.at(table, at, value)
+
+    k = np.broadcast_to(np.arange(n), (B, n))
+    m = np.cumsum(wrong, axis=1) - wrong  # wrong labels before the query
+
+    def total(value) -> np.ndarray:
+        table = np.zeros((n, n))
+        np.add.at(table, (k, m), value)
+        return table
+
+    count = total(1)
+    right = total(answer.argmax(axis=-1) == truth)
+    loss = total(_loss(answer, truth))
     with np.errstate(invalid="ignore"):
         return {"accuracy": right / count, "loss": loss / count, "count": count}
 
 
 def noise_single(
-    logits: Callable, p: int, triples: np.ndarray, rng: np.random.Generator
+    logits: Logits, p: int, triples: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every answer with one wrong label z_j: right (B, n, n), [j, k] the query after k examples
-    when label j is wrong, and clean (B, n), the answers without any. triples (B, n, 3); [j, k] =
-    clean for k <= j."""
+    """Every answer with one wrong label z_j: right (B, n, n), and clean (B, n), without any.
+
+    right [j, k]: the query after k examples when label j is wrong, = clean for k <= j. triples
+    (B, n, 3)."""
     B, n, _ = triples.shape
-    noisy, j = np.repeat(triples[:, None], n + 1, axis=1), np.arange(n)
-    noisy[:, j, j, 2] = (noisy[:, j, j, 2] + rng.integers(1, p, size=(B, n))) % p
-    answer = logits(noisy.reshape(-1, n, 3)).argmax(axis=-1).reshape(B, n + 1, n)
-    right = answer == triples[:, None, :, 2]
+    truth = triples[..., 2]
+    noisy = np.repeat(triples[:, None], n + 1, axis=1)  # row j < n has label j wrong, row n none
+    j = np.arange(n)
+    error = rng.integers(1, p, size=(B, n))
+    noisy[:, j, j, 2] = (truth + error) % p
+    answer = logits(noisy.reshape(-1, n, 3)).argmax(axis=-1)
+    right = answer.reshape(B, n + 1, n) == truth[:, None]
     return right[:, :n], right[:, n]
 
 
 def _loss(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
     """-log softmax(logits)[target] over the last axis."""
     top = logits.max(axis=-1, keepdims=True)
-    total = np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]
-    return total - np.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+    total = np.exp(logits - top).sum(axis=-1)
+    log_total = np.log(total) + top[..., 0]
+    right = np.take_along_axis(logits, target[..., None], axis=-1)
+    return log_total - right[..., 0]

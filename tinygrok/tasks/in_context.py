@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .modular import TaskError, all_pairs, inverses, require_prime
+from .modular import TaskError, all_pairs, inverses, pair_numbers, require_prime
 
 MAX_OOD = 256  # held-out tasks that are measured (authors' code)
 QUESTIONS = 14  # rows of inputs, at least, in a measured set
@@ -111,7 +111,7 @@ class InContextData:
             chosen = rectangle_tasks(p, tasks // 4, rng)
 
         pairs = all_pairs(p)
-        held_out = np.setdiff1d(np.arange(p * p), chosen @ [p, 1])
+        held_out = np.setdiff1d(np.arange(p * p), pair_numbers(chosen, p))
         if len(held_out) == 0:
             raise TaskError(f"{tasks} tasks mod {p} leave none to hold out")
         ood_tasks = pairs[rng.permutation(held_out)[:MAX_OOD]]

@@ -221,6 +221,11 @@ def all_pairs(p: int) -> np.ndarray:
     return np.stack(np.divmod(np.arange(p * p), p), axis=1)
 
 
+def pair_numbers(pairs: np.ndarray, p: int) -> np.ndarray:
+    """(n,) the numbers x p + y of pairs (n, 2)."""
+    return pairs @ np.array([p, 1])
+
+
 def powers(p: int, exponent: int) -> np.ndarray:
     """(p,) n^exponent mod p for n = 0..p-1; 0^0 = 1."""
     return np.array([pow(n, exponent, p) for n in range(p)])
