@@ -109,8 +109,8 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """<x_i, y_j> / |x_i| |y_j|        x (..., n, C)   y (V, C)   (..., n, V)"""
-    return _unit(x) @ _unit(y).T
+    """<x_i, y_j> / |x_i| |y_j|, float64    x (..., n, C)   y (V, C)   (..., n, V)"""
+    return _unit(x.astype(float)) @ _unit(y.astype(float)).T
 
 
 def cosine_map(x: np.ndarray) -> np.ndarray:
