@@ -73,7 +73,7 @@ class InContextData:
     >>> data = InContextData.make(7, shots=3, tasks=8, alpha=0.6, rng=np.random.default_rng(0))
     >>> data.sequences(np.array([[2, 3]]), np.array([[[1, 1], [4, 0], [0, 6]]]))
     array([[1, 1, 5, 4, 0, 1, 0, 6, 4]])
-    >>> data.batch(4, np.random.default_rng(0)).shape  # 4 rows for each of the 8 tasks
+    >>> data.batch(32, np.random.default_rng(0)).shape  # 4 rows of inputs, each for 8 tasks
     (32, 9)
     """
 
@@ -152,16 +152,14 @@ class InContextData:
         Raises TaskError unless count is a multiple of the number of tasks."""
         rows, left = divmod(count, len(self.id_tasks))
         if left or not rows:
-            tasks = len(self.id_tasks)
-            raise TaskError(
-                f"a batch of {count} sequences is no multiple of the {tasks} tasks, "
-                "which all see the same inputs"
-            )
+            tasks = f"the {len(self.id_tasks)} tasks, which all see the same inputs"
+            raise TaskError(f"a batch of {count} sequences is no multiple of {tasks}")
         return self.sequences(self.id_tasks, self.draw_pairs(self.train_pool, rows, rng))
 
     def sets(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The four sets that are measured, by tasks and inputs: id_train, id_test, ood_train,
-        ood_test; 500 sequences or more in each, all its tasks with the same inputs."""
+        """The four sets that are measured: id_train, id_test, ood_train, ood_test.
+
+        By tasks and inputs; 500 sequences or more in each, all its tasks with the same inputs."""
         result = {}
         for which, tasks in (("id", self.id_tasks), ("ood", self.ood_tasks)):
             rows = max(QUESTIONS, math.ceil(500 / len(tasks)))

@@ -186,9 +186,9 @@ class LcgData:
         x = generate(m, a, c, rng.integers(0, m), self.length + self.first)
         return x[:, self.first :]
 
-    def batch(self, rows: int, rng: np.random.Generator) -> np.ndarray:
-        """Training tokens (rows, length digits); modulus, multiplier, increment, seed uniform."""
-        i = rng.integers(len(self.moduli), size=rows)
+    def batch(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Training tokens (count, length digits); modulus, multiplier, increment, seed uniform."""
+        i = rng.integers(len(self.moduli), size=count)
         a = _draw_for(self.a, i, rng)
         c = _draw_for(self.c, i, rng)
         return self.tokens(self._numbers(self.moduli[i], a, c, rng))
