@@ -36,7 +36,7 @@ class Arena:
     def __init__(self, dev: Device, shapes: dict[str, tuple[int, ...]], members: int | None = None):
         self.dev = dev
         self.members = members
-        lead = () if members is None else (members,)
+        lead = () if members is None else (members,)  # the member axis
         self.bare = dict(shapes)  # of one member
         self.shapes = {name: (*lead, *shape) for name, shape in shapes.items()}
         size = sum(math.prod(shape) for shape in self.shapes.values())
@@ -74,4 +74,5 @@ class Arena:
 
     def to_host(self, e: int | None = None) -> dict[str, Array]:
         """Host copies of the arrays (of member e)."""
-        return {name: self.dev.to_host(view).copy() for name, view in self.member(e).items()}
+        views = self.member(e)
+        return {name: self.dev.to_host(view).copy() for name, view in views.items()}

@@ -54,7 +54,8 @@ def rotary_forward(dev: Device, x: Array, table):
     sin = table.sin[:, :pairs]
     first = x[..., 0::2] * cos - x[..., 1::2] * sin
     second = x[..., 0::2] * sin + x[..., 1::2] * cos
-    return dev.xp.stack([first, second], axis=-1).reshape(x.shape), (table,)
+    y = dev.xp.stack([first, second], axis=-1)  # (..., N/2, 2)
+    return y.reshape(x.shape), (table,)
 
 
 def rotary_backward(dev: Device, dy: Array, cache: tuple):
@@ -65,11 +66,9 @@ def rotary_backward(dev: Device, dy: Array, cache: tuple):
 
 def embedding_forward(dev: Device, u: Array, rows):
     """h = sum_s onehot(n_s) u[s]        u (..., S, P, N)   n (S, B) or (E, S, B)   h (..., B, N)"""
-    S, P, _ = u.shape[-3:]
     index = dev.to_device(rows.host)[..., None]
-    onehot = (index == dev.xp.arange(P)).astype(u.dtype)  # (..., S, B, P)
-    h = sum(onehot[..., s, :, :] @ u[..., s, :, :] for s in range(S))
-    return h, (onehot,)
+    onehot = (index == dev.xp.arange(rows.rows)).astype(u.dtype)  # (..., S, B, P)
+    return (onehot @ u).sum(axis=-3), (onehot,)
 
 
 def embedding_backward(dev: Device, dh: Array, cache: tuple):
@@ -82,14 +81,16 @@ def conv_forward(dev: Device, x: Array, w: Array, b=None, stride: int = 1, pad: 
     """y[b,i,j] = sum over u, v of x[b, s i + u - p, s j + v - p] w[u,v] + b
 
     shapes: x (B, H, W, C)   w (k, k, C, N)   b (N,)   y (B, Ho, Wo, N)"""
-    padded = dev.xp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    border = (pad, pad)
+    padded = dev.xp.pad(x, ((0, 0), border, border, (0, 0)))
     kernel = w.shape[0]
     rows = padded.shape[1] - kernel + 1  # positions of the window in the padded image
     columns = padded.shape[2] - kernel + 1
     y = 0.0 if b is None else b
     for u in range(kernel):
         for v in range(kernel):
-            y = y + padded[:, u : u + rows : stride, v : v + columns : stride] @ w[u, v]
+            window = (slice(None), slice(u, u + rows, stride), slice(v, v + columns, stride))
+            y = y + padded[window] @ w[u, v]
     return y, (padded, w, stride, pad)
 
 
@@ -109,7 +110,8 @@ def conv_backward(dev: Device, dy: Array, cache: tuple):
             dw[u, v] = dev.xp.einsum("bijc,bijn->cn", padded[window], dy)
             dpadded[window] += dy @ w[u, v].T
     _, H, W, _ = padded.shape
-    return dpadded[:, pad : H - pad, pad : W - pad], dw, dy.sum(axis=(0, 1, 2))
+    dx = dpadded[:, pad : H - pad, pad : W - pad]
+    return dx, dw, dy.sum(axis=(0, 1, 2))
 
 
 def batchnorm_forward(
@@ -148,14 +150,16 @@ def batchnorm_forward(
 def batchnorm_backward(dev: Device, dy: Array, cache: tuple):
     """(dx, dgain, dshift), line by line the chain rule of  y = gain xhat + shift"""
     x, mean, var_eps, gain, q = cache
-    xhat = (x - mean) * var_eps**-0.5
+    centred = x - mean
+    xhat = centred * var_eps**-0.5
     dxhat = gain[..., None, :] * dy
     dx = dxhat * var_eps**-0.5
     if q is not None:  # mean = sum_b q_b x_b,  var = sum_b q_b (x_b - mean)^2,  d var/d mean = 0
         dmean = -(dxhat * var_eps**-0.5).sum(axis=-2, keepdims=True)
-        dvar = -0.5 * (dxhat * (x - mean) * var_eps**-1.5).sum(axis=-2, keepdims=True)
-        dx = dx + dmean * q + dvar * 2 * q * (x - mean)
-    return dx, (dy * xhat).sum(axis=-2), dy.sum(axis=-2)
+        dvar = (dxhat * centred * -0.5 * var_eps**-1.5).sum(axis=-2, keepdims=True)
+        dx = dx + dmean * q + dvar * q * 2 * centred
+    dgain = (dy * xhat).sum(axis=-2)
+    return dx, dgain, dy.sum(axis=-2)
 
 
 def layernorm_forward(dev: Device, x: Array, gain: Array, shift=None, eps: float = 1e-5):
@@ -175,10 +179,12 @@ def layernorm_backward(dev: Device, dy: Array, cache: tuple):
     """(dx, dgain, dshift), line by line the chain rule of  y = gain xhat + shift"""
     x, mean, var_eps, gain = cache
     N = x.shape[-1]
-    xhat = (x - mean) * var_eps**-0.5
+    centred = x - mean
+    xhat = centred * var_eps**-0.5
     dxhat = gain[..., None, :] * dy
     # mean = sum_n x_n/N,  var = sum_n (x_n - mean)^2/N,  d var/d mean = 0
     dmean = -(dxhat * var_eps**-0.5).sum(axis=-1, keepdims=True)
-    dvar = -0.5 * (dxhat * (x - mean) * var_eps**-1.5).sum(axis=-1, keepdims=True)
-    dx = dxhat * var_eps**-0.5 + dmean / N + dvar * 2 * (x - mean) / N
-    return dx, (dy * xhat).sum(axis=-2), dy.sum(axis=-2)
+    dvar = (dxhat * centred * -0.5 * var_eps**-1.5).sum(axis=-1, keepdims=True)
+    dx = dxhat * var_eps**-0.5 + dmean / N + dvar / N * 2 * centred
+    dgain = (dy * xhat).sum(axis=-2)
+    return dx, dgain, dy.sum(axis=-2)
