@@ -509,10 +509,8 @@ _MODULES = {name: _Module(name) for name in ("linalg", "fft")}
 @functools.cache
 def _find(name, found):
     if name not in API or name.startswith("random"):
-        raise AttributeError(
-            f"module 'cupy' has no attribute {name!r}"
-            + ", or none that tinygrok may use" * (name in API)
-        )
+        hint = ", or none that tinygrok may use" if name in API else ""
+        raise AttributeError(f"module 'cupy' has no attribute {name!r}{hint}")
     if found is None:
         raise NotImplementedError(f"fakecupy lacks {name}; the real package has it")
     if isinstance(found, np.ufunc) and found.signature is None:
