@@ -73,10 +73,13 @@ class Propagation:
                 u = u * max(square, 1e-30) ** -0.5
         return J
 
-    def chi(self, rng: np.random.Generator, probes: int = 1) -> np.ndarray:
-        """(probes, stages): estimates of chi_J = J^{l,l+1}, with new cotangents for every stage."""
+    def chi(self, rng: np.random.Generator, probes: int = 1, start: int = 0) -> np.ndarray:
+        """Estimates of chi_J = J^{l,l+1} for the stages l from start on: (probes, stages - start).
+
+        Every stage has cotangents of its own.
+        """
         columns = []
-        for k in range(len(self.stages)):
+        for k in range(start, len(self.stages)):
             pairs = self.apjn(rng, probes, stop=k + 1, start=k)  # J^{k,k+1}, J^{k+1,k+1} = 1
             columns.append(pairs[:, 0])
         return np.stack(columns, axis=1)

@@ -4,26 +4,35 @@ from pathlib import Path
 
 import numpy as np
 
+from ..criticality.meanfield import MeanField
 from .style import TEST, TRAIN, figure, save
 
 
 def critical_init(
-    maps: dict, axes, line, point, profiles: dict, title: str, path: Path, power: bool
+    case: MeanField,
+    maps: dict,
+    axes,
+    line,
+    profiles: dict,
+    table: dict,
+    zeta: float | None,
+    path: Path,
 ) -> None:
     """Above: chi_J over (sigma_w^2, sigma_b^2), by theory and as measured, with the critical line.
 
-    Below: quantities of networks at the marked point against depth, theory as a line, networks as
-    points with standard errors.
+    Below: quantities of networks of the case, whose point is marked, against depth, theory as a
+    line, networks as points with standard errors.
 
     maps      {title: (len(sb2), len(sw2))}, over axes (sw2, sb2)
     line      (sw2, sb2) or None
-    point     (sw2, sb2)
-    profiles  {title: (layers, theory, mean, error)}
-    power     the last of them on a logarithmic depth axis: a power law is expected"""
+    profiles  {"K", "chi_J", "J": (layers, theory, mean, error)}
+    table     comparison of theory and networks (criticality.finite.compare)
+    zeta      exponent of J at infinite depth; None: J is no power of the depth"""
+    panels = _panels(case, profiles, table, zeta)
     fig = figure(11, 7.8)
     top, bottom = fig.subfigures(2, 1, height_ratios=(1.15, 1))
     upper = top.subplots(1, 2)
-    lower = bottom.subplots(1, len(profiles))
+    lower = bottom.subplots(1, len(panels))
     style = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "shading": "nearest"}
     star = {"color": "gold", "mec": "k", "ms": 13, "clip_on": False}
     for ax, (name, chi) in zip(upper, maps.items(), strict=True):
@@ -32,19 +41,44 @@ def critical_init(
         ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # the line does not widen them
         if line is not None:
             ax.plot(*line, "k--", lw=1.3, label="$\\chi_J^* = 1$")
-        ax.plot(*point, "*", label="the networks below", **star)
+        ax.plot(case.sw2, case.sb2, "*", label="the networks below", **star)
     upper[0].legend(fontsize=8, loc="upper left")
     scale = "$\\ln\\chi_J$   blue: ordered, red: chaotic"
     top.colorbar(upper[-1].collections[0], ax=upper, label=scale, extend="both")
     dots = {"fmt": ".", "ms": 5, "color": TEST, "lw": 1}
-    for ax, name in zip(lower, profiles, strict=True):
-        layers, theory, mean, error = profiles[name]
+    for ax, (name, profile) in zip(lower, panels.items(), strict=True):
+        layers, theory, mean, error = profile
         ax.errorbar(layers, mean, error, label="networks, standard error", **dots)
         ax.plot(layers, theory, color=TRAIN, lw=1.3, label="theory, infinite width")
         wide = np.max(theory) > 3 * np.min(theory)
         ax.set(xlabel="layer $l$", title=name, yscale="log" if wide else "linear")
-    if power:
+    if zeta is not None:  # a power law is a line on two logarithmic axes
         lower[-1].set_xscale("log")
     lower[0].legend(frameon=False, fontsize=8)
-    fig.suptitle(title)
+    point = f"$\\sigma_w^2$ = {case.sw2:.4g}, $\\sigma_b^2$ = {case.sb2:.4g}"
+    fig.suptitle(f"{case.activation}, norm: {case.norm}, $\\mu$ = {case.mu:g}, {point}")
     save(fig, path)
+
+
+def _panels(case: MeanField, profiles: dict, table: dict, zeta: float | None) -> dict:
+    """{title: profile} of K, chi_J and J, with J's exponent or its decay a layer.
+
+    Without K for BatchNorm, where the theory's is the variance over the batch."""
+    if zeta is None:
+        fit = "decay a layer"
+        at_depth, measured, error, _ = table["-d ln J/dl"]
+        limit = ""
+    else:
+        fit = "exponent"
+        at_depth, measured, error, _ = table["-d ln J/d ln l"]
+        limit = f", at infinite depth {zeta:.3g}"
+    last = len(profiles["J"][0])
+    fit = f"{fit} {measured:.3f} $\\pm$ {error:.3f}\ntheory {at_depth:.3f}{limit}"
+    panels = {
+        "kernel $K^l$": profiles["K"],
+        "$\\chi_J^l = J^{l,l+1}$": profiles["chi_J"],
+        f"$J^{{l,{last}}}$: {fit}": profiles["J"],
+    }
+    if case.norm == "batch":
+        del panels["kernel $K^l$"]
+    return panels
