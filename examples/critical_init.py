@@ -30,7 +30,8 @@ from tinygrok.models.vision import NORMS
 
 KINDS = ("identity", "relu", "leaky_relu", "erf", "tanh", "gelu")
 QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 7}
-SURVEY = [  # activation, sigma_w^2, sigma_b^2, mu, norm
+# activation, sigma_w^2, sigma_b^2, mu, norm
+SURVEY = [
     ("relu", 2, 0),
     ("relu", 1.5, 0.09),
     ("leaky_relu", 2 / 1.0001, 0),

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ import tinygrok.ops as ops_package
 from tinygrok.audit.cases import BUILDERS, cases
 from tinygrok.audit.checker import COMPLEX_TOLERANCE, TOLERANCE, audit, table
 from tinygrok.engine import kernels
-from tinygrok.ops import activation, dropout, embedding, linear, loss, norm
+from tinygrok.ops import activation, dropout, embedding, linear, loss, norm, reference
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_case_passes(name):
     rows = audit(BUILDERS[name](name))
-    assert rows and all(r.passed for r in rows), "\n" + table(rows)
+    assert rows
+    assert all(r.passed for r in rows), "\n" + table(rows)
     assert TOLERANCE == 1e-7
     assert COMPLEX_TOLERANCE == 1e-12
 
@@ -41,7 +43,8 @@ def test_every_backward_is_audited():
                 )
                 backwards.add(f)
     audited = {f for case in cases() for f in case.source}
-    assert backwards and backwards <= audited, backwards - audited
+    assert backwards
+    assert backwards <= audited, backwards - audited
 
 
 # -- deliberately wrong backwards: (case, module, function, wrong version of it) -------------------
@@ -277,3 +280,24 @@ def test_the_package_is_the_function_too(imports):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" ok") == 3
+
+
+@pytest.mark.parametrize(
+    ("operation", "plain", "shown"),
+    [
+        ("conv stride", ["conv_forward", "conv_backward"], "dw[u,v] = sum over b, i, j"),
+        ("activation erf", [], "f'' = "),
+        ("second tanh", [], "f'' = -2*tanh(x)*"),
+        ("softmax", [], "softmax_backward\n    dx = "),
+    ],
+)
+def test_an_operation_is_printed_with_its_plain_version(operation, plain, shown, tmp_path):
+    """Of fast operations the source of ops/reference.py, of activations the line of the table."""
+    example = Path(__file__).parent.parent / "examples" / "audit_gradients.py"
+    command = [sys.executable, example, "--op", operation, "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
+    assert ("ops/reference.py" in done.stdout) == bool(plain)
+    for name in plain:
+        assert inspect.getsource(getattr(reference, name)).rstrip() in done.stdout

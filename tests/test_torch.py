@@ -168,8 +168,7 @@ def test_training_trajectory(kind, terms, dtype, tol):
             close(run.grads.to_host()["U"].reshape(-1, 12), twin.first.grad, tol)
             close(run.grads.to_host()["W"], twin.second.grad, tol)
         optimizer.step()
-    scale = (
-        1 if dtype == "float64" else 30
-    )  # Adam divides by tiny second moments: float32 differences grow
+    # Adam divides by tiny second moments: float32 differences grow
+    scale = 1 if dtype == "float64" else 30
     close(run.params.to_host()["W"], twin.second, scale * tol)
     close(run.params.to_host()["U"].reshape(-1, 12), twin.first, scale * tol)

@@ -5,6 +5,7 @@ are leading axes, (2,) an ensemble of two. BUILDERS at the end lists all cases.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -156,7 +157,9 @@ def _away_from_zero(name: str) -> Tensors:
 def _activation(name: str, kind: str) -> Case:
     forward = activation.activation_forward
     backward = activation.activation_backward
-    return _plain(name, _away_from_zero(name), forward, backward, kind, analytic=kind in ANALYTIC)
+    inputs = _away_from_zero(name)
+    case = _plain(name, inputs, forward, backward, kind, analytic=kind in ANALYTIC)
+    return replace(case, notes=activation.activation_table(kind))
 
 
 def _second(name: str, kind: str) -> Case:
@@ -170,7 +173,8 @@ def _second(name: str, kind: str) -> Case:
         g["x"] = dy * activation.activation_second(DEV, x, kind)
 
     source = (activation.activation_second,)
-    return _case(name, _away_from_zero(name), run, back, source, kind in ANALYTIC)
+    case = _case(name, _away_from_zero(name), run, back, source, kind in ANALYTIC)
+    return replace(case, notes=activation.activation_table(kind))
 
 
 def _dropout(name: str) -> Case:

@@ -19,6 +19,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from textwrap import indent
 
 import numpy as np
 
@@ -43,6 +44,7 @@ class Case:
     backward   ({name: tensor}, {output: cotangent}) -> {name: gradient} of every tensor
     source     the functions whose docstrings state the formulas
     analytic   forward also runs on complex128 tensors
+    notes      formulas that stand elsewhere, as text
     """
 
     name: str
@@ -51,11 +53,17 @@ class Case:
     backward: Callable[[Tensors, Tensors], Tensors]
     source: tuple[Callable, ...] = ()
     analytic: bool = False
+    notes: str = ""
 
     def formulas(self) -> str:
-        """Names and docstrings of the functions under audit, as text."""
-        texts = [f"{f.__name__}\n    {inspect.getdoc(f)}" for f in self.source]
-        return "\n\n".join(text.replace("\n", "\n    ").rstrip() for text in texts)
+        """Names and docstrings of the functions under audit, and the notes, as text."""
+        texts = []
+        for function in self.source:
+            text = inspect.getdoc(function) or ""
+            texts.append(f"{function.__name__}\n{indent(text, '    ')}")
+        if self.notes:
+            texts.append(self.notes)
+        return "\n\n".join(texts)
 
 
 @dataclass
