@@ -3,7 +3,7 @@
 On a CPU a shard stays in cache, and the worker threads share the shards; a GPU takes a batch whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -60,8 +60,8 @@ class Batch(Protocol):
 
 
 def shard_edges(rows: int, wanted: float) -> list[int]:
-    """Cut rows into about the wanted number of shards: a multiple of GROUPS, so that all groups
-    have the same work, where so many are wanted."""
+    """Cut rows into about the wanted number of shards: one, or a multiple of GROUPS, so that all
+    groups have the same work, where so many are wanted."""
     least = 2 if wanted > 1 else 1
     count = min(rows, max(GROUPS * round(wanted / GROUPS), least))
     return [rows * i // count for i in range(count + 1)]
@@ -124,8 +124,9 @@ def _sorted(inputs: np.ndarray, target: np.ndarray) -> Labelled:
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:
     """Zeros behind the last axis."""
-    missing = size - x.shape[-1]
-    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+    padded = np.zeros((*x.shape[:-1], size), x.dtype)
+    padded[..., : x.shape[-1]] = x
+    return padded
 
 
 def _table_shards(
@@ -133,8 +134,11 @@ def _table_shards(
 ) -> list[Shard]:
     rows = len(target)
     wanted = rows * model.width * dev.dtype.itemsize / TABLE_SHARD_BYTES[dev.kind]
-    edges = [0, rows] if whole else shard_edges(rows, wanted)
-    return [Shard(model.prepare(dev, inputs[:, a:b]), target[a:b], a) for a, b in pairwise(edges)]
+    shards = []
+    for a, b in pairwise(shard_edges(rows, 1 if whole else wanted)):
+        read = model.prepare(dev, inputs[:, a:b])
+        shards.append(Shard(read, target[a:b], a))
+    return shards
 
 
 # -- what is drawn anew for every step -------------------------------------------------------------
@@ -143,18 +147,31 @@ def _table_shards(
 class DrawnBatch:
     """What token and image batches share: one network, rows of equal weight.
 
-    shards    its only one serves as `whole` where a GPU trains on the batch
+    read      (a, b) -> what the model reads of rows a..b-1
     targets   all labels of these rows, on the host
     size      number of labels of all ranks
+    wanted    number of shards; a GPU trains on the whole batch
     """
 
     weight: Array | None = None
 
-    def __init__(self, shards: list[Shard], targets: np.ndarray, size: int, whole: bool):
-        self._shards = shards
-        self.targets = targets
+    def __init__(
+        self,
+        dev: Device,
+        read: Callable[[int, int], Any],
+        targets: np.ndarray,
+        size: int,
+        wanted: float,
+        training: bool,
+    ):
+        at_once = training and dev.kind == "cuda"
+        self._shards = []
+        for a, b in pairwise(shard_edges(len(targets), 1 if at_once else wanted)):
+            labels = dev.to_device(targets[a:b].reshape(-1))
+            self._shards.append(Shard(read(a, b), labels, a))
+        self.whole: Shard | None = self._shards[0] if at_once else None
         self.norm: int | None = size
-        self.whole: Shard | None = shards[0] if whole else None
+        self.targets = targets
         self._size = size
 
     def shards(self, e: int | None = None) -> list[Shard]:
@@ -171,7 +188,6 @@ class TokenBatch(DrawnBatch):
 
     positions   increasing input positions that carry loss
     rows        those of this rank
-    training    a GPU takes the batch whole
     """
 
     def __init__(
@@ -179,24 +195,21 @@ class TokenBatch(DrawnBatch):
         dev: Device,
         model: GPT,
         tokens: np.ndarray,
-        positions,
+        positions: np.ndarray,
         rows: slice = EVERY_ROW,
         training: bool = False,
     ):
-        positions = np.asarray(positions)
-        own = tokens[rows]
-        inputs = own[:, : positions[-1] + 1]  # nothing behind the last prediction is read
-        targets = own[:, positions + 1]
-        select = _as_slice(positions)
-        whole = training and dev.kind == "cuda"
+        size = len(tokens) * len(positions)
+        tokens = tokens[rows]
+        inputs = tokens[:, : positions[-1] + 1]  # nothing behind the last prediction is read
         widest = inputs.size * 4 * model.width * dev.dtype.itemsize
         wanted = widest / TOKEN_SHARD_BYTES[dev.kind]
-        edges = [0, len(own)] if whole else shard_edges(len(own), wanted)
-        shards = []
-        for a, b in pairwise(edges):
-            read = Tokens(dev, inputs[a:b], model.vocab, select)
-            shards.append(Shard(read, dev.to_device(targets[a:b].reshape(-1)), a))
-        super().__init__(shards, targets, len(tokens) * len(positions), whole)
+        select = _as_slice(positions)
+
+        def read(a: int, b: int) -> Tokens:
+            return Tokens(dev, inputs[a:b], model.vocab, select)
+
+        super().__init__(dev, read, tokens[:, positions + 1], size, wanted, training)
 
 
 def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
@@ -208,10 +221,9 @@ def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
 
 
 class ImageBatch(DrawnBatch):
-    """Images (n, H, W, C) and labels (n,).
+    """Images (n, H, W, C) and labels (n,), one shard where BatchNorm trains on them.
 
-    rows       those of this rank
-    training   BatchNorm, and a GPU, take the batch whole
+    rows   those of this rank
     """
 
     def __init__(
@@ -226,10 +238,9 @@ class ImageBatch(DrawnBatch):
         size = len(labels)
         images = images[rows]
         labels = labels[rows]
-        one = training and (model.batchnorm or dev.kind == "cuda")
-        edges = [0, len(labels)] if one else shard_edges(len(labels), len(labels) / SHARD_IMAGES)
-        shards = []
-        for a, b in pairwise(edges):
-            read = model.prepare(dev, images[a:b])
-            shards.append(Shard(read, dev.to_device(labels[a:b]), a))
-        super().__init__(shards, labels, size, training and dev.kind == "cuda")
+        wanted = 1 if training and model.batchnorm else len(labels) / SHARD_IMAGES
+
+        def read(a: int, b: int) -> Array:
+            return model.prepare(dev, images[a:b])
+
+        super().__init__(dev, read, labels, size, wanted, training)

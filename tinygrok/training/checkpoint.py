@@ -18,14 +18,7 @@ from .parallel import launched
 
 FORMAT = "tinygrok checkpoint 1"
 # What zipfile and numpy raise for files that are damaged.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
-)
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile)
 
 
 class CheckpointError(InputError):

@@ -94,12 +94,10 @@ def pack_size(dev: Device, point: dict, processes: int = 1) -> int:
         return PACK_MEMBERS
     p = point["p"]
     width = point["width"]
-    parameters = 3 * p * width
-    kept = 4 * parameters  # weights, gradients and two moments
+    kept = 4 * 3 * p * width  # weights, gradients and two moments
     row = 4 * width + 2 * p  # of the table: four hidden activations and two logits
     member = dev.dtype.itemsize * (kept + p * p * row)
-    share = dev.memory_bytes() / 2 / processes
-    return max(1, int(share // member))
+    return max(1, int(dev.memory_bytes() / 2 / processes // member))
 
 
 # -- the ensemble ----------------------------------------------------------------------------------
@@ -215,17 +213,17 @@ def gradient_shares(run: Training) -> np.ndarray:
 
 def _gradient_norms(run: Training, split: str) -> np.ndarray:
     """Norm (E,) of the gradient of the summed loss over a split; 0 where it is empty."""
-    mask, which = run.evaluation.splits[split]
-    labels = np.broadcast_to(run.evaluation.labels[which], mask.shape)
     data = []
-    for rows, own in zip(mask, labels, strict=True):
-        chosen = np.flatnonzero(rows) if rows.any() else np.array([0])  # any: it counts 0 times
-        data.append((run.evaluation.inputs[:, chosen], own[chosen]))
+    counts = []
+    for e in range(run.params.members or 1):
+        mask, labels = member_splits(run, e)[split]
+        chosen = np.flatnonzero(mask) if mask.any() else np.array([0])  # any: it counts 0 times
+        data.append((run.evaluation.inputs[:, chosen], labels[chosen]))
+        counts.append(mask.sum())
     run.objective.gradient(run.grads, run.make_batch(data))
     tensors = run.grads.to_host().values()
     squares = [(g**2).sum(axis=tuple(range(1, g.ndim))) for g in tensors]
-    norms = np.sqrt(sum(squares))
-    return norms * mask.sum(axis=1)  # the gradient is a mean: back to a sum
+    return np.sqrt(sum(squares)) * counts  # the gradient is a mean: back to a sum
 
 
 def member_history(history: dict, e: int) -> dict[str, np.ndarray]:

@@ -167,7 +167,8 @@ class Training(Run):
         if self.full_batch is not None:
             return self.full_batch
         seeds = np.atleast_1d(self.seeds)
-        return self.make_batch([self._minibatch(e, int(seed), t) for e, seed in enumerate(seeds)])
+        members = [self._minibatch(e, int(seed), t) for e, seed in enumerate(seeds)]
+        return self.make_batch(members)
 
     def _minibatch(self, e: int, seed: int, t: int) -> Labelled:
         inputs, target = self.data[e if len(self.data) > 1 else 0]
