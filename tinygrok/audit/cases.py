@@ -308,13 +308,7 @@ def _parameters(name: str, net, lead: tuple) -> Tensors:
 
 
 def _two_layer(
-    name: str,
-    kind: str,
-    lead: tuple = (),
-    terms: int = 2,
-    rate: float = 0.0,
-    size: tuple = (4, 3, 6),
-    batchnorm: bool = False,
+    name: str, kind: str, lead=(), terms=2, rate=0.0, size=(4, 3, 6), batchnorm=False
 ) -> Case:
     P, N, B = size
     net = TwoLayerNet(P, N, terms, kind, batchnorm=batchnorm)
@@ -369,27 +363,9 @@ def _gpt_ensemble(name: str) -> Case:
     return _gpt(name, net, positions=slice(1, 3), lead=(2,))
 
 
-def _residual(name: str, mu: float, *operations: tuple) -> tuple:
-    return ("residual", name, mu, operations)
-
-
-_layernormed = _residual(
-    "b",
-    0.7,
-    ("layernorm", "n", 4),
-    ("act", "gelu_tanh"),
-    ("linear", "w", 4, 4),
-)
-_batchnormed = _residual(
-    "c",
-    1.0,
-    ("batchnorm", "m", 4),
-    ("act", "tanh"),
-    ("linear", "v", 4, 4),
-)
-_mixed = _residual(
-    "b",
-    0.9,
+_layernormed = (("layernorm", "n", 4), ("act", "gelu_tanh"), ("linear", "w", 4, 4))
+_batchnormed = (("batchnorm", "m", 4), ("act", "tanh"), ("linear", "v", 4, 4))
+_mixed = (
     ("swap",),
     ("linear", "w", 4, 4),
     ("swap",),
@@ -402,19 +378,15 @@ _pooled = (
     ("reshape", -1),
     ("linear", "c", 6, 2),
 )
-_stem = (
-    ("conv", "a", 1, 2, 3, 1, 1),
-    ("act", "gelu"),
-    ("batchnorm", "n", 2),
-)
+_stem = (("conv", "a", 1, 2, 3, 1, 1), ("act", "gelu"), ("batchnorm", "n", 2))
 # name: shape of an input, and blocks; together every kind of operation
 CHAINS: dict[str, tuple[tuple, list]] = {
     "norms": (
         (3,),
         [
             ("a", (("linear", "a", 3, 4),)),
-            ("b", (_layernormed,)),
-            ("c", (_batchnormed, ("layernorm", "o", 4))),
+            ("b", (("residual", "b", 0.7, _layernormed),)),
+            ("c", (("residual", "c", 1.0, _batchnormed), ("layernorm", "o", 4))),
             ("d", (("scale", "s", 4, 0.5, True), ("linear", "d", 4, 2))),
         ],
     ),
@@ -422,7 +394,7 @@ CHAINS: dict[str, tuple[tuple, list]] = {
         (4, 4, 2),
         [
             ("a", (("conv", "a", 2, 3, 2, 2, 0), ("reshape", -1, 3))),
-            ("b", (_mixed,)),
+            ("b", (("residual", "b", 0.9, _mixed),)),
             ("c", _pooled),
         ],
     ),

@@ -1,2 +1,1 @@
-"""Signal propagation: theory at infinite width, Jacobians of finite networks, and initialisation
-tuned to criticality."""
+"""Signal propagation: theory at infinite width, Jacobians of networks, tuning to criticality."""
