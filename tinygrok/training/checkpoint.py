@@ -66,6 +66,21 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
+def load_weights(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """(configuration, weights) of a checkpoint, or of weights that save_arrays wrote alone.
+
+    Raises CheckpointError where a weight is not finite."""
+    meta, arrays = load_arrays(path)
+    weights = {}
+    for key, x in arrays.items():
+        kind, _, name = key.rpartition("/")
+        if kind in ("weight", ""):
+            if not np.isfinite(x).all():
+                raise CheckpointError(f"{path}: {name} is not finite")
+            weights[name] = x
+    return meta.get("config", {}), weights
+
+
 def _arenas(run: Run) -> dict:
     """Every arena that the next step reads."""
     optimizer = {f"optimizer.{kind}": arena for kind, arena in run.optimizer.state.items()}
