@@ -1,18 +1,17 @@
-"""Weights written down, not trained: networks that solve modular arithmetic exactly, verified over
-every input.
+"""Weights written down, not trained: they solve modular arithmetic exactly, on every input.
 
-    python examples/analytic_weights.py                                         # (n1 + n2) mod 97, one-hot exact, 289 neurons
-    python examples/analytic_weights.py --terms 4 --width 40                    # 40 neurons, all 88,529,281 inputs
-    python examples/analytic_weights.py --phases random --width 500             # the paper's weights, and their noise
+    python examples/analytic_weights.py                     # (n1 + n2) mod 97, one-hot exact
+    python examples/analytic_weights.py --terms 4 --width 40         # all 88,529,281 inputs
+    python examples/analytic_weights.py --phases random --width 500  # the paper's, with their noise
     python examples/analytic_weights.py --task multiplication --exponents 2 3
-    python examples/analytic_weights.py --task polynomial --polynomial "n1^5*n2^3 + 4*n1^2*n2 +
-    5*n1^2*n2^3"
+    python examples/analytic_weights.py --task polynomial --polynomial "n1^5*n2^3 + 4*n1^2*n2"
 
 The mathematics, with the proof of exactness, is in tinygrok/analytic/addition.py.
 Paper: Doshi, He, Das, Gromov, arXiv 2406.03495.
 """
 
 import time
+from itertools import product
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
@@ -36,8 +35,13 @@ from tinygrok.engine.rng import generator
 from tinygrok.tasks.modular import addition, multiplication
 
 QUICK = {"p": 23, "seeds": 4}
+FLAGS = {  # that only one kind of task has
+    "addition": ("terms", "coefficients"),
+    "multiplication": ("terms", "exponents"),
+    "polynomial": ("polynomial", "expert_width", "beta"),
+}
 POLYNOMIAL = "2*n1^4*n2 + n1^2*n2^2 + 3*n1*n2^3"
-PAPER_WIDTHS = 500, 2000  # of the experts, and of the addition that follows
+PAPER_WIDTHS = (500, 2000)  # of the experts, and of the addition that follows
 PAPER_MSE = {  # appendix B
     (POLYNOMIAL, 97): "0.007674",
     ("n1^5*n2^3 + 4*n1^2*n2 + 5*n1^2*n2^3", 97): "0.007660",
@@ -51,78 +55,35 @@ PAPER_MSE = {  # appendix B
 def arguments(argv=None):
     p = cli.parser("analytic_weights", __doc__.splitlines()[0])
     p.set_defaults(dtype="float64")
-    p.add_argument(
-        "--task",
-        default="addition",
-        choices=["addition", "multiplication", "polynomial"],
-        help="what to compute",
-    )
-    p.add_argument("--p", type=cli.integer(2, 1000), default=97, help="modulus")
-    p.add_argument(
-        "--terms", type=cli.integer(1, 100), default=None, help="terms or factors S; 2 unless given"
-    )
-    p.add_argument(
-        "--coefficients",
-        type=cli.checked(int),
-        nargs="+",
-        metavar="C",
-        help="of the sum, one a term; 1 unless given",
-    )
-    p.add_argument(
-        "--exponents",
-        type=cli.integer(1),
-        nargs="+",
-        metavar="A",
-        help="of the product, one a factor; 1 unless given",
-    )
-    p.add_argument(
-        "--polynomial",
-        default=None,
-        help=f"{POLYNOMIAL!r} unless given; in n1, n2, ..., with + - * ^ ( )",
-    )
-    p.add_argument(
-        "--phases",
-        default="exact",
-        choices=["random", *DESIGNS],
-        help="random as in the paper, or exact",
-    )
-    p.add_argument(
-        "--width",
-        type=cli.integer(),
-        default=None,
-        help="neurons; one-hot exact unless given, N* for random phases",
-    )
-    p.add_argument(
-        "--expert-width",
-        type=cli.integer(),
-        default=None,
-        help="neurons of a polynomial's multiplication experts",
-    )
-    p.add_argument(
-        "--beta",
-        type=cli.real(0, None, True),
-        default=None,
-        help="sharpness of a polynomial's softmax; 100 unless given",
-    )
-    p.add_argument(
-        "--seeds",
-        type=cli.integer(),
-        default=10,
-        help="networks a width in the sweep over widths (random phases)",
-    )
+    add = p.add_argument
+    count = cli.integer()
+    phases = ["random", *DESIGNS]
+    coefficients = {"nargs": "+", "metavar": "C", "help": "of the sum, one a term; 1 unless given"}
+    exponents = {"nargs": "+", "metavar": "A", "help": "of the product, a factor; 1 unless given"}
+    polynomial = f"{POLYNOMIAL!r} unless given; in n1, n2, ..., with + - * ^ ( )"
+    width = "neurons; one-hot exact unless given, N* for random phases"
+    add("--task", default="addition", choices=list(FLAGS), help="what to compute")
+    add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
+    add("--terms", type=cli.integer(1, 100), help="terms or factors S; 2 unless given")
+    add("--coefficients", type=cli.checked(int), **coefficients)
+    add("--exponents", type=count, **exponents)
+    add("--polynomial", help=polynomial)
+    add("--phases", default="exact", choices=phases, help="random as in the paper, or exact")
+    add("--width", type=count, help=width)
+    add("--expert-width", type=count, help="neurons of a polynomial's multiplication experts")
+    beta = "sharpness of a polynomial's softmax; 100 unless given"
+    add("--beta", type=cli.positive(), help=beta)
+    add("--seeds", type=count, default=10, help="random phases: networks a width in the sweep")
     args = cli.parse(p, argv, QUICK)
-    used = {"addition": ("terms", "coefficients"), "multiplication": ("terms", "exponents")}
-    for flag in ("terms", "coefficients", "exponents", "polynomial", "expert_width", "beta"):
-        if getattr(args, flag) is not None and flag not in used.get(
-            args.task, ("polynomial", "expert_width", "beta")
-        ):
-            raise InputError(f"--{flag.replace('_', '-')} means nothing with --task {args.task}")
-    args.polynomial, args.beta = args.polynomial or POLYNOMIAL, args.beta or 100.0
-    if args.task == "polynomial" and args.phases == "random":  # the paper's widths
-        args.expert_width, args.width = (
-            args.expert_width or PAPER_WIDTHS[0],
-            args.width or PAPER_WIDTHS[1],
-        )
+    for flag in dict.fromkeys(sum(FLAGS.values(), ())):
+        if getattr(args, flag) is not None and flag not in FLAGS[args.task]:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} means nothing with --task {args.task}")
+    args.polynomial = args.polynomial or POLYNOMIAL
+    args.beta = args.beta or 100.0
+    if args.task == "polynomial" and args.phases == "random":
+        args.expert_width = args.expert_width or PAPER_WIDTHS[0]
+        args.width = args.width or PAPER_WIDTHS[1]
     return args
 
 
@@ -137,9 +98,9 @@ def build(args, width, seed):
     """(network, task, weights of its last part, that part's task) for a width."""
     rng = generator(seed, "init")
     if args.task == "polynomial":
-        net = PolynomialNetwork(
-            args.p, parse(args.polynomial), args.phases, (args.expert_width, width), args.beta, rng
-        )
+        widths = (args.expert_width, width)
+        compiled = parse(args.polynomial)
+        net = PolynomialNetwork(args.p, compiled, args.phases, widths, args.beta, rng)
         return net, net.task, net.top, net.top_task
     if args.task == "multiplication":
         task = multiplication(args.p, numbers(args, args.exponents, "exponents"))
@@ -150,69 +111,81 @@ def build(args, width, seed):
     return weights, task, weights, task
 
 
-def sweep_widths(args, dev, full, part, seen):
-    """Accuracy and smallest margin against width: over seeds for random phases, over numbers of
-    frequencies otherwise. `seen`, the network that was verified, is the first row; full is the
-    width of the default network."""
-    table = {key: [value] for key, value in seen.items()}
-    terms, top = part.terms, part.circle.period // 2
+def swept(args, part, full):
+    """[(width, seed)] around the default width, full: seeds for random phases, or frequencies."""
     if args.phases == "random":
-        runs = [
-            (round(full * x), s)
-            for x in (0.125, 0.25, 0.5, 0.75, 1, 1.5, 2)
-            for s in range(args.seeds)
-        ]
-    else:
-        J = len(DESIGNS[args.phases](terms))
-        extra = (full - 1) % J if part.circle.zero is None else full - J * (top + 1)
-        runs = [(J * f + extra, 0) for f in (1, 2, 3, 5, 8, 13, 21, 34, 55) if f <= top] + [
-            (full, 0)
-        ]
-    for width, seed in runs:
-        network, whole, *_ = build(args, width, args.seed + seed)
-        few = max(
-            1000,
-            min(20_000, int(1e9 / (width * args.p * (terms if args.task == "polynomial" else 1)))),
-        )
-        v = verify(
-            network, whole, dev, limit=few * width * args.p, sample=few, seed=seed, terms=False
-        )
-        row = width, args.seed + seed, v.inputs, v.accuracy, v.min_margin, v.mse * width
-        for column, value in zip(table.values(), row, strict=True):
-            column.append(value)
+        widths = [round(full * share) for share in (0.125, 0.25, 0.5, 0.75, 1, 1.5, 2)]
+        return list(product(widths, range(args.seeds)))
+    top = part.circle.period // 2
+    group = len(DESIGNS[args.phases](part.terms))
+    extra = (full - 1) % group if part.circle.zero is None else full - group * (top + 1)
+    frequencies = [f for f in (1, 2, 3, 5, 8, 13, 21, 34, 55) if f <= top]
+    return [*((group * f + extra, 0) for f in frequencies), (full, 0)]
+
+
+def sweep(args, dev, part, seen):
+    """Accuracy and smallest margin against width; the first row, seen, is the verified network."""
+    table = {name: [value] for name, value in seen.items()}
+    try:
+        full = len(build(args, None, args.seed)[2]["W"])
+        for width, seed in swept(args, part, full):
+            network, task, _, _ = build(args, width, args.seed + seed)
+            experts = part.terms if args.task == "polynomial" else 1
+            few = max(1000, min(20_000, int(1e9 / (width * args.p * experts))))
+            limit = few * width * args.p
+            v = verify(network, task, dev, limit=limit, sample=few, seed=seed, terms=False)
+            for name, value in row(v, width, args.seed + seed).items():
+                table[name].append(value)
+    except AnalyticError as error:
+        print(f"no sweep over widths: {error}")
+        return {name: [value] for name, value in seen.items()}
     return table
 
 
-def main(argv=None):
-    args = arguments(argv)
-    dev = cli.device(args)
-    network, task, weights, part = build(args, args.width, args.seed)
-    width, terms = len(weights["W"]), part.terms
-    out = cli.output_folder(args)
-    print(
-        f"{args.task} mod {args.p}: {width} neurons, activation x^{terms}, {args.phases} phases; {task.size:,} inputs"
-    )
+def row(v, width, seed):
+    """A row of log.csv of what verify found."""
+    return {
+        "width": width,
+        "seed": seed,
+        "inputs": v.inputs,
+        "accuracy": v.accuracy,
+        "min_margin": v.min_margin,
+        "mse_times_width": v.mse * width,
+    }
+
+
+def describe(args, network, task, width, terms):
+    phases = f"activation x^{terms}, {args.phases} phases"
+    print(f"{args.task} mod {args.p}: {width} neurons, {phases}; {task.size:,} inputs")
     if args.task == "polynomial":
         widths = sorted({len(w["W"]) for _, w in network.experts})
-        size = " to ".join(map(str, widths[:: max(1, len(widths) - 1)]))
-        print(
-            f"{terms} monomials, multiplication experts of {size} neurons, softmax at beta = {args.beta:g}"
-        )
-    print(
-        f"random phases would need N* = {random_width(args.p, terms)} neurons; exact phases {group_size(terms)} a frequency"
-    )
+        size = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
+        experts = f"{terms} monomials, multiplication experts of {size} neurons"
+        print(f"{experts}, softmax at beta = {args.beta:g}")
+    needed = f"random phases would need N* = {random_width(args.p, terms)} neurons"
+    print(f"{needed}; exact phases {group_size(terms)} a frequency")
 
+
+def verified(args, network, task, dev):
+    """verify over all inputs, with a line of progress and what it found."""
     began = time.perf_counter()
     progress = cli.Progress(task.size, every=5.0, unit="input")
-    v = verify(
-        network, task, dev, seed=args.seed, on_chunk=lambda done, total: progress(done, "verified")
-    )
+
+    def on_chunk(done, total):
+        progress(done, "verified")
+
+    v = verify(network, task, dev, seed=args.seed, on_chunk=on_chunk)
     progress.close()
     seconds = time.perf_counter() - began
     print(f"{v}\nverified in {seconds:.1f} s, {v.inputs / seconds:,.0f} inputs a second")
-    for t in v.terms[:6]:
-        print(f"term {t.m} in the logits: {t.words} words, rms {t.rms:.3g}")
+    for term in v.terms[:6]:
+        print(f"term {term.m} in the logits: {term.words} words, rms {term.rms:.3g}")
+    return v
 
+
+def measured(args, v, weights, terms):
+    """(results, the paper's numbers)"""
+    width = len(weights["W"])
     results = {
         "accuracy": v.accuracy,
         "inputs": v.inputs,
@@ -223,47 +196,46 @@ def main(argv=None):
         "signal_to_noise": v.signal / v.noise if v.noise else None,
         "weight_norm": float(np.sqrt(sum((x**2).sum() for x in weights.values()))),
     }
-    paper = {}
-    if args.phases == "random":
-        results |= {
-            "mse_times_width": v.mse * width,
-            "predicted_mse_times_width": noise_constant(terms),
-        }
-        results |= {"predicted_signal_to_noise": (width / noise_constant(terms)) ** 0.5}
-        if (
-            args.task == "polynomial"
-        ):  # the paper's table has logits of 1/N where its formula gives 2^S/(N S!): 3/4 at S = 3
-            scale = math.factorial(terms) / 2**terms
-            results["mse_at_paper_scale"] = v.mse * scale**2 + (1 - scale) ** 2 / args.p
-            if (args.expert_width, width) == PAPER_WIDTHS:
-                paper = {"mse_at_paper_scale": PAPER_MSE.get((args.polynomial, args.p), "")}
-    cli.write_run(out, args, dev, seconds, results)
-    seen = {
-        "width": width,
-        "seed": args.seed,
-        "inputs": v.inputs,
-        "accuracy": v.accuracy,
-        "min_margin": v.min_margin,
-    }
-    seen["mse_times_width"] = v.mse * width
-    try:
-        full = len(build(args, None, args.seed)[2]["W"])
-        sweep = sweep_widths(args, dev, full, part, seen)
-    except AnalyticError as error:
-        print(f"no sweep over widths: {error}")
-        sweep = {key: [value] for key, value in seen.items()}
-    cli.write_log(out, sweep)
-    if cli.plotting(args):
+    if args.phases != "random":
+        return results, {}
+    noise = noise_constant(terms)
+    results["mse_times_width"] = v.mse * width
+    results["predicted_mse_times_width"] = noise
+    results["predicted_signal_to_noise"] = (width / noise) ** 0.5
+    if args.task != "polynomial":
+        return results, {}
+    # The paper's table has logits of 1/N where its formula gives 2^S/(N S!): 3/4 at S = 3.
+    scale = math.factorial(terms) / 2**terms
+    results["mse_at_paper_scale"] = v.mse * scale**2 + (1 - scale) ** 2 / args.p
+    if (args.expert_width, width) != PAPER_WIDTHS:
+        return results, {}
+    return results, {"mse_at_paper_scale": PAPER_MSE.get((args.polynomial, args.p), "")}
+
+
+def main(argv=None):
+    args = arguments(argv)
+    experiment = cli.Experiment(args)
+    dev = experiment.dev
+    network, task, weights, part = build(args, args.width, args.seed)
+    width = len(weights["W"])
+    experiment.open()
+    describe(args, network, task, width, part.terms)
+    v = verified(args, network, task, dev)
+    results, paper = measured(args, v, weights, part.terms)
+    log = sweep(args, dev, part, row(v, width, args.seed))
+
+    def figures(out):
         from tinygrok.plots import modular_polynomials as plots
 
-        logits = dev.to_host(evaluator(dev, network)(np.array(v.at)[:, None]))[0]
-        profile = np.roll(logits, -int(task.labels(np.array(v.at)[:, None])[0]))
+        worst = np.array(v.at)[:, None]  # the input of the smallest margin
+        logits = dev.to_host(evaluator(dev, network)(worst))[0]
+        profile = np.roll(logits, -int(task.labels(worst)[0]))
         order = np.arange(args.p) if part.circle.zero is None else part.circle.answers
-        predicted = random_width(args.p, terms) if args.phases == "random" else None
-        plots.analytic(
-            weights, order, profile, v.terms, sweep, predicted, out / "analytic_weights.png"
-        )
-    cli.report(out, results, paper, "paper")
+        predicted = random_width(args.p, part.terms) if args.phases == "random" else None
+        path = out / "analytic_weights.png"
+        plots.analytic(weights, order, profile, v.terms, log, predicted, path)
+
+    experiment.finish(results, log, figures, paper, "paper")
 
 
 if __name__ == "__main__":

@@ -121,19 +121,12 @@ def circles(
     save(fig, path)
 
 
-def cosine(
-    maps: list[list[np.ndarray]],
-    titles: list[list[str]],
-    path: Path,
-) -> None:
-    """Cosine-similarity maps, a row per block.
+def cosine(maps: list[np.ndarray], titles: list[str], columns: int, path: Path) -> None:
+    """Cosine-similarity maps, a row of so many columns per block.
 
     A map is (p, p), or (p^2, p^2) in the order x p + y, drawn as p x p blocks."""
-    columns = len(maps[0])
-    fig, axes = panels(columns * len(maps), 3.3, 3.2, columns)
-    all_maps = sum(maps, [])
-    all_titles = sum(titles, [])
-    for ax, values, title in zip(axes, all_maps, all_titles, strict=True):
+    fig, axes = panels(len(maps), 3.3, 3.2, columns)
+    for ax, values, title in zip(axes, maps, titles, strict=True):
         image(ax, values, DIFFERENCE, title=title, xticks=[], yticks=[])
     fig.colorbar(axes[-1].images[0], ax=axes, shrink=0.5)
     save(fig, path)

@@ -7,7 +7,8 @@ D channels each, C = H D channels in the residual stream.
 import numpy as np
 
 from ..tasks.lcg import prime_factors
-from .digits import cosine, digits, interventions, modulus_estimates, residue_share
+from .digits import digits, interventions, modulus_estimates, residue_share
+from .representation import cosine
 
 
 def head_slices(decoder, tokens: np.ndarray, block: int) -> np.ndarray:
