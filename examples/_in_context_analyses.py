@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from tinygrok.probes import attention, representation, shots
-from tinygrok.tasks.modular import all_pairs, discrete_log
+from tinygrok.tasks.modular import all_pairs, discrete_log, pair_numbers
 
 
 def triples(data, tasks, pool, rows, rng):
@@ -137,7 +137,7 @@ def by_need(decoder, data, tasks, counts, contexts, rng):
     shuffled: the same of as many errors anywhere in that set."""
     p = data.p
     drawn = data.draw_pairs(data.train_pool, contexts, rng)
-    trained = np.isin(np.arange(p * p), data.train_pool @ [p, 1])
+    trained = np.isin(np.arange(p * p), pair_numbers(data.train_pool, p))
     sides = np.array([trained, ~trained])[:, None]
     right = np.zeros((2, 4, len(counts)))  # inputs (of training, of test), shots.classes
     total = np.zeros((2, 4, len(counts)))
@@ -180,7 +180,7 @@ def wrong_label(decoder, data, rng):
     matching: the query is a multiple of that example; other: it is not."""
     clean_triples = triples(data, data.ood_tasks[:8], data.train_pool, 16, rng)
     right, clean = shots.noise_single(decoder.logits, data.p, clean_triples, rng)
-    lines = shots.directions(data.p)[clean_triples[..., :2] @ [data.p, 1]]
+    lines = shots.directions(data.p)[pair_numbers(clean_triples[..., :2], data.p)]
     same = lines[:, :-1] == lines[:, -1:]
     matching = right[:, :-1, -1][same & clean[:, -1:]]
     other = right[:, :-1, -1][~same & clean[:, -1:]]
