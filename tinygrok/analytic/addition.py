@@ -1,28 +1,29 @@
-"""Weights written down for c_1 n_1 + ... + c_S n_S mod p, and for any h(g_1(n_1) + ... + g_S(n_S))
-mod p.
+"""Weights written down for c_1 n_1 + ... + c_S n_S mod p, and for any sum on a circle.
 
-One hidden neuron is a wave of one frequency f around the circle on which the task is a sum (omega =
-2 pi f / period):
+That is h(g_1(n_1) + ... + g_S(n_S)) mod p. One hidden neuron is a wave of one frequency f around
+the circle on which the task is a sum (omega = 2 pi f / period):
 
-    U[s, n, k] = A cos(omega g_s(n) + psi_s)        W[k, q] = A sum over t with h(t) = q of cos(omega t + psi_1 + ... + psi_S)
+    U[s, n, k] = A cos(omega g_s(n) + psi_s)
+    W[k, q] = A sum over t with h(t) = q of cos(omega t + psi_1 + ... + psi_S)
 
 so with theta_s = omega g_s(n_s) it adds A^(S+1) cos(omega t + sum psi) (sum_s cos(theta_s +
 psi_s))^S to the logit at t. Of the product's many cosines one carries the answer: (S!/2^S)
 cos(theta_1 + ... + theta_S - omega t), whose phases cancel whatever they are. The phases of a group
 of neurons are chosen so that all others cancel:
 
-random    psi independent and uniform: the others average out like 1/sqrt(N)          (Grokking modular polynomials, eq. 2)
-exact     J = (S+1) 2^(S-1) neurons a frequency, psi_s = pi t/(S+1) + pi eps_s, t = 0..S, eps in {0, 1}^S, eps_1 = 0
+random    psi independent and uniform: the others average out like 1/sqrt(N)
+          (Grokking modular polynomials, eq. 2)
+exact     J = (S+1) 2^(S-1) neurons a frequency, psi_s = pi t/(S+1) + pi eps_s, t = 0..S,
+          eps in {0, 1}^S, eps_1 = 0
 
 Proof that `exact` is exact. Let y_s = cos(theta_s + tau), tau = pi t/(S+1).
   1. Sum over eps. A phase pi flips the sign of y_s, and that of W's cosine as often. What is left
-  is the polarisation identity
+     is the polarisation identity
      sum_eps (prod_s sign_s) (sum_s sign_s y_s)^S = 2^(S-1) S! y_1 y_2 ... y_S: a monomial survives
      only if every y_s, s > 1, has an odd power, and S letters then leave one for each.
   2. Sum over t. cos(omega t' + S tau) prod_s cos(theta_s + tau) is a sum of waves e^(2 i j tau),
-  |j| <= S, and
-     sum_t e^(2 pi i j t/(S+1)) = 0 unless j = 0. With j = 0 there is one cosine, 2^-S cos(sum theta
-     - omega t').
+     |j| <= S, and sum_t e^(2 pi i j t/(S+1)) = 0 unless j = 0. With j = 0 there is one cosine,
+     2^-S cos(sum theta - omega t').
   Together A^(S+1) (S+1)!/2 cos(sum theta - omega t') = w_f cos(...), nothing else, at every width
   and for every omega.
 With w_f = 2/p for f = 1..(p-1)/2 and one constant neuron, 1/p, the sum over f is (1/p) sum_f cos(2
@@ -43,11 +44,12 @@ from ..tasks.modular import Circle, ModularTask
 
 MAX_TERMS = 20
 MAX_WEIGHTS = 200_000_000  # 1.6 GB in float64
+# S: (L, a), the smallest that cancel everything
 LATTICES = {
     2: (6, (1, 4)),
     3: (18, (1, 3, 12)),
     4: (54, (1, 3, 9, 36)),
-}  # S: (L, a), the smallest that cancel everything
+}
 
 
 class AnalyticError(InputError):
@@ -58,31 +60,34 @@ class AnalyticError(InputError):
 
 
 def noise_constant(terms: int) -> float:
-    """v_S = (2^S/S!)^2 M/2 - 1/2: with random phases a wrong logit has variance v_S/N, and so the
-    MSE is v_S/N.
+    """v_S = (2^S/S!)^2 M/2 - 1/2: with random phases a wrong logit has variance v_S/N.
 
-    M = mean of (sum_s cos alpha_s)^(2S) over angles = (closed walks of 2S steps on the lattice Z^S)
-    / 4^S, and
-    walks = (2S)! [y^S] (sum_k y^k / k!^2)^S.        v_S = 1/2, 4, 25.33, 164.5, 1118.7 for S = 1..5
+    And so the MSE is v_S/N. M = mean of (sum_s cos alpha_s)^(2S) over angles = (closed walks of 2S
+    steps on the lattice Z^S) / 4^S, and walks = (2S)! [y^S] (sum_k y^k / k!^2)^S.
+    v_S = 1/2, 4, 25.33, 164.5, 1118.7 for S = 1..5.
     """
-    series = [Fraction(1)] + [Fraction(0)] * terms
+    series = [Fraction(1, math.factorial(k) ** 2) for k in range(terms + 1)]
+    power = [Fraction(1)] + [Fraction(0)] * terms  # of the series, up to y^S
     for _ in range(terms):
-        series = [
-            sum(series[i - k] / math.factorial(k) ** 2 for k in range(i + 1))
-            for i in range(terms + 1)
-        ]
-    walks = series[terms] * math.factorial(2 * terms)
-    return float(
-        Fraction(2**terms, math.factorial(terms)) ** 2 * walks / 4**terms / 2 - Fraction(1, 2)
-    )
+        power = [_coefficient(power, series, i) for i in range(terms + 1)]
+    walks = power[terms] * math.factorial(2 * terms)
+    carried = Fraction(2**terms, math.factorial(terms)) ** 2
+    return float(carried * walks / 4**terms / 2 - Fraction(1, 2))
+
+
+def _coefficient(a: list[Fraction], b: list[Fraction], i: int) -> Fraction:
+    """Of y^i in the product of two power series."""
+    return sum((a[i - k] * b[k] for k in range(i + 1)), Fraction(0))
 
 
 def random_width(p: int, terms: int) -> int:
-    """N* = 2 v_S z^2, z the upper 1/(p^S (p-1)) quantile of the normal distribution: the width at
-    which random phases make no error on any of the p^S inputs, if the noise of the logits is taken
-    as normal. S = 2, p = 97: 179."""
+    """N* = 2 v_S z^2, z the upper 1/(p^S (p-1)) quantile of the normal distribution.
+
+    The width at which random phases make no error on any of the p^S inputs, if the noise of the
+    logits is taken as normal. S = 2, p = 97: 179."""
     tail = 1 / (p**terms * (p - 1))
-    return max(1, round(2 * noise_constant(terms) * NormalDist().inv_cdf(tail) ** 2))
+    z = NormalDist().inv_cdf(tail)
+    return max(1, round(2 * noise_constant(terms) * z**2))
 
 
 def group_size(terms: int) -> int:
@@ -95,7 +100,8 @@ def group_size(terms: int) -> int:
 
 def exact_phases(terms: int) -> np.ndarray:
     """psi (J, S) = pi t/(S+1) + pi eps_s: every unwanted term cancels (the proof is above)."""
-    flips = np.array([(0, *eps) for eps in itertools.product((0, 1), repeat=terms - 1)])
+    signs = itertools.product((0, 1), repeat=terms - 1)
+    flips = np.array([(0, *eps) for eps in signs])
     shifts = np.arange(terms + 1)[:, None, None] / (terms + 1)
     return np.pi * (shifts + flips).reshape(-1, terms)
 
@@ -106,13 +112,15 @@ def lattice_phases(terms: int) -> np.ndarray:
     if terms not in LATTICES:
         raise AnalyticError(f"lattice phases are known for 2, 3 and 4 terms, not {terms}")
     size, step = LATTICES[terms]
-    return 2 * np.pi / size * (np.arange(size)[:, None] * np.array(step) % size)
+    turns = np.arange(size)[:, None] * np.array(step) % size
+    return 2 * np.pi / size * turns
 
 
 def equal_phases(terms: int) -> np.ndarray:
-    """psi (3, 2), psi_1 = psi_2 in {0, pi/3, 2 pi/3}: cos(omega d) (1 + cos(theta_1 - theta_2)),
-    right for odd p with half the neurons, but with a margin that depends on the input (the "pizza"
-    shape); two terms only."""
+    """psi (3, 2), psi_1 = psi_2 in {0, pi/3, 2 pi/3}, for two terms only.
+
+    cos(omega d) (1 + cos(theta_1 - theta_2)): right for odd p with half the neurons, but with a
+    margin that depends on the input (the "pizza" shape)."""
     if terms != 2:
         raise AnalyticError(f"equal phases work for 2 terms only, not {terms}")
     return np.pi / 3 * np.arange(3)[:, None] * np.ones(2)
@@ -133,111 +141,115 @@ class Waves(NamedTuple):
 
 
 def random_waves(period: int, terms: int, width: int, rng: np.random.Generator) -> Waves:
-    """Frequencies sigma(k) mod period, phases uniform, A = (2^S/(N S!))^(1/(S+1)); eq. 2 of the
-    paper, and eq. 6 with the sign of its exponent corrected."""
+    """Frequencies sigma(k) mod period, phases uniform, A = (2^S/(N S!))^(1/(S+1)).
+
+    Eq. 2 of the paper, and eq. 6 with the sign of its exponent corrected."""
     amplitude = (2**terms / (width * math.factorial(terms))) ** (1 / (terms + 1))
     phase = rng.uniform(-np.pi, np.pi, (width, terms))
-    return Waves(rng.permutation(width) % period, phase, np.full(width, amplitude))
+    frequency = rng.permutation(width) % period
+    return Waves(frequency, phase, np.full(width, amplitude))
 
 
 def designed_waves(period: int, frequencies: np.ndarray, phases: np.ndarray) -> Waves:
-    """The same phases (J, S) for every frequency, A_f^(S+1) = w_f 2^S/(J S!), w_f = 2/period, and
-    1/period where a wave is its own mirror image (f = 0, and the Nyquist frequency of an even
+    """The same phases (J, S) for every frequency, A_f^(S+1) = w_f 2^S/(J S!), w_f = 2/period.
+
+    w_f = 1/period where a wave is its own mirror image (f = 0, and the Nyquist frequency of an even
     period)."""
     J, S = phases.shape
-    weight = np.where(2 * frequencies % period == 0, 1, 2) / period
+    mirror = 2 * frequencies % period == 0
+    weight = np.where(mirror, 1, 2) / period
     amplitude = (weight * 2**S / (J * math.factorial(S))) ** (1 / (S + 1))
     return Waves(
-        np.repeat(frequencies, J), np.tile(phases, (len(frequencies), 1)), np.repeat(amplitude, J)
+        np.repeat(frequencies, J),
+        np.tile(phases, (len(frequencies), 1)),
+        np.repeat(amplitude, J),
     )
 
 
 def constant_wave(period: int, terms: int) -> Waves:
     """One neuron for f = 0 where every input is on the circle: A (S A)^S = 1/period."""
+    amplitude = (period * terms**terms) ** (-1 / (terms + 1))
     return Waves(
-        np.array([0]),
-        np.zeros((1, terms)),
-        np.array([(period * terms**terms) ** (-1 / (terms + 1))]),
+        frequency=np.array([0]),
+        phase=np.zeros((1, terms)),
+        amplitude=np.array([amplitude]),
     )
 
 
 def choose_waves(
     task: ModularTask,
+    circle: Circle,
     width: int | None,
     phases: str,
     rng: np.random.Generator | None,
     extra: int = 0,
 ) -> Waves:
-    """The waves of a network of a total width, of which `extra` neurons are no waves. Without a
-    width: N* neurons for random phases, else every frequency; J, 2 J, 3 J, ... neurons take the
-    frequencies 1, then 1 and 2, ... alone."""
-    S, period, all_on = task.terms, task.circle.period, task.circle.zero is None
+    """The waves of a network of a total width, of which `extra` neurons are no waves.
+
+    Without a width: N* neurons for random phases, else every frequency; J, 2 J, 3 J, ... neurons
+    take the frequencies 1, then 1 and 2, ... alone."""
+    S = task.terms
     if S > MAX_TERMS:
-        raise AnalyticError(
-            f"{S} terms need the activation x^{S}, whose logits leave the range of floats: at most {MAX_TERMS}"
-        )
+        needed = f"{S} terms need the activation x^{S}, whose logits leave the range of floats"
+        raise AnalyticError(f"{needed}: at most {MAX_TERMS}")
     if phases == "random":
-        width = random_width(task.p, S) + extra if width is None else width
-        _check_size(task, width)
-        if width <= extra:
-            raise AnalyticError(
-                f"width {width} is too small: {task.name} needs at least {extra + 1} neurons"
-            )
-        return random_waves(period, S, width - extra, rng or generator(0, "init"))
+        count = random_width(task.p, S) if width is None else width - extra
+        _check_size(task, count + extra)
+        if count < 1:
+            needed = f"{task.name} needs at least {extra + 1} neurons"
+            raise AnalyticError(f"width {width} is too small: {needed}")
+        return random_waves(circle.period, S, count, rng or generator(0, "init"))
     if phases not in DESIGNS:
         raise AnalyticError(f"unknown phases {phases!r}: choose random, {', '.join(DESIGNS)}")
-    if phases == "equal" and period % 2 == 0:
-        raise AnalyticError(f"equal phases need a circle of odd length, not {period}")
+    if phases == "equal" and circle.period % 2 == 0:
+        raise AnalyticError(f"equal phases need a circle of odd length, not {circle.period}")
     _check_size(task, max(group_size(S), width or 0))  # before anything of that size is made
     design = DESIGNS[phases](S)
-    J, top = len(design), period // 2
-    full = J * top + (1 if all_on else J) + extra
-    count, rest = divmod((full if width is None else width) - extra, J)
+
+    J = len(design)
+    top = circle.period // 2  # the highest frequency
+    if circle.zero is None:
+        constant = constant_wave(circle.period, S)
+    else:
+        constant = designed_waves(circle.period, np.array([0]), design)
+    everything = J * top + len(constant.frequency)
+    asked = everything if width is None else width - extra
+    count, rest = divmod(asked, J)
     _check_size(task, J * count)
-    if width in (None, full):
-        zero = constant_wave(period, S) if all_on else designed_waves(period, np.array([0]), design)
-        return Waves(
-            *map(
-                np.concatenate,
-                zip(designed_waves(period, np.arange(1, top + 1), design), zero, strict=True),
-            )
-        )
+    if asked == everything:
+        waves = designed_waves(circle.period, np.arange(1, top + 1), design)
+        return Waves(*(np.concatenate(parts) for parts in zip(waves, constant, strict=True)))
     if rest or not 1 <= count <= top:
-        take = f"{phases} phases take {J} neurons a frequency" + (
-            f" and {extra} for zero" if extra else ""
-        )
-        small = "is too small" if width < J + extra else "does not fit"
-        raise AnalyticError(
-            f"width {width} {small}: {take}, so {J + extra}, {2 * J + extra}, ..., or {full} for all frequencies"
-        )
-    return designed_waves(period, np.arange(1, count + 1), design)
+        problem = "is too small" if asked < J else "does not fit"
+        take = f"{phases} phases take {J} neurons a frequency"
+        if extra:
+            take += f" and {extra} for zero"
+        sizes = f"{J + extra}, {2 * J + extra}, ..., or {everything + extra} for all frequencies"
+        raise AnalyticError(f"width {width} {problem}: {take}, so {sizes}")
+    return designed_waves(circle.period, np.arange(1, count + 1), design)
 
 
 def _check_size(task: ModularTask, width: int) -> None:
     weights = width * task.p * (task.terms + 1)
     if weights > MAX_WEIGHTS:
-        raise AnalyticError(
-            f"{task.terms} terms mod {task.p} need {width:,} neurons or more: {weights:,} weights are too many"
-        )
+        needed = f"{task.terms} terms mod {task.p} need {width:,} neurons or more"
+        raise AnalyticError(f"{needed}: {weights:,} weights are too many")
 
 
 def render(circle: Circle, p: int, waves: Waves) -> dict[str, np.ndarray]:
-    """U (S, p, N) and W (N, p) of the neurons, by the formulas above; rows of inputs off the circle
-    are 0."""
-    omega, f = 2 * np.pi / circle.period, waves.frequency
-    angle = omega * (
-        circle.positions[..., None] * f % circle.period
-    )  # reduced as integers: no digits are lost
-    U = (
-        waves.amplitude
-        * np.cos(angle + waves.phase.T[:, None])
-        * (circle.positions >= 0)[..., None]
-    )
-    around = np.cos(
-        omega * (f[:, None] * np.arange(circle.period) % circle.period)
-        + waves.phase.sum(axis=1)[:, None]
-    )
-    return {"U": U, "W": waves.amplitude[:, None] * around @ np.eye(p)[circle.answers]}
+    """U (S, p, N) and W (N, p) of the neurons, by the formulas above; U is 0 off the circle."""
+    omega = 2 * np.pi / circle.period
+    f = waves.frequency
+    # Positions times frequency are reduced as integers: no digits are lost.
+    turns_in = circle.positions[..., None] * f % circle.period  # (S, p, N)
+    turns_out = f[:, None] * np.arange(circle.period) % circle.period  # (N, period)
+    on_circle = (circle.positions >= 0)[..., None]
+    phase_in = waves.phase.T[:, None]
+    phase_out = waves.phase.sum(axis=1)[:, None]
+    U = waves.amplitude * np.cos(omega * turns_in + phase_in) * on_circle
+    around = np.cos(omega * turns_out + phase_out)
+    W = waves.amplitude[:, None] * around @ np.eye(p)[circle.answers]
+    return {"U": U, "W": W}
 
 
 def addition_weights(
@@ -246,14 +258,25 @@ def addition_weights(
     phases: str = "exact",
     rng: np.random.Generator | None = None,
 ) -> dict[str, np.ndarray]:
-    """U (S, p, N), W (N, p), float64, for a task that is a sum mod p (tasks.modular.addition,
-    separable); activation x^S.
+    """U (S, p, N), W (N, p), float64, for a task that is a sum mod p; activation x^S.
 
-    width   exact: J F neurons take F frequencies (margin: min over d of (2/p) sum_f (1 - cos(2 pi f d/p))); without a width
-            the one-hot network of J (p-1)/2 + 1 neurons (p odd). random: any; N* without a width
+    A task of tasks.modular.addition, subtraction or separable.
+
+    width   exact: J F neurons take F frequencies (margin: min over d of (2/p) sum_f (1 - cos(2 pi f
+            d/p))); without a width the one-hot network of J (p-1)/2 + 1 neurons (p odd). random:
+            any; N* without a width
     phases  random, exact, lattice or equal; rng draws the random ones
     Raises AnalyticError where the task, the width or the number of terms does not fit.
+
+    >>> from tinygrok.tasks.modular import addition
+    >>> weights = addition_weights(addition(97))
+    >>> weights["U"].shape, weights["W"].shape
+    ((2, 97, 289), (289, 97))
+    >>> hidden = (weights["U"][0, 60] + weights["U"][1, 50]) ** 2
+    >>> int((hidden @ weights["W"]).argmax())  # 60 + 50 mod 97
+    13
     """
     if task.circle is None or task.circle.zero is not None:
         raise AnalyticError(f"the task {task.name!r} is not a sum mod {task.p}")
-    return render(task.circle, task.p, choose_waves(task, width, phases, rng))
+    waves = choose_waves(task, task.circle, width, phases, rng)
+    return render(task.circle, task.p, waves)

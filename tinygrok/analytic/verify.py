@@ -17,20 +17,22 @@ from ..ops.embedding import RowIndex
 from ..tasks.modular import Circle, ModularTask
 from .trained import fit_waves, phase_is_told
 
-EXHAUSTIVE = (
-    10**12
-)  # products in the read-out, inputs x neurons x classes: minutes on two cores; beyond it inputs are sampled
+# Products in the read-out, inputs x neurons x classes: minutes on two cores; beyond it inputs are
+# sampled.
+EXHAUSTIVE = 10**12
 SAMPLE = 200_000
-TERMS = 50_000_000  # kinds of words times neurons; above it the terms are not listed (from 7 terms on, roughly)
+# Kinds of words times neurons; above it the terms are not listed (from 7 terms on, roughly).
+TERMS = 50_000_000
 CHUNK_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}  # hidden activations and logits of a chunk
 
 
 class ForwardRows(RowIndex):
-    """A RowIndex for the forward pass alone: no grouping of the inputs by row, which only backward
-    reads."""
+    """A RowIndex for the forward pass alone, without the groups that only backward reads."""
 
     def __init__(self, dev: Device, index: np.ndarray, rows: int):
-        self.rows, self.host, self.groups = rows, index, [[None] * len(index)]
+        self.rows = rows
+        self.host = index
+        self.groups = [[None] * len(index)]
         if dev.kind == "cuda":
             self.index = dev.to_device(index.astype(np.int32))
 
@@ -38,15 +40,18 @@ class ForwardRows(RowIndex):
 def two_layer(weights: dict[str, np.ndarray]) -> TwoLayerNet:
     """The network that parameters U (S, p, N), W (N, C) belong to, with activation x^S."""
     S, p, N = weights["U"].shape
-    return TwoLayerNet(p, N, S, "square" if S == 2 else f"power{S}", weights["W"].shape[1])
+    activation = "square" if S == 2 else f"power{S}"
+    return TwoLayerNet(p, N, S, activation, weights["W"].shape[1])
 
 
 def evaluator(dev: Device, network) -> Callable[[np.ndarray], Array]:
-    """inputs (S, B) on the host -> logits (B, C) on the device, for weights {"U", "W"} or a
-    PolynomialNetwork"""
+    """The function inputs (S, B) on the host -> logits (B, C) on the device of a network.
+
+    network   weights {"U", "W"}, or a PolynomialNetwork"""
     if not isinstance(network, dict):
         return network.evaluator(dev)
-    net, w = two_layer(network), {name: dev.to_device(x) for name, x in network.items()}
+    net = two_layer(network)
+    w = {name: dev.to_device(x) for name, x in network.items()}
 
     def logits(n: np.ndarray) -> Array:
         mode = Mode(buffer=dev.workspace.get)  # asked for here: every thread has its own workspace
@@ -72,48 +77,53 @@ class Term(NamedTuple):
     rms: float
     peak: float
 
+    @property
+    def is_signal(self) -> bool:
+        """Whether the term carries the answer."""
+        return set(self.m) == {1}
+
 
 def cross_terms(weights: dict[str, np.ndarray], circle: Circle) -> list[Term]:
-    """Every family of terms in the logits of a network of waves, the largest first (signal
-    included).
+    """Every family of terms in the logits of a network of waves, the largest first.
 
-    W's cosine times (sum_s A_s cos(theta_s + psi_s))^S is 2^-S times the sum over words of S
-    letters z_s e^(i theta_s) or their conjugates, z_s = A_s e^(i psi_s), times conj(z_W) e^(-i
-    omega q). Frequencies that are their own mirror image (f = 0, the Nyquist frequency) have no
-    phase and are left out. A trained network counts by the waves fitted to it. The squares of rms
-    add up where the period exceeds 2 S (else families coincide). No terms where the answers hide
-    the phases (h(t) = h(-t))."""
+    Signal included. W's cosine times (sum_s A_s cos(theta_s + psi_s))^S is 2^-S times the sum over
+    words of S letters z_s e^(i theta_s) or their conjugates, z_s = A_s e^(i psi_s), times conj(z_W)
+    e^(-i omega q). Frequencies that are their own mirror image (f = 0, the Nyquist frequency) have
+    no phase and are left out. A trained network counts by the waves fitted to it. The squares of
+    rms add up where the period exceeds 2 S (else families coincide). No terms where the answers
+    hide the phases (h(t) = h(-t))."""
     fit = fit_waves(weights, circle)
-    told = phase_is_told(circle, weights["W"].shape[1]) | (
-        2 * np.arange(circle.period // 2 + 1) % circle.period == 0
-    )
-    if not told[fit.frequency].all():
+    frequencies = np.arange(circle.period // 2 + 1)
+    mirror = 2 * frequencies % circle.period == 0
+    told = phase_is_told(circle, weights["W"].shape[1])
+    if not (told | mirror)[fit.frequency].all():
         return []
     z = fit.amplitude * np.exp(1j * fit.phase)
     S = len(z) - 1
     letters = np.concatenate([z[:-1], z[:-1].conj()])
-    coefficient, words = Counter(), Counter()
+    words: Counter[tuple[int, ...]] = Counter()
+    coefficient: dict[tuple[int, ...], Array] = {}
     for word in itertools.combinations_with_replacement(range(2 * S), S):
-        count = math.factorial(S) // math.prod(map(math.factorial, Counter(word).values()))
+        repeats = Counter(word).values()
+        count = math.factorial(S) // math.prod(map(math.factorial, repeats))
         m = tuple(word.count(s) - word.count(s + S) for s in range(S))
         words[m] += count
-        coefficient[m] = (
-            coefficient[m] + count / 2**S * letters[list(word)].prod(axis=0) * z[-1].conj()
-        )
-    size, mirror = circle.period // 2 + 1, 2 * fit.frequency % circle.period == 0
+        product = letters[list(word)].prod(axis=0)
+        share = count / 2**S * product * z[-1].conj()
+        coefficient[m] = coefficient.get(m, 0) + share
+
+    def by_frequency(x: np.ndarray) -> np.ndarray:
+        """(F,) the sum over the neurons of a frequency of x (N,)."""
+        has_phase = np.where(mirror[fit.frequency], 0, x)
+        return np.bincount(fit.frequency, has_phase, len(frequencies))
+
     terms = []
     for m, c in coefficient.items():
-        real, imaginary = (
-            np.bincount(fit.frequency, np.where(mirror, 0, x), size) for x in (c.real, c.imag)
-        )
-        terms.append(
-            Term(
-                m,
-                words[m],
-                math.sqrt((real**2 + imaginary**2).sum() / 2),
-                float(np.hypot(real, imaginary).sum()),
-            )
-        )
+        real = by_frequency(c.real)
+        imaginary = by_frequency(c.imag)
+        rms = math.sqrt((real**2 + imaginary**2).sum() / 2)
+        peak = float(np.hypot(real, imaginary).sum())
+        terms.append(Term(m, words[m], rms, peak))
     return sorted(terms, key=lambda term: -term.rms)
 
 
@@ -124,9 +134,12 @@ def cross_terms(weights: dict[str, np.ndarray], circle: Circle) -> list[Term]:
 class Verification:
     """What a network does on the inputs of a task.
 
-    inputs         inputs run: all of them, or (whole False) a uniform random sample of the p^S, with repetition
-    min_margin     right logit minus the largest wrong one, the smallest of all inputs, and the input `at` that attains it
-    terms          every family of terms in the logits (cross_terms); empty where no circle is known, or too many
+    inputs         inputs run: all of them, or (whole False) a uniform random sample of the p^S,
+                   with repetition
+    min_margin     right logit minus the largest wrong one, the smallest of all inputs
+    at             the input that attains it
+    terms          every family of terms in the logits (cross_terms); empty where no circle is
+                   known, or too many
     """
 
     accuracy: float
@@ -141,20 +154,34 @@ class Verification:
     @property
     def signal(self) -> float:
         """The peak of the term that carries the answer; nan without terms."""
-        return next((t.peak for t in self.terms if set(t.m) == {1}), math.nan)
+        peaks = [term.peak for term in self.terms if term.is_signal]
+        return peaks[0] if peaks else math.nan
 
     @property
     def noise(self) -> float:
-        """The root mean square of all other terms together. Random phases: signal/noise =
-        sqrt(N/v_S), or nearly."""
-        return math.sqrt(sum(t.rms**2 for t in self.terms if set(t.m) != {1}))
+        """The root mean square of all other terms together.
+
+        Random phases: signal/noise = sqrt(N/v_S), or nearly."""
+        return math.sqrt(sum(term.rms**2 for term in self.terms if not term.is_signal))
 
     def __str__(self) -> str:
         share = "all of them" if self.whole else "a random sample"
         return (
-            f"accuracy {self.accuracy:.6%} on {self.inputs:,} inputs ({share}); MSE {self.mse:.4g}; "
+            f"accuracy {self.accuracy:.6%} on {self.inputs:,} inputs ({share}); "
+            f"MSE {self.mse:.4g}; "
             f"smallest margin {self.min_margin:.6g} at {self.at}, mean {self.mean_margin:.4g}"
         )
+
+
+class _Chunk(NamedTuple):
+    """What a network does on some inputs; margin: right logit minus the largest wrong one."""
+
+    inputs: int
+    hits: int
+    squared_error: float
+    margins: float  # their sum
+    min_margin: float
+    at: tuple[int, ...]
 
 
 def verify(
@@ -167,77 +194,86 @@ def verify(
     terms: bool = True,
     on_chunk: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verification:
-    """Run a network over every input of a task, in chunks over the worker threads. Where inputs x
-    neurons x classes exceed `limit`, up to `sample` inputs drawn at random stand for the table, and
-    the result says so.
+    """Run a network over every input of a task, in chunks over the worker threads.
 
-    network   weights {"U", "W"} (the library's two-layer network with activation x^S), or a PolynomialNetwork
+    Where inputs x neurons x classes exceed `limit`, up to `sample` inputs drawn at random stand for
+    the table, and the result says so.
+
+    network   weights {"U", "W"} (the library's two-layer network with activation x^S), or a
+              PolynomialNetwork
     dev       float64 on the CPU by default
     terms     list the families of terms too
     on_chunk  called with (inputs begun, inputs in all) while it runs
+
+    >>> from tinygrok.analytic.addition import addition_weights
+    >>> from tinygrok.tasks.modular import addition
+    >>> result = verify(addition_weights(addition(23)), addition(23))
+    >>> result.accuracy, result.inputs, round(result.min_margin, 6)
+    (1.0, 529, 1.0)
     """
     dev = dev or get_device("cpu", "float64")
-    S, p = task.terms, task.p
+    S = task.terms
+    p = task.p
     logits = evaluator(dev, network)
     width = len(network["W"]) if isinstance(network, dict) else network.width
     affordable = max(1, limit // (width * p))
-    whole = task.size <= affordable
-    count = task.size if whole else min(sample, affordable)
-    drawn = None if whole else generator(seed, "probes").integers(p, size=(S, count))
+    count = task.size
+    drawn = None
+    if task.size > affordable:
+        count = min(sample, affordable)
+        drawn = generator(seed, "probes").integers(p, size=(S, count))
     rows = max(64, CHUNK_BYTES[dev.kind] // (dev.dtype.itemsize * (width + p)))
 
-    def chunk(start: int) -> tuple:
+    def chunk(start: int) -> _Chunk:
         stop = min(start + rows, count)
         on_chunk(start, count)
-        n = task.inputs(np.arange(start, stop)) if whole else drawn[:, start:stop]
+        n = task.inputs(np.arange(start, stop)) if drawn is None else drawn[:, start:stop]
         n = n[:, task.defined(n)]
-        return (
-            _measure(dev, logits(n), task.labels(n), n)
-            if n.size
-            else (0, 0, 0.0, 0.0, math.inf, ())
-        )
+        if n.size == 0:
+            return _Chunk(0, 0, 0.0, 0.0, math.inf, ())
+        return _measure(dev, logits(n), task.labels(n), n)
 
-    parts = list(zip(*dev.map(chunk, range(0, count, rows)), strict=True))
-    inputs, hits, squares, margins = (sum(x) for x in parts[:4])
-    worst = int(np.argmin(parts[4]))  # a nan counts as the smallest: it must not hide
-    weights, circle = (
-        (network, task.circle)
-        if isinstance(network, dict)
-        else (network.top, network.top_task.circle)
-    )
-    letters = len(weights["U"])
-    listed = (
-        terms
-        and circle is not None
-        and math.comb(3 * letters - 1, letters) * len(weights["W"]) <= TERMS
-    )
+    chunks = dev.map(chunk, range(0, count, rows))
+    inputs = sum(x.inputs for x in chunks)
+    smallest = [x.min_margin for x in chunks]
+    worst = chunks[int(np.argmin(smallest))]  # a nan counts as the smallest: it must not hide
     return Verification(
-        accuracy=hits / inputs,
+        accuracy=sum(x.hits for x in chunks) / inputs,
         inputs=inputs,
-        whole=whole,
-        mse=squares / (inputs * p),
-        min_margin=parts[4][worst],
-        at=parts[5][worst],
-        mean_margin=margins / inputs,
-        terms=cross_terms(weights, circle) if listed else [],
+        whole=drawn is None,
+        mse=sum(x.squared_error for x in chunks) / (inputs * p),
+        min_margin=worst.min_margin,
+        at=worst.at,
+        mean_margin=sum(x.margins for x in chunks) / inputs,
+        terms=_listed_terms(network, task) if terms else [],
     )
 
 
-def _measure(dev: Device, z: Array, labels: np.ndarray, n: np.ndarray) -> tuple:
-    """(inputs, hits, squared error, sum of margins, smallest margin, its input) of a chunk; the
-    logits z are overwritten"""
+def _listed_terms(network, task: ModularTask) -> list[Term]:
+    """The cross terms of the (last) two-layer network; none where there would be too many."""
+    weights = network if isinstance(network, dict) else network.top
+    circle = task.circle if isinstance(network, dict) else network.top_task.circle
+    S = len(weights["U"])
+    words = math.comb(3 * S - 1, S)
+    if circle is None or words * len(weights["W"]) > TERMS:
+        return []
+    return cross_terms(weights, circle)
+
+
+def _measure(dev: Device, z: Array, labels: np.ndarray, n: np.ndarray) -> _Chunk:
+    """The chunk of inputs n (S, B) with logits z (B, C), which are overwritten."""
     at = dev.xp.arange(len(labels)), dev.to_device(labels)
     right = z[at]
     z[at] = right - 1
-    squares = float(dev.xp.vdot(z, z))
+    squared_error = float(dev.xp.vdot(z, z))
     z[at] = -math.inf
     margin = right - z.max(axis=-1)
     worst = int(margin.argmin())
-    return (
-        len(labels),
-        int((margin > 0).sum()),
-        squares,
-        float(margin.sum()),
-        float(margin[worst]),
-        tuple(n[:, worst].tolist()),
+    return _Chunk(
+        inputs=len(labels),
+        hits=int((margin > 0).sum()),
+        squared_error=squared_error,
+        margins=float(margin.sum()),
+        min_margin=float(margin[worst]),
+        at=tuple(n[:, worst].tolist()),
     )
