@@ -576,9 +576,9 @@ def test_hostile_input_is_refused_at_once(flags, tmp_path):
     example = Path(__file__).parent.parent / "examples" / "analytic_weights.py"
     command = [sys.executable, str(example), *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and len(done.stderr) < 300, (
-        done.stderr
-    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 300
     assert not list(tmp_path.iterdir())
 
 

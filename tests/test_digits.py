@@ -275,7 +275,10 @@ def test_patching_from_a_donor(opened):
     decoder, weights, tokens = opened
     donor, clean = tokens[::-1].copy(), logits(decoder, tokens)
     D = C // H
-    slices = lambda sequences: decoder.read(sequences, "blocks.0.attn.out").reshape(11, T, H, D)  # noqa: E731
+
+    def slices(sequences):
+        return decoder.read(sequences, "blocks.0.attn.out").reshape(11, T, H, D)
+
     close(decoder, logits(decoder, tokens, decoder.set_head(0, 1, slices(tokens)[:, :, 1])), clean)
     values = slices(donor)[:, :, 1]
     patched = logits(decoder, tokens, decoder.set_head(0, 1, 1.25 * values))

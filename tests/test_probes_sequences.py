@@ -150,9 +150,8 @@ def test_cosine_maps_of_ratio_and_answer(kind):
     other = "answer" if kind == "ratio" else "ratio"
     assert scores[kind] == pytest.approx(1, abs=0.05)
     assert abs(scores[other]) < 0.1
-    x = y = (
-        2  # inside block (x, x') the ratio is the line y' = y x'/x, the answer y' = y + (a/b)(x - x')
-    )
+    # Inside block (x, x') the ratio is the line y' = y x'/x, the answer y' = y + (a/b)(x - x').
+    x = y = 2
     for x1 in range(1, P):
         line = (
             y * pow(x, -1, P) * x1 % P
@@ -178,12 +177,10 @@ def standing_in(solver, p=P, ignore=()):
     examples it does not read."""
 
     def logits(triples):
-        keep = lambda k: [i for i in range(k) if i not in ignore]  # noqa: E731
         z = np.zeros((*triples.shape[:2], p + 1))
         for k in range(triples.shape[1]):
-            answer, known = solver(
-                p, triples[:, keep(k), :2], triples[:, keep(k), 2], triples[:, k, :2]
-            )
+            examples = triples[:, [i for i in range(k) if i not in ignore]]
+            answer, known = solver(p, examples[..., :2], examples[..., 2], triples[:, k, :2])
             z[np.arange(len(z)), k, np.where(known, answer, p)] = 10
         return z
 

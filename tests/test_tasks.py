@@ -123,22 +123,29 @@ def test_sizes_that_no_group_has_are_refused():
         TASKS["dihedral"](9)
 
 
-@pytest.mark.parametrize(
-    ("example", "flags"),
-    [
-        ("grok_addition", ["--task", "composition", "--p", "6"]),
-        ("corrupted_labels", ["--task", "dihedral", "--p", "12", "--regularizer", "batchnorm"]),
-    ],
-)
-def test_a_group_has_no_ipr_and_its_figures_are_drawn(example, flags, tmp_path):
-    script = Path(__file__).parent.parent / "examples" / f"{example}.py"
-    flags = [*flags, "--width", "20", "--steps", "30", "--batch-size", "16"]
-    command = [sys.executable, str(script), *flags, "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+def example(name, *flags, folder):
+    script = Path(__file__).parent.parent / "examples" / f"{name}.py"
+    command = [sys.executable, str(script), *flags, "--out", str(folder / "out")]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("flags", [["composition", "--p", "6"], ["dihedral", "--p", "12"]])
+def test_a_group_trains_without_an_ipr(flags, tmp_path):
+    done = example("grok_addition", "--task", *flags, "--steps", "30", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
-    assert list(tmp_path.glob("*.png"))
-    assert json.loads((tmp_path / "run.json").read_text())["results"]["ipr_mean"] is None
+    assert list((tmp_path / "out").glob("*.png"))
+    results = json.loads((tmp_path / "out" / "run.json").read_text())["results"]
+    assert results["train_accuracy"] > 0.9
+    assert results["ipr_mean"] is None
+
+
+def test_an_experiment_on_waves_refuses_a_group(tmp_path):
+    done = example("corrupted_labels", "--task", "dihedral", "--p", "12", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no order is known" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_wave_order():
