@@ -140,6 +140,13 @@ def test_a_group_trains_without_an_ipr(flags, tmp_path):
     assert results["ipr_mean"] is None
 
 
+@pytest.mark.parametrize("p", ["2", "5"])
+def test_a_tiny_modulus_has_a_figure(p, tmp_path):
+    done = example("grok_addition", "--p", p, "--steps", "20", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "out").glob("*.png"))
+
+
 def test_an_experiment_on_waves_refuses_a_group(tmp_path):
     done = example("corrupted_labels", "--task", "dihedral", "--p", "12", folder=tmp_path)
     assert done.returncode == 2

@@ -32,7 +32,8 @@ def grokking(
     rows = neuron_rows(weights, order)
     names = [*(f"U{s + 1}" for s in range(len(rows) - 1)), "W"]
     chosen = most_periodic(weights, order, 3)
-    for pair, k in zip(right.subplots(3, 2, sharex="col"), chosen, strict=True):
+    panels = right.subplots(3, 2, sharex="col")
+    for pair, k in zip(panels, chosen, strict=False):  # a small p has fewer frequencies
         signal, power = pair
         for name, color, x in zip(names, (TRAIN, ORANGE, TEST), rows, strict=True):
             signal.plot(x[k], color=color, lw=1, label=name)
