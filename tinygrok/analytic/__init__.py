@@ -1,2 +1,1 @@
-"""Networks written down, not trained: closed-form weights for modular arithmetic, and their
-verification."""
+"""Networks written down, not trained: weights for modular arithmetic, and their verification."""

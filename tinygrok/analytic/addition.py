@@ -107,8 +107,9 @@ def exact_phases(terms: int) -> np.ndarray:
 
 
 def lattice_phases(terms: int) -> np.ndarray:
-    """psi (L, S) = 2 pi t a / L, t = 0..L-1: exact as well, by one line of phases; known for S = 2,
-    3, 4."""
+    """psi (L, S) = 2 pi t a / L, t = 0..L-1: exact as well, by one line of phases.
+
+    Known for S = 2, 3, 4."""
     if terms not in LATTICES:
         raise AnalyticError(f"lattice phases are known for 2, 3 and 4 terms, not {terms}")
     size, step = LATTICES[terms]

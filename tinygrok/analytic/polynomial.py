@@ -218,8 +218,7 @@ class PolynomialNetwork:
         return logits
 
     def sharpen(self, dev: Device, t: Array) -> Array:
-        """u = softmax(beta t), or the one-hot vector of the largest entry; t (B, p) is
-        overwritten"""
+        """u = softmax(beta t), or the one-hot vector of the largest entry; overwrites t (B, p)."""
         t -= t.max(axis=-1, keepdims=True)
         if self.beta is None:
             return (t == 0).astype(dev.dtype)

@@ -14,8 +14,7 @@ Logits = Callable[[np.ndarray], np.ndarray]
 
 
 def directions(p: int) -> np.ndarray:
-    """(p^2,) the line through 0 on which a query lies: y/x mod p, or p for x = 0; -1 for the query
-    (0, 0)."""
+    """(p^2,) the line through 0 on which a query lies: y/x mod p, p for x = 0, -1 for (0, 0)."""
     x, y = all_pairs(p).T
     slope = y * inverses(p)[x] % p
     on_axis = np.where(y > 0, p, -1)
