@@ -39,7 +39,7 @@ def accuracy_without_heads(decoder, x, values, factors: dict[int, int], last: in
     replaced = replace_heads(decoder, x[:, :-1], values)
     answers = np.concatenate([before[None], *replaced])[..., -last:]
     truth = x[:, -last:]
-    accuracy = {"number": (answers == truth).mean(axis=(1, 2))}
+    accuracy: dict[str | int, np.ndarray] = {"number": (answers == truth).mean(axis=(1, 2))}
     true_digits = digits(truth, factors)
     for q, digit in digits(answers, factors).items():
         by_place = (digit == true_digits[q]).mean(axis=1)
@@ -93,7 +93,7 @@ def order_2_moves(decoder, tokens: np.ndarray, m: int) -> tuple[dict, tuple]:
 
     r/2 is the largest divisor of m in half the context. The numbers at look-backs r, r/2, others
     and 1, the query, move one at a time, by 1, 2, r/2 and, where m allows it, by m/4.
-    -> moved_r, moved_half_r  shares of answers that move by -delta and by 2 delta, at the last delta
+    -> moved_r, moved_half_r  shares of answers that move by -delta and 2 delta, at the last delta
        unmoved_...            mean shares of answers that stay when another number moves
     -> (look-backs, deltas, shares (look-backs, deltas, 4)): of the answers that stay, move by
        -delta, by 2 delta, otherwise; a residue mod m that is two of these counts as the first"""
