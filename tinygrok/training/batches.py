@@ -156,13 +156,7 @@ class DrawnBatch:
     weight: Array | None = None
 
     def __init__(
-        self,
-        dev: Device,
-        read: Callable[[int, int], Any],
-        targets: np.ndarray,
-        size: int,
-        wanted: float,
-        training: bool,
+        self, dev: Device, read: Callable, targets: np.ndarray, size: int, wanted, training: bool
     ):
         at_once = training and dev.kind == "cuda"
         self._shards = []
@@ -191,13 +185,7 @@ class TokenBatch(DrawnBatch):
     """
 
     def __init__(
-        self,
-        dev: Device,
-        model: GPT,
-        tokens: np.ndarray,
-        positions: np.ndarray,
-        rows: slice = EVERY_ROW,
-        training: bool = False,
+        self, dev: Device, model: GPT, tokens: np.ndarray, positions, rows=EVERY_ROW, training=False
     ):
         size = len(tokens) * len(positions)
         tokens = tokens[rows]
@@ -221,23 +209,15 @@ def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
 
 
 class ImageBatch(DrawnBatch):
-    """Images (n, H, W, C) and labels (n,), one shard where BatchNorm trains on them.
+    """Images (n, H, W, C) and labels (n,): one shard where BatchNorm trains on them.
 
+    data   (images, labels)
     rows   those of this rank
     """
 
-    def __init__(
-        self,
-        dev: Device,
-        model: Model,
-        images: np.ndarray,
-        labels: np.ndarray,
-        rows: slice = EVERY_ROW,
-        training: bool = False,
-    ):
-        size = len(labels)
-        images = images[rows]
-        labels = labels[rows]
+    def __init__(self, dev: Device, model: Model, data: Labelled, rows=EVERY_ROW, training=False):
+        size = len(data[1])
+        images, labels = (x[rows] for x in data)
         wanted = 1 if training and model.batchnorm else len(labels) / SHARD_IMAGES
 
         def read(a: int, b: int) -> Array:

@@ -80,8 +80,7 @@ class ImageTraining(DrawnRun):
 
     def make_batch(self, data: Labelled, training: bool = False) -> ImageBatch:
         """This rank's rows of what is drawn, or a set to measure, on the device."""
-        images, labels = data
-        rows = self.world.rows(len(labels)) if training else EVERY_ROW
+        rows = self.world.rows(len(data[1])) if training else EVERY_ROW
         if training and self.model.batchnorm and self.world.size > 1:
             raise InputError("BatchNorm needs all rows of a batch: train on one rank")
-        return ImageBatch(self.dev, self.model, images, labels, rows, training)
+        return ImageBatch(self.dev, self.model, data, rows, training)

@@ -75,16 +75,7 @@ class Objective:
 
         return np.asarray(self._each(member))
 
-    def _pass(
-        self,
-        w: dict,
-        g: dict,
-        shard: Shard,
-        norm: int | None,
-        dropout: Dropout,
-        weight: Array | None = None,
-        accumulate: bool = False,
-    ) -> Array:
+    def _pass(self, w, g, shard: Shard, norm, dropout, weight=None, accumulate=False) -> Array:
         """Forward and backward on one shard; returns its share of the loss."""
         dev = self.dev
         mode = Mode(True, dropout, weight, shard.start, dev.workspace.get)
