@@ -17,38 +17,33 @@ from pathlib import Path
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import functools  # isort: skip
+import itertools
 
 import numpy as np
 
 from tinygrok.criticality.autoinit import autoinit, predicted_loss
-from tinygrok.engine.optim import SGD, AdamW, cosine
+from tinygrok.engine.optim import OPTIMIZERS, cosine
 from tinygrok.engine.rng import generator
 from tinygrok.models import vision
 from tinygrok.ops.activation import activation_help
 from tinygrok.plots import autoinit as plots
 from tinygrok.tasks import images
 from tinygrok.training.checkpoint import load_training, save_training
-from tinygrok.training.images import ImageTraining
+from tinygrok.training.images import HE, ImageTraining
 from tinygrok.training.loop import NonFiniteLoss, fit
 from tinygrok.training.parallel import world
 
-OPTIMIZERS = {"sgd": SGD, "adamw": AdamW}
 MOMENTS = {"sgd": {"momentum": 0.9}, "adamw": {"betas": (0.9, 0.999)}}
-# What the flags may change.
-PRESETS = {
-    "mlp": {"width": 100, "depth": 50, "activation": "relu", "steps": 1500, "batch": 128},
-    "resmlp": {"width": 64, "depth": 6, "activation": "gelu", "steps": 400, "batch": 64},
-    "vgg": {"width": 8, "depth": 0, "activation": "relu", "steps": 1000, "batch": 64},
-}
-PRESETS["mlp"] |= {"optimizer": "sgd", "lr": [0.01]}
-PRESETS["resmlp"] |= {"optimizer": "adamw", "lr": [2e-3]}
-PRESETS["vgg"] |= {"optimizer": "sgd", "lr": [0.02]}
-PRESETS["mixer"] = PRESETS["resmlp"]
-PRESETS["vgg_bn"] = PRESETS["vgg"] | {"lr": [0.05]}
+RELU = {"activation": "relu", "optimizer": "sgd"}
+GELU = {"activation": "gelu", "optimizer": "adamw"}
+MLP = RELU | {"width": 100, "depth": 50, "lr": [0.01], "steps": 1500, "batch": 128}
+TOKENS = GELU | {"width": 64, "depth": 6, "lr": [2e-3], "steps": 400, "batch": 64}
+VGG = RELU | {"width": 8, "depth": 0, "lr": [0.02], "steps": 1000, "batch": 64}
+VGG_BN = VGG | {"lr": [0.05]}
+PRESETS = {"mlp": MLP, "resmlp": TOKENS, "mixer": TOKENS, "vgg": VGG, "vgg_bn": VGG_BN}
 QUICK = {"steps": 300, "batch": 64, "tune_steps": 60}
-QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}}
+QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}, "vgg": {"steps": 60}, "vgg_bn": {"steps": 60}}
 QUICK_SIZE["resmlp"] = QUICK_SIZE["mixer"] = {"width": 32, "depth": 2, "steps": 100}
-QUICK_SIZE["vgg"] = QUICK_SIZE["vgg_bn"] = {"steps": 60}
 TUNABLE = ("weight", "bias", "gain", "shift", "mu")
 INITS = ("off", "kaiming", "xavier", "autoinit")
 CHANCE = 0.1  # the accuracy of a network that diverged
@@ -59,10 +54,7 @@ def arguments(argv=None):
     add = p.add_argument
     count = cli.integer()
     positive = cli.positive()
-    losses = ["log", "square"]
-    add(
-        "--model", default="mlp", choices=sorted(PRESETS), help="network; its settings are defaults"
-    )
+    add("--model", default="mlp", choices=sorted(PRESETS), help="network, with its own defaults")
     add("--data", metavar="DIR", help="folder of images (default: scikit-learn's digits)")
     add("--width", type=count, help="units, or channels of tokens, or of VGG's first convolution")
     add("--depth", type=cli.integer(0), help="hidden layers or blocks (VGG has its own)")
@@ -74,13 +66,13 @@ def arguments(argv=None):
     add("--off", type=positive, default=2.0, help="factor by which sigma_w of the start is off")
     add("--sigma-b", type=cli.real(), default=0.0, help="standard deviation of the biases")
     add("--inits", nargs="+", default=list(INITS), choices=INITS, help="to train from")
-    add("--jacobian-loss", default="log", choices=losses, help="loss of the tuning")
+    add("--jacobian-loss", default="log", choices=["log", "square"], help="of the tuning")
     add("--tune-steps", type=count, default=100, help="steps of the tuning")
     add("--tune-lr", type=positive, default=0.1, help="its learning rate (of log-multipliers)")
     add("--tune", nargs="+", default=["weight", "bias"], choices=TUNABLE, help="what is tuned")
     add("--probes", type=count, default=2, help="unit vectors a block, image and step")
     add("--tune-batch", type=cli.integer(2), default=32, help="images of the tuning")
-    add("--optimizer", choices=list(OPTIMIZERS), help="sgd: momentum 0.9")
+    add("--optimizer", choices=list(OPTIMIZERS), help="sgd has momentum 0.9")
     add("--lr", type=positive, nargs="+", help="rates; of several the best in training counts")
     add("--weight-decay", type=cli.real(), default=1e-4, help="weight decay of kernels")
     add("--augment", type=cli.integer(0, 8), default=0, help="pixels of random shifts, with flips")
@@ -94,51 +86,21 @@ def arguments(argv=None):
     return cli.parse(p, argv, QUICK | QUICK_SIZE[model])
 
 
-def build(args, image):
-    """The network, for images of a shape."""
-    H, W, C = image
-    if args.model == "mlp":
-        size = (H * W * C, args.width, args.depth, 10)
-        return vision.deep_mlp(*size, args.activation, args.norm, args.mu or 0.0)
-    if args.model.startswith("vgg"):
-        if 64 % args.width:
-            allowed = "VGG's first convolution has 64 channels or a divisor of that"
-            raise cli.InputError(f"--width {args.width}: {allowed}")
-        batchnorm = args.model == "vgg_bn"
-        options = {"batchnorm": batchnorm, "activation": args.activation}
-        return vision.vgg(image, 10, divide=64 // args.width, **options)
-    fitting = [
-        n for n in (1, 2, 4, 7, 8) if H % n == W % n == 0 and 4 * n <= H
-    ]  # 16 tokens or more
-    sizes = {"patch": args.patch or max(fitting), "width": args.width, "depth": args.depth}
-    sizes |= {"activation": args.activation, "mu": 1.0 if args.mu is None else args.mu}
-    if args.model == "mixer":
-        return vision.mixer(image, 10, hidden=(2 * args.width, 2 * args.width), **sizes)
-    return vision.resmlp(image, 10, hidden=4 * args.width, scale=args.layer_scale, **sizes)
-
-
 class Start:
     """First weights by initialisation for one seed, and the tuning of "off" to "autoinit"."""
 
     def __init__(self, args, dev, net, data, seed):
-        self.args = args
         rng = generator(seed, "probes")
         size = min(args.tune_batch, len(data.train))
         x = data.train[rng.choice(len(data.train), size, replace=False)]
         self.tune = functools.partial(autoinit, dev, net, x=x, rng=rng, loss=args.jacobian_loss)
-        he = 2**0.5
-        off = net.init(generator(seed, "init"), args.off * he, args.sigma_b)
-        kaiming = net.init(generator(seed, "init"), he)
+        off = net.init(generator(seed, "init"), args.off * HE, args.sigma_b)
+        kaiming = net.init(generator(seed, "init"), HE)
         xavier = net.init(generator(seed, "init"), 1.0, fan="mean")
         began = time.perf_counter()
-        tuned, self.history = self.tune(
-            weights=off,
-            steps=args.tune_steps,
-            lr=args.tune_lr,
-            probes=args.probes,
-            tune=tuple(args.tune),
-            schedule=cosine(0, args.tune_steps),
-        )
+        steps = {"steps": args.tune_steps, "lr": args.tune_lr, "probes": args.probes}
+        steps["schedule"] = cosine(0, args.tune_steps)
+        tuned, self.history = self.tune(weights=off, tune=tuple(args.tune), **steps)
         self.seconds = time.perf_counter() - began
         self.weights = {"off": off, "kaiming": kaiming, "xavier": xavier, "autoinit": tuned}
 
@@ -147,9 +109,8 @@ class Start:
         _, history = self.tune(weights=self.weights[init], steps=0, probes=64)
         return history["loss"][0], history["apjn"][0]
 
-    def predicted(self):
+    def predicted(self, args):
         """The loss of the tuning in theory; None where blocks do act on each other."""
-        args = self.args
         alone = (args.model, args.activation, args.norm, args.mu or 0) == ("mlp", "relu", "none", 0)
         if not alone or args.jacobian_loss != "log":
             return None
@@ -157,7 +118,8 @@ class Start:
         return predicted_loss(J, args.tune_steps, args.tune_lr, cosine(0, args.tune_steps))
 
 
-def make_run(args, dev, net, data, weights, lr, seed):
+def make_run(experiment, net, data, weights, lr, seed):
+    args = experiment.args
     return ImageTraining.on_task(
         net,
         data,
@@ -167,7 +129,7 @@ def make_run(args, dev, net, data, weights, lr, seed):
         weight_decay=args.weight_decay,
         shifts=args.augment,
         weights=weights,
-        device=dev,
+        device=experiment.dev,
         optimizer=OPTIMIZERS[args.optimizer],
         schedule=cosine(args.steps // 20, args.steps),
         **MOMENTS[args.optimizer],
@@ -179,21 +141,20 @@ def train(experiment, net, data, starts):
     interrupted."""
     args = experiment.args
     config = cli.config(args)
-    arms = [(init, lr, s) for s in range(args.seeds) for init in args.inits for lr in args.lr]
+    arms = list(itertools.product(range(args.seeds), args.inits, args.lr))
     histories = {}
     progress = cli.Progress(len(arms) * args.steps, every=5.0)
     with cli.Interrupt() as interrupt:
-        for i, (init, lr, s) in enumerate(arms):
-            weights = starts[s].weights[init]
-            run = make_run(args, experiment.dev, net, data, weights, lr, args.seed + s)
+        for i, (s, init, lr) in enumerate(arms):
+            run = make_run(experiment, net, data, starts[s].weights[init], lr, args.seed + s)
             path = experiment.out / f"{init}-{lr:g}-{s}.npz"
             if args.resume and path.exists():
                 load_training(path, run, config)
 
             def show(row, before=i * args.steps, init=init):
                 train = f"train {row['train_accuracy']:.3f} ({row['train_loss']:.3f})"
-                text = f"{init:<9} {train}  test {row['test_accuracy']:.3f}"
-                progress(before + row["step"], text)
+                test = f"test {row['test_accuracy']:.3f}"
+                progress(before + row["step"], f"{init:<9} {train}  {test}")
 
             save = functools.partial(save_training, path, config=config)
             when = (args.steps, args.measure_every, show, save, args.save_seconds, interrupt)
@@ -251,9 +212,11 @@ def main(argv=None):
         raise cli.InputError("autoinit trains many small networks: start it without mpirun")
     loaded = images.load(None if args.data is None else Path(args.data))
     data = images.normalised(loaded)
-    net = build(args, data.train.shape[1:])
-    names = (*net.shapes, *net.buffers)
-    if not any(name.endswith(f".{kind}") for name in names for kind in args.tune):
+    size = (data.train.shape[1:], args.width, args.depth, args.activation)
+    options = {"norm": args.norm, "mu": args.mu, "patch": args.patch, "scale": args.layer_scale}
+    net = vision.network(args.model, *size, **options)
+    kinds = {name.rpartition(".")[2] for name in (*net.shapes, *net.buffers)}
+    if not kinds.intersection(args.tune):
         raise cli.InputError(f"--tune: the network has no {' or '.join(args.tune)}")
     experiment.open(state=f"{args.inits[0]}-{args.lr[0]:g}-0.npz")
     print(f"{len(data.train)} images of {data.train.shape[1:]}; {args.model}: {net!r}")
@@ -261,8 +224,7 @@ def main(argv=None):
     start = starts[0]
     before = start.jacobians("off")
     after = start.jacobians("autoinit")
-    losses = f"Jacobian log loss {before[0]:.4g} -> {after[0]:.4g}"
-    print(f"tuned in {start.seconds:.1f} s: {losses}")
+    print(f"tuned in {start.seconds:.1f} s: Jacobian log loss {before[0]:.4g} -> {after[0]:.4g}")
     histories = train(experiment, net, loaded, starts) if args.steps else {}
     if histories is None:
         return 130
@@ -273,11 +235,10 @@ def main(argv=None):
         norms = {f"before: He's $\\sigma_w$ times {args.off:g}": before[1], "after": after[1]}
         tunings = [s.history["loss"] for s in starts]
         tests = {}
-        for (init, lr, _), history in histories.items():
-            if lr == chosen[init][0]:
-                tests.setdefault(init, []).append(history)
+        for init, (lr, _, _) in chosen.items():
+            tests[init] = [histories[init, lr, s] for s in range(args.seeds)]
         titles = (args.model, f"Jacobian {args.jacobian_loss} loss")
-        plots.autoinit(norms, tunings, start.predicted(), tests, titles, out / "autoinit.png")
+        plots.autoinit(norms, tunings, start.predicted(args), tests, titles, out / "autoinit.png")
 
     log = {"step": list(range(len(start.history["loss"]))), **start.history}
     experiment.finish(results, log, figures, shown=shown)

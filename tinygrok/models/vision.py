@@ -153,3 +153,42 @@ def vgg(
     return Chain(
         [*blocks, ("readout", (*ops, ("reshape", -1), ("linear", "readout", H * W * C, classes)))]
     )
+
+
+def network(
+    name: str,
+    image: tuple[int, int, int],
+    width: int,
+    depth: int,
+    activation: str = "relu",
+    *,
+    classes: int = 10,
+    norm: str = "none",
+    mu: float | None = None,
+    patch: int | None = None,
+    scale: float = 1.0,
+) -> Chain:
+    """A network for small images (H, W, C) by name: mlp, resmlp, mixer, vgg, or vgg_bn.
+
+    width   units, channels of the tokens, or channels of VGG's first convolution (VGG has its own
+            depth)
+    norm    of the MLP;  scale: the first LayerScale of ResMLP
+    mu      strength of the residual connections; None: 0 for the MLP, else 1
+    patch   pixels of a patch's side; None: at least 16 tokens
+    """
+    H, W, C = image
+    if name == "mlp":
+        return deep_mlp(H * W * C, width, depth, classes, activation, norm, mu or 0.0)
+    if name.startswith("vgg"):
+        if 64 % width:
+            allowed = "VGG's first convolution has 64 channels or a divisor of that"
+            raise InputError(f"width {width}: {allowed}")
+        options = {"batchnorm": name == "vgg_bn", "activation": activation}
+        return vgg(image, classes, divide=64 // width, **options)
+    if patch is None:
+        patch = max(n for n in (1, 2, 4, 7, 8) if H % n == W % n == 0 and 4 * n <= H)
+    options = {"activation": activation, "mu": 1.0 if mu is None else mu}
+    size = (image, classes, patch, width, depth)
+    if name == "mixer":
+        return mixer(*size, hidden=(2 * width, 2 * width), **options)
+    return resmlp(*size, hidden=4 * width, scale=scale, **options)
