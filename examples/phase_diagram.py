@@ -1,37 +1,33 @@
-"""Phase diagrams of learning from corrupted labels: training fraction against corrupted fraction,
-by regularisation.
+"""Phase diagrams of learning from corrupted labels, by training fraction and corrupted fraction.
 
     python examples/phase_diagram.py --quick
-    python examples/phase_diagram.py --grid 5 --p 59 --width 200 --steps 600         # minutes on two cores
-    python examples/phase_diagram.py                                                 # the paper's 17 x 17 x 4: use a GPU
-    python examples/phase_diagram.py --workers 4                                     # processes of this machine
-    python examples/phase_diagram.py --scheduler tcp://host:8786                     # a Dask cluster
+    python examples/phase_diagram.py --grid 5 --p 59 --width 200 --steps 600    # minutes
+    python examples/phase_diagram.py                # the paper's 17 x 17 x 4: use a GPU
+    python examples/phase_diagram.py --workers 4    # processes of this machine
+    python examples/phase_diagram.py --scheduler tcp://host:8786    # a Dask cluster
 
-Networks train in packs, as ensembles; every finished pack is a file in --out, and --resume runs
-what is missing. Paper: Doshi, Das, He, Gromov, To grok or not to grok, arXiv 2310.13061 (Figure 3).
+One diagram for each strength of a regularisation. Networks train in packs, as ensembles; every
+finished pack is a file in --out, and --resume runs what is missing. Paper: Doshi, Das, He, Gromov,
+To grok or not to grok, arXiv 2310.13061 (Figure 3).
 """
-
-import time
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import functools  # isort: skip
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from tinygrok.engine.errors import InputError
-from tinygrok.ops.activation import resolve
+from tinygrok.ops.activation import activation_help, resolve
 from tinygrok.ops.dropout import check_rate_host
+from tinygrok.ops.loss import LOSSES
+from tinygrok.plots import corrupted_labels as plots
 from tinygrok.probes.phases import PHASES
 from tinygrok.tasks.corruption import RULES
-from tinygrok.training.checkpoint import check_config
 from tinygrok.training.ensembles import complete, pack_size, packs, train_pack
-from tinygrok.training.sweep import SweepError, exit_with_parent, sweep
+from tinygrok.training.sweep import process_pools
 
+# Weight decays, dropout rates, or batch sizes with and without BatchNorm.
 STRENGTHS = {
     "weight_decay": (0.0, 5.0, 15.0, 20.0),
     "dropout": (0.0, 0.3, 0.6, 0.9),
@@ -39,124 +35,89 @@ STRENGTHS = {
     "minibatch": (8.0, 64.0),
 }
 QUICK = {"grid": 3, "p": 47, "width": 150, "steps": 300}
-QUICK_STRENGTHS = {
-    "weight_decay": [0.0, 15.0],
-    "dropout": [0.0, 0.3],
-    "batchnorm": [64.0],
-    "minibatch": [64.0],
-}
+QUICK_STRENGTHS = {"weight_decay": (0.0, 15.0), "dropout": (0.0, 0.3), "minibatch": (64.0,)}
+BY_BATCH = ("batchnorm", "minibatch")
 
 
 def arguments(argv=None):
     p = cli.parser("phase_diagram", __doc__.splitlines()[0])
-    p.add_argument(
-        "--regularizer",
-        default="weight_decay",
-        choices=sorted(STRENGTHS),
-        help="what the columns vary",
-    )
-    p.add_argument(
-        "--strengths",
-        type=cli.real(),
-        nargs="+",
-        default=None,
-        help="decays, dropout rates or batch sizes",
-    )
-    p.add_argument(
-        "--grid",
-        type=cli.integer(1, 200),
-        default=17,
-        help="points along each axis, from 0.1 to 0.9",
-    )
-    p.add_argument(
-        "--steps", type=cli.integer(), default=2000, help="optimiser steps of every network"
-    )
-    p.add_argument("--p", type=cli.integer(5, 1000), default=97, help="modulus")
-    p.add_argument("--width", type=cli.integer(), default=500, help="hidden neurons")
-    p.add_argument("--loss", default="mse", choices=["mse", "cross_entropy"], help="loss")
-    p.add_argument(
-        "--activation",
-        default="square",
-        help="square, power<k>, relu, leaky_relu, gelu, gelu_tanh, tanh, erf",
-    )
-    p.add_argument(
-        "--rule",
-        default="uniform",
-        choices=RULES,
-        help="how labels are corrupted (uniform: the paper's rule)",
-    )
-    p.add_argument(
-        "--seeds",
-        type=cli.integer(),
-        default=1,
-        help="networks a cell; a cell shows means and the commonest phase",
-    )
-    p.add_argument(
-        "--pack",
-        type=cli.integer(),
-        default=None,
-        help="networks a pack (default: 8, on a GPU what fits)",
-    )
-    p.add_argument("--log-every", type=cli.integer(), default=50, help="steps between measurements")
-    p.add_argument(
-        "--workers",
-        type=cli.integer(0),
-        default=0,
-        help="worker processes (0: threads of this process)",
-    )
-    p.add_argument(
-        "--scheduler", default=None, metavar="tcp://HOST:PORT", help="address of a Dask scheduler"
-    )
-    p.add_argument(
-        "--resume", action="store_true", help="keep the finished packs in --out and run the others"
-    )
+    add = p.add_argument
+    count = cli.integer()
+    kinds = sorted(STRENGTHS)
+    grid = cli.integer(1, 200)
+    seeds = "networks a cell; a cell shows means and the commonest phase"
+    resume = "keep the finished packs in --out and run the others"
+    add("--regularizer", default="weight_decay", choices=kinds, help="what the columns vary")
+    add("--strengths", type=cli.real(), nargs="+", help="decays, dropout rates or batch sizes")
+    add("--grid", type=grid, default=17, help="points along each axis, from 0.1 to 0.9")
+    add("--steps", type=count, default=2000, help="optimiser steps of every network")
+    add("--p", type=cli.integer(5, 1000), default=97, help="modulus")
+    add("--width", type=count, default=500, help="hidden neurons")
+    add("--loss", default="mse", choices=list(LOSSES), help="loss")
+    add("--activation", default="square", help=activation_help())
+    add("--rule", default="uniform", choices=RULES, help="how labels are corrupted")
+    add("--seeds", type=count, default=1, help=seeds)
+    add("--pack", type=count, help="networks a pack (default: 8, on a GPU what fits)")
+    add("--log-every", type=count, default=50, help="steps between measurements")
+    add("--workers", type=cli.integer(0), default=0, help="processes (0: this one, with threads)")
+    add("--scheduler", metavar="tcp://HOST:PORT", help="address of a Dask scheduler")
+    add("--resume", action="store_true", help=resume)
     args = cli.parse(p, argv, QUICK)
-    args.strengths = args.strengths or list(
-        (QUICK_STRENGTHS if args.quick else STRENGTHS)[args.regularizer]
-    )
-    if len(set(args.strengths)) < len(args.strengths):
-        raise InputError("--strengths: every value once")
-    resolve(args.activation)
-    if args.regularizer == "dropout":
-        check_rate_host(args.strengths)
-    smallest = int(
-        (0.1 if args.grid > 1 else 0.5) * args.p**2
-    )  # training inputs of the first column
-    if args.regularizer in ("batchnorm", "minibatch") and any(
-        not 2 <= s <= smallest or s % 1 for s in args.strengths
-    ):
-        raise InputError(
-            f"--strengths: batch sizes are whole numbers from 2 to {smallest}, the smallest training set"
-        )
+    if not args.strengths:
+        quick = QUICK_STRENGTHS if args.quick else {}
+        args.strengths = list(quick.get(args.regularizer, STRENGTHS[args.regularizer]))
+    check(args)
     return args
 
 
+def check(args):
+    """Refuse flags that a network deep in the sweep would refuse."""
+    if len(set(args.strengths)) < len(args.strengths):
+        raise cli.InputError("--strengths: every value once")
+    resolve(args.activation)
+    if args.regularizer == "dropout":
+        check_rate_host(args.strengths)
+    smallest = int(axis_of(args)[0] * args.p**2)  # training inputs of the first column
+    for size in args.strengths if args.regularizer in BY_BATCH else ():
+        if not 2 <= size <= smallest or size % 1:
+            raise cli.InputError(
+                f"--strengths: batch sizes are whole numbers from 2 to {smallest}, "
+                "the smallest training set"
+            )
+
+
+def axis_of(args):
+    """The training fractions, and the corrupted fractions."""
+    if args.grid == 1:
+        return [0.5]
+    return np.linspace(0.1, 0.9, args.grid).round(6).tolist()
+
+
+def settings_of(args, strength):
+    """What a strength means for a network."""
+    if args.regularizer not in BY_BATCH:
+        return {args.regularizer: strength, "steps": args.steps}
+    # As the paper: the same epochs, lr = 0.01 sqrt(batch/256).
+    batch = int(strength)
+    lr = 0.01 * (batch / 256) ** 0.5
+    batchnorm = args.regularizer == "batchnorm"
+    steps = args.steps if batchnorm else args.steps * 256 // batch
+    return {"batch_size": batch, "lr": lr, "batchnorm": batchnorm, "steps": steps}
+
+
 def points(args):
-    """One point per network, in the order strength, alpha, xi, seed; and the axis of the grid."""
-    axis = np.linspace(0.1, 0.9, args.grid).round(6).tolist() if args.grid > 1 else [0.5]
-    names = ("p", "width", "steps", "loss", "activation", "rule", "log_every", "dtype")
-    common = {k: getattr(args, k) for k in names}
+    """One point per network, in the order strength, alpha, xi, seed."""
+    axis = axis_of(args)
+    names = ("p", "width", "loss", "activation", "rule", "log_every", "dtype")
+    common = {name: getattr(args, name) for name in names}
     result = []
     for strength in args.strengths:
-        own = {args.regularizer: strength}
-        if args.regularizer in (
-            "batchnorm",
-            "minibatch",
-        ):  # as the paper: the same epochs, lr = 0.01 sqrt(batch/256)
-            batch = int(strength)
-            steps = args.steps * 256 // batch if args.regularizer == "minibatch" else args.steps
-            lr = 0.01 * (batch / 256) ** 0.5
-            own = {
-                "batch_size": batch,
-                "lr": lr,
-                "batchnorm": args.regularizer == "batchnorm",
-                "steps": steps,
-            }
+        column = common | settings_of(args, strength)
         for alpha in axis:
             for xi in axis:
-                cell = common | own | {"alpha": alpha, "xi": xi}
+                cell = column | {"alpha": alpha, "xi": xi}
                 result += [cell | {"seed": args.seed + s} for s in range(args.seeds)]
-    return result, axis
+    return result
 
 
 def make_executor(args):
@@ -165,108 +126,99 @@ def make_executor(args):
         try:
             from distributed import Client
         except ImportError as error:
-            raise InputError("--scheduler needs Dask: pip install 'tinygrok[cluster]'") from error
+            needs = "--scheduler needs Dask: pip install 'tinygrok[cluster]'"
+            raise cli.InputError(needs) from error
         try:
             return Client(args.scheduler, timeout=10).get_executor(retries=5)
         except (OSError, ValueError, TimeoutError) as error:
-            raise InputError(f"--scheduler {args.scheduler}: {error}") from error
-    if args.workers:
-        spawn = multiprocessing.get_context("spawn")
-        return functools.partial(
-            ProcessPoolExecutor, args.workers, mp_context=spawn, initializer=exit_with_parent
-        )
-    return None
+            raise cli.InputError(f"--scheduler {args.scheduler}: {error}") from error
+    return process_pools(args.workers) if args.workers else None
 
 
-def grids(args, axis, outcomes):
-    """{title: {"phase", "train", "test"}} with arrays (alpha, xi): means over seeds, the number of
-    the commonest phase."""
-    shape = len(args.strengths), len(axis), len(axis), args.seeds
-    codes = np.array([PHASES.index(o["phase"]) for o in outcomes]).reshape(shape)
-    commonest = np.array([(codes == i).sum(axis=-1) for i in range(len(PHASES))]).argmax(axis=0)
-    accuracies = [
-        np.array([o[f"{split}_accuracy"] for o in outcomes], dtype=float)
-        for split in ("train", "test")
-    ]
-    means = [a.reshape(shape).mean(axis=-1) for a in accuracies]  # nan for a network that diverged
+def members(args, dev, point):
+    """Networks a pack."""
+    if args.pack:
+        return args.pack
+    return 8 if args.scheduler else pack_size(dev, complete(point), max(1, args.workers))
+
+
+def in_order(everything, cut, results):
+    """The outcome of every point: packs group the points, so each is looked up."""
+    found = {}
+    for pack, outcomes in zip(cut, results, strict=True):
+        for point, outcome in zip(pack, outcomes, strict=True):
+            found[json.dumps(point, sort_keys=True)] = outcome
+    return [found[json.dumps(complete(point), sort_keys=True)] for point in everything]
+
+
+def grids(args, outcomes):
+    """{title: {"phase", "train", "test"}} with arrays (alpha, xi): the number of the commonest
+    phase, and means over seeds, nan where a network diverged."""
+    size = len(axis_of(args))
+    shape = (len(args.strengths), size, size, args.seeds)
+    codes = np.array([PHASES.index(outcome["phase"]) for outcome in outcomes]).reshape(shape)
+    counts = np.array([(codes == i).sum(axis=-1) for i in range(len(PHASES))])
+    maps = {"phase": counts.argmax(axis=0)}
+    for split in ("train", "test"):
+        accuracies = [outcome[f"{split}_accuracy"] for outcome in outcomes]
+        maps[split] = np.array(accuracies, dtype=float).reshape(shape).mean(axis=-1)
+    name = args.regularizer.replace("_", " ")
     return {
-        f"{args.regularizer.replace('_', ' ')} {strength:g}": {
-            "phase": phase,
-            "train": train,
-            "test": test,
-        }
-        for strength, phase, train, test in zip(args.strengths, commonest, *means, strict=True)
+        f"{name} {strength:g}": {key: columns[i] for key, columns in maps.items()}
+        for i, strength in enumerate(args.strengths)
     }
+
+
+def summary(outcomes, table, seconds_per_network):
+    """How many networks, and how many cells of each diagram, are in each phase."""
+    phases = [outcome["phase"] for outcome in outcomes]
+    results = {name: phases.count(name) for name in PHASES}
+    for title, grid in table.items():
+        cells = np.bincount(grid["phase"].ravel(), minlength=len(PHASES)).tolist()
+        for name, count in zip(PHASES, cells, strict=True):
+            if count:
+                results[f"{title}: {name}"] = count
+    results["networks"] = len(outcomes)
+    results["seconds_per_network"] = seconds_per_network
+    return results
+
+
+def log_of(everything, outcomes):
+    """Columns of the log: settings and outcome of every network."""
+    names = ("alpha", "xi", "weight_decay", "dropout", "batch_size", "seed")
+    log = {name: [complete(point)[name] for point in everything] for name in names}
+    for name in outcomes[0]:
+        log[name] = [outcome[name] for outcome in outcomes]
+    return log
 
 
 def main(argv=None):
     args = arguments(argv)
-    dev = cli.device(args)
+    experiment = cli.Experiment(args)
     executor = make_executor(args)
-    everything, axis = points(args)
-    size = args.pack or (
-        8 if args.scheduler else pack_size(dev, complete(everything[0]), max(1, args.workers))
-    )
+    everything = points(args)
+    size = members(args, experiment.dev, everything[0])
     cut = packs(everything, size)
-    out = cli.output_folder(args, args.resume, "config.json")
-    settings = json.loads(json.dumps(cli.config(args) | {"pack": size}))
-    if args.resume:
-        check_config(out, json.loads((out / "config.json").read_text()), settings, free=())
-    cli.write_json(out / "config.json", settings)
+    experiment.open_sweep(pack=size)
     print(f"{len(everything)} networks in {len(cut)} packs of up to {max(map(len, cut))}")
-    began, progress = time.perf_counter(), cli.Progress(len(cut), every=10.0, unit="pack")
-    started = []
-
-    def show(done, total):
-        started.append(done)
-        progress(done, "packs finished")
-
-    run = functools.partial(train_pack, device=args.device, threads=1 if executor else args.threads)
-    try:
-        results = sweep(cut, run, out / "packs", executor, show)
-    except SweepError as error:
-        print(f"stopped: {error}\nto run what is missing:\n  {cli.resume_hint()}")
+    threads = 1 if executor else args.threads
+    work = functools.partial(train_pack, device=args.device, threads=threads)
+    results = experiment.sweep(cut, work, executor, "pack", "packs finished")
+    if results is None:
         return 1
-    except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; finished packs are in {out / 'packs'}. To go on:\n  {cli.resume_hint()}",
-            flush=True,
-        )
-        os._exit(130)  # worker processes notice and end; waiting for them could take long
-    progress.close()
-    seconds = time.perf_counter() - began
-    key = functools.partial(json.dumps, sort_keys=True)
-    by_point = {
-        key(point): r
-        for pack, rs in zip(cut, results, strict=True)
-        for point, r in zip(pack, rs, strict=True)
-    }
-    outcomes = [
-        by_point[key(complete(point))] for point in everything
-    ]  # packs group points, so look each up
-    table = grids(args, axis, outcomes)
-    trained = len(everything) * (len(cut) - started[0]) / len(cut)
-    summary = {name: sum(o["phase"] == name for o in outcomes) for name in PHASES}
-    for title, grid in table.items():
-        counts = np.bincount(grid["phase"].ravel(), minlength=len(PHASES)).tolist()
-        summary |= {
-            f"{title}: {name}": count for name, count in zip(PHASES, counts, strict=True) if count
-        }
-    summary |= {
-        "networks": len(everything),
-        "seconds_per_network": seconds / trained if trained else None,
-    }
-    cells = {
-        k: [complete(p)[k] for p in everything]
-        for k in ("alpha", "xi", "weight_decay", "dropout", "batch_size", "seed")
-    }
-    cli.write_log(out, cells | {k: [o[k] for o in outcomes] for k in outcomes[0]})
-    cli.write_run(out, args, dev, seconds, summary)
-    if cli.plotting(args):
-        from tinygrok.plots import corrupted_labels as plots
 
+    outcomes = in_order(everything, cut, results)
+    table = grids(args, outcomes)
+    trained = len(everything) * experiment.trained / len(cut)
+    seconds = experiment.seconds / trained if trained else None
+
+    def figures(out):
+        axis = axis_of(args)
         plots.diagram(table, axis, axis, out / "phase_diagram.png")
-    cli.report(out, summary, {}, "")
+
+    log = log_of(everything, outcomes)
+    experiment.finish(summary(outcomes, table, seconds), log, figures)
+    return None
 
 
 if __name__ == "__main__":
