@@ -1,6 +1,7 @@
 """Every example as a user runs it: --quick, figures, refusals, Ctrl-C and resume."""
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -68,7 +69,9 @@ QUICK = {
         "one_wrong_other": lambda x: x > 0.8,
         "ood_line_failures": lambda x: x > 0.3,
     },
-    "lcg_probe": {  # the mechanism of the small networks: residues in the embedding, look-backs r and r/2, 2 x_(r/2) - x_r
+    # The mechanism of the small networks: residues in the embedding, look-backs r and r/2,
+    # 2 x_(r/2) - x_r.
+    "lcg_probe": {
         "accuracy mod 64": lambda x: x > 0.85,
         "power_period_2": lambda x: x > 0.9,
         "power_period_4": lambda x: x > 0.5,
@@ -160,23 +163,67 @@ FIGURES = {
 }
 
 
+slow = pytest.mark.slow
+
+
+def words(flags):
+    """Flags as a process gets them: a text is cut at its spaces."""
+    result = []
+    for flag in flags:
+        result += flag.split() if isinstance(flag, str) else [str(flag)]
+    return result
+
+
 def run(example, *flags, cwd, **options):
-    command = [sys.executable, str(EXAMPLES / f"{example}.py"), *map(str, flags)]
+    command = [sys.executable, str(EXAMPLES / f"{example}.py"), *words(flags)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+def succeeded(done):
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done
+
+
+def refused(done):
+    assert done.returncode == 2, done
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "error:" in done.stderr
+    return done
+
+
+def interrupted(example, *flags, cwd, file):
+    """What an example prints that gets Ctrl-C as soon as a file is there."""
+    command = [sys.executable, str(EXAMPLES / f"{example}.py"), *words(flags)]
+    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, text=True)
+    while not file.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, printed
+    assert "--resume" in printed
+    return printed
 
 
 def results(folder):
     return json.loads((folder / "run.json").read_text())
 
 
+def equal_arrays(a, b):
+    assert set(a) == set(b)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
 def test_every_example_is_tested():
     assert {p.stem for p in EXAMPLES.glob("[!_]*.py")} == set(QUICK)
 
 
+@slow
 @pytest.mark.parametrize("example", QUICK)
 def test_quick(example, tmp_path):
-    done = run(example, "--quick", cwd=tmp_path)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    succeeded(run(example, "--quick", cwd=tmp_path))
     folder = tmp_path / "runs" / example
     written = results(folder)
     for key, holds in QUICK[example].items():
@@ -190,540 +237,348 @@ def test_quick(example, tmp_path):
 
 
 @pytest.mark.parametrize("example", QUICK)
+def test_help_begins_with_one_sentence(example, monkeypatch, capsys):
+    """The first line of an example's docstring is its description, and fits on a line."""
+    first = (EXAMPLES / f"{example}.py").read_text().splitlines()[0].strip('"')
+    assert len(first) <= 100
+    assert first.endswith("."), first
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    module = importlib.import_module(example)
+    with pytest.raises(SystemExit):
+        module.arguments(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert first in printed
+
+
+@pytest.mark.parametrize(
+    "example",
+    [name if name == "grok_addition" else pytest.param(name, marks=slow) for name in QUICK],
+)
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--device", "tpu"],
-        ["--device", "cuda:99"],
-        ["--threads", "0"],
-        ["--dtype", "float16"],
-        ["--seed", "-1"],
-        ["--seed", "x"],
-        ["--nonsense"],
-        ["--out", "a_file"],
+        "--device tpu",
+        "--device cuda:99",
+        "--threads 0",
+        "--dtype float16",
+        "--seed -1",
+        "--seed x",
+        "--nonsense",
+        "--out a_file",
     ],
-    ids=" ".join,
 )
 def test_bad_flags(example, flags, tmp_path):
     (tmp_path / "a_file").write_text("precious")
-    refused(run(example, *flags, cwd=tmp_path))
+    refused(run(example, flags, cwd=tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["a_file"]
     assert (tmp_path / "a_file").read_text() == "precious"
 
 
-def refused(done):
-    assert done.returncode == 2, done
-    assert done.stderr.count("\n") == 1 and "error:" in done.stderr, done.stderr
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--p", "1"],
-        ["--p", "nan"],
-        ["--task", "division", "--p", "12"],
-        ["--train-frac", "1.5"],
-        ["--train-frac", "0.0001", "--p", "11"],
-        ["--width", "0"],
-        ["--lr", "nan"],
-        ["--lr", "0"],
-        ["--weight-decay", "-1"],
-        ["--dropout", "1"],
-        ["--activation", "swish"],
-        ["--batch-size", "100000"],
-        ["--resume"],
+REFUSED = {
+    "grok_addition": [
+        "--p 1",
+        "--p nan",
+        "--task division --p 12",
+        "--train-frac 1.5",
+        "--train-frac 0.0001 --p 11",
+        "--width 0",
+        "--lr nan",
+        "--lr 0",
+        "--weight-decay -1",
+        "--dropout 1",
+        "--activation swish",
+        "--batch-size 100000",
+        "--resume",
     ],
-    ids=" ".join,
+    "analytic_weights": [
+        "--task multiplication --p 12",
+        "--terms 14",
+        "--width 5",
+        "--coefficients 1 97",
+        "--coefficients 1 2 --terms 3",
+        "--task multiplication --exponents 0 1",
+        "--task polynomial --polynomial n1^2+x",
+        "--task polynomial --polynomial n1^",
+        "--phases equal --terms 3",
+    ],
+    "autoinit": [
+        "--data nowhere",
+        "--model resnet",
+        "--activation swish",
+        "--norm group",
+        "--model mixer --patch 3",
+        "--model vgg --width 0",
+        "--model vgg --width 3",
+        "--inits lsuv",
+        "--off 0",
+        "--resume",
+        "--quick --tune mu",
+    ],
+    "corrupted_labels": [
+        "--regularizer none --strength 3",
+        "--regularizer dropout --strength 1",
+        "--regularizer batchnorm --batch-size 1",
+        "--corruption 1.1",
+        "--activation power\u00b2",
+        "--activation power99999",
+        "--width 100000000000",
+        "--task composition --p 24",
+    ],
+    "phase_diagram": [
+        "--activation swish",
+        "--regularizer dropout --strengths 1",
+        "--regularizer minibatch --strengths 1000000",
+        "--regularizer batchnorm --strengths 1",
+        "--strengths 5 5",
+        "--scheduler tcp://127.0.0.1:1",
+        "--resume",
+    ],
+    "critical_init": [
+        "--activation square",
+        "--norm groupnorm",
+        "--residual 1.5",
+        "--depth 3",
+        "--networks 1",
+        "--sigma-w 0",
+        "--sigma-w 3 --depth 200",
+    ],
+    "in_context": [
+        "--p 9",
+        "--batch 71",
+        "--tasks 30 --batch 60",
+        "--vocab 3",
+        "--heads 3",
+        "--alpha 0.9",
+    ],
+    "predict_lcg": [
+        "--modulus 97",
+        "--modulus 60",
+        "--modulus 1",
+        "--heads 3",
+        "--mode unseen --modulus 64 --context 32",
+        "--modulus 4294967297 --base 256",
+        "--modulus 256 --base 16",
+        "--quick --preset paper-2048",
+        "--test-moduli 100",
+        "--resume",
+    ],
+    "lcg_scaling": ["--moduli 64", "--moduli 64 64", "--moduli 64 97", "--resume"],
+    "grok_polynomials": ["--p 60"],
+}
+
+
+@slow
+@pytest.mark.parametrize(
+    ("example", "flags"),
+    [(example, flags) for example, cases in REFUSED.items() for flags in cases],
 )
-def test_grok_addition_refuses(flags, tmp_path):
-    refused(run("grok_addition", *flags, cwd=tmp_path))
+def test_refusals(example, flags, tmp_path):
+    refused(run(example, flags, cwd=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--task", "multiplication", "--p", "12"],
-        ["--terms", "14"],
-        ["--width", "5"],
-        ["--coefficients", "1", "97"],
-        ["--coefficients", "1", "2", "--terms", "3"],
-        ["--task", "multiplication", "--exponents", "0", "1"],
-        ["--task", "polynomial", "--polynomial", "n1^2 + x"],
-        ["--task", "polynomial", "--polynomial", "n1^"],
-        ["--phases", "equal", "--terms", "3"],
-    ],
-    ids=" ".join,
-)
-def test_analytic_weights_refuses(flags, tmp_path):
-    refused(run("analytic_weights", *flags, cwd=tmp_path))
-    assert not list(tmp_path.iterdir())
-
-
+@slow
 def test_analytic_weights_beside_the_paper(tmp_path):
-    flags = [
-        "--task",
-        "polynomial",
-        "--phases",
-        "random",
-        "--p",
-        23,
-        "--width",
-        2000,
-        "--expert-width",
-        500,
-        "--seeds",
-        1,
-    ]
-    done = run("analytic_weights", *flags, "--no-plot", cwd=tmp_path)
-    assert done.returncode == 0 and "0.009758" in done.stdout, done
-    assert (
-        0.0085
-        < results(tmp_path / "runs/analytic_weights")["results"]["mse_at_paper_scale"]
-        < 0.0115
-    )
+    flags = "--task polynomial --phases random --p 23 --width 2000 --expert-width 500 --seeds 1"
+    done = succeeded(run("analytic_weights", flags, "--no-plot", cwd=tmp_path))
+    assert "0.009758" in done.stdout
+    error = results(tmp_path / "runs/analytic_weights")["results"]["mse_at_paper_scale"]
+    assert 0.0085 < error < 0.0115
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--data", "nowhere"],
-        ["--model", "resnet"],
-        ["--activation", "swish"],
-        ["--norm", "group"],
-        ["--model", "mixer", "--patch", "3"],
-        ["--model", "vgg", "--width", "0"],
-        ["--inits", "lsuv"],
-        ["--off", "0"],
-        ["--resume"],
-    ],
-    ids=" ".join,
-)
-def test_autoinit_refuses(flags, tmp_path):
-    refused(run("autoinit", *flags, cwd=tmp_path))
-    assert not list(tmp_path.iterdir())
-
-
+@slow
 @pytest.mark.parametrize("model", ["resmlp", "mixer", "vgg", "vgg_bn"])
 def test_autoinit_tunes_and_trains_every_model(model, tmp_path):
-    tiny = (
-        "--width",
-        8,
-        "--depth",
-        1,
-        "--tune-steps",
-        3,
-        "--tune-batch",
-        32,
-        "--steps",
-        2,
-        "--batch",
-        8,
-        "--inits",
-        "autoinit",
-    )
-    done = run("autoinit", "--model", model, *tiny, "--augment", 1, "--no-plot", cwd=tmp_path)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    tiny = "--width 8 --depth 1 --tune-steps 3 --tune-batch 32 --steps 2 --batch 8 --augment 1"
+    flags = f"--model {model} {tiny} --inits autoinit --no-plot"
+    succeeded(run("autoinit", flags, cwd=tmp_path))
     written = results(tmp_path / "runs/autoinit")["results"]
     assert written["jll_after"] < written["jll_before"]
     assert 0 < written["accuracy"]["autoinit"] < 0.5
 
 
+@slow
 def test_autoinit_goes_on_where_it_stopped(tmp_path):
     """Ctrl-C in the second of three networks; the resumed run ends with the bits of the undisturbed
     one."""
-    flags = [
-        "--width",
-        "16",
-        "--depth",
-        "6",
-        "--tune-steps",
-        "3",
-        "--batch",
-        "32",
-        "--no-plot",
-        "--inits",
-        "kaiming",
-        "autoinit",
-        "xavier",
-        "--steps",
-        "1500",
-    ]
-    flags += ["--threads", "1", "--save-seconds", "0.05"]
-    assert run("autoinit", *flags, "--out", "whole", cwd=tmp_path).returncode == 0
-    command = [sys.executable, str(EXAMPLES / "autoinit.py"), *flags, "--out", "parts"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    while not (tmp_path / "parts/autoinit-0.01-0.npz").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    printed = process.communicate(timeout=60)[0]
-    assert (
-        process.returncode == 130
-        and "--resume" in printed
-        and not (tmp_path / "parts/xavier-0.01-0.npz").exists()
-    ), printed
-    refused(run("autoinit", *flags, "--off", "3", "--out", "parts", "--resume", cwd=tmp_path))
-    assert run("autoinit", *flags, "--out", "parts", "--resume", cwd=tmp_path).returncode == 0
+    flags = "--width 16 --depth 6 --tune-steps 3 --batch 32 --steps 1500 --threads 1 --no-plot"
+    flags += " --inits kaiming autoinit xavier --save-seconds 0.05"
+    succeeded(run("autoinit", flags, "--out whole", cwd=tmp_path))
+    begun = tmp_path / "parts/autoinit-0.01-0.npz"
+    interrupted("autoinit", flags, "--out parts", cwd=tmp_path, file=begun)
+    assert not (tmp_path / "parts/xavier-0.01-0.npz").exists()
+    refused(run("autoinit", flags, "--off 3 --out parts --resume", cwd=tmp_path))
+    succeeded(run("autoinit", flags, "--out parts --resume", cwd=tmp_path))
     for path in (tmp_path / "whole").glob("*.npz"):
-        whole, parts = load_arrays(path)[1], load_arrays(tmp_path / "parts" / path.name)[1]
-        assert set(whole) == set(parts) and all(
-            np.array_equal(whole[k], parts[k]) for k in whole
-        ), path.name
+        _, whole = load_arrays(path)
+        _, parts = load_arrays(tmp_path / "parts" / path.name)
+        equal_arrays(whole, parts)
 
 
-def test_grok_polynomials_needs_a_prime(tmp_path):
-    refused(run("grok_polynomials", "--p", "60", cwd=tmp_path))
-    assert not list(tmp_path.iterdir())
-
-
+@slow
 def test_probe_opens_what_in_context_wrote_and_nothing_else(tmp_path):
-    tiny = "--quick", "--steps", 20, "--measure-every", 10, "--depth", 1, "--width", 8, "--no-plot"
-    assert run("in_context", *tiny, cwd=tmp_path).returncode == 0
+    tiny = "--quick --steps 20 --measure-every 10 --depth 1 --width 8 --no-plot"
+    succeeded(run("in_context", tiny, cwd=tmp_path))
     saved = tmp_path / "runs" / "in_context"
+    flags = "--task 1 2 --shot 7 --grid-tasks 1 --no-plot"
     for name in ("best.npz", "checkpoint.npz"):
-        done = run(
-            "in_context_probe",
-            saved / name,
-            "--task",
-            1,
-            2,
-            "--shot",
-            7,
-            "--grid-tasks",
-            1,
-            "--no-plot",
-            cwd=tmp_path,
-        )
-        assert done.returncode == 0 and not done.stderr, done.stderr
+        succeeded(run("in_context_probe", saved / name, flags, cwd=tmp_path))
     before = sorted(tmp_path.rglob("*"))
-    for flags in (["--task", "1", "5"], ["--shot", "8"]):
-        refused(run("in_context_probe", *flags, cwd=tmp_path))
+    for flags in ("--task 1 5", "--shot 8"):
+        refused(run("in_context_probe", flags, cwd=tmp_path))
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "cut.npz").write_bytes((saved / "best.npz").read_bytes()[:-100])
     (tmp_path / "foreign.npz").write_bytes(b"foreign")
-    config = {"p": 5, "shots": 8, "tasks": 8}
-    save_arrays(tmp_path / "other.npz", {"config": config}, {})
+    save_arrays(tmp_path / "other.npz", {"config": {"p": 5, "shots": 8, "tasks": 8}}, {})
     meta, arrays = load_arrays(saved / "best.npz")
-    save_arrays(tmp_path / "nan.npz", meta, arrays | {"final.gain": arrays["final.gain"] * np.nan})
-    save_arrays(tmp_path / "wide.npz", meta | {"config": meta["config"] | {"width": 16}}, arrays)
-    save_arrays(tmp_path / "odd.npz", meta | {"config": meta["config"] | {"p": "x"}}, arrays)
+    config = meta["config"]
+    nan = {"final.gain": arrays["final.gain"] * np.nan}
+    save_arrays(tmp_path / "nan.npz", meta, arrays | nan)
+    save_arrays(tmp_path / "wide.npz", meta | {"config": config | {"width": 16}}, arrays)
+    save_arrays(tmp_path / "odd.npz", meta | {"config": config | {"p": "x"}}, arrays)
     for name in ("cut", "foreign", "other", "nan", "wide", "odd", "missing"):
-        refused(
-            run(
-                "in_context_probe",
-                tmp_path / f"{name}.npz",
-                "--out",
-                tmp_path / "new",
-                cwd=tmp_path,
-            )
-        )
+        refused(run("in_context_probe", f"{name}.npz --out new", cwd=tmp_path))
     assert not (tmp_path / "new").exists()
 
 
+@slow
 @pytest.mark.parametrize(("mode", "m"), [("fixed", 45), ("unseen", 32)])
 def test_lcg_probe_opens_what_predict_lcg_wrote_and_nothing_else(mode, m, tmp_path):
-    tiny = [
-        "--steps",
-        5,
-        "--measure-every",
-        5,
-        "--width",
-        8,
-        "--heads",
-        2,
-        "--test-rows",
-        8,
-        "--no-plot",
-        "--pool",
-        8,
-    ]
-    command = ["predict_lcg", *tiny, "--mode", mode, "--train-moduli", 8, "--test-draws", 3]
-    assert run(*command, "--modulus", m, "--context", 8, "--depth", 2, cwd=tmp_path).returncode == 0
+    tiny = "--steps 5 --measure-every 5 --width 8 --heads 2 --test-rows 8 --pool 8 --context 8"
+    tiny += f" --no-plot --mode {mode} --train-moduli 8 --test-draws 3"
+    succeeded(run("predict_lcg", tiny, f"--modulus {m} --depth 2", cwd=tmp_path))
     saved = tmp_path / "runs" / "predict_lcg" / "checkpoint.npz"
-    done = run("lcg_probe", "--rows", 5, cwd=tmp_path)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    written, folder = (
-        results(tmp_path / "runs" / "lcg_probe")["results"],
-        tmp_path / "runs" / "lcg_probe",
-    )
+    succeeded(run("lcg_probe", "--rows 5", cwd=tmp_path))
+    folder = tmp_path / "runs" / "lcg_probe"
+    written = results(folder)["results"]
     assert np.shape(written["attention_r"]) == (2, 2)
     assert written["top_8"] == written[f"accuracy mod {m}"]
-    assert all(np.ndim(value) <= 2 and not isinstance(value, dict) for value in written.values())
-    assert (
-        ("head_from_largest" in written) == (mode == "unseen") == (folder / "modulus.png").exists()
-    )
-    digits = run(
-        *command, "--base", 8, "--modulus", 64, "--context", 8, "--out", "digits", cwd=tmp_path
-    )
-    assert digits.returncode == 0, digits.stderr
+    for value in written.values():
+        assert np.ndim(value) <= 2
+        assert not isinstance(value, dict)
+    unseen = mode == "unseen"
+    assert ("head_from_largest" in written) == unseen
+    assert (folder / "modulus.png").exists() == unseen
+    succeeded(run("predict_lcg", tiny, "--base 8 --modulus 64 --out digits", cwd=tmp_path))
     meta, arrays = load_arrays(saved)
     config = meta["config"]
+    nan = {"weight/final.gain": arrays["weight/final.gain"] * np.nan}
     save_arrays(tmp_path / "other.npz", {"config": {"modulus": 64}}, {})
-    save_arrays(
-        tmp_path / "nan.npz",
-        meta,
-        arrays | {"weight/final.gain": arrays["weight/final.gain"] * np.nan},
-    )
+    save_arrays(tmp_path / "nan.npz", meta, arrays | nan)
     save_arrays(tmp_path / "wide.npz", meta | {"config": config | {"width": 16}}, arrays)
     save_arrays(tmp_path / "odd.npz", meta | {"config": config | {"modulus": "x"}}, arrays)
     (tmp_path / "cut.npz").write_bytes(saved.read_bytes()[:-100])
     for name in ("other", "nan", "wide", "odd", "cut", "missing", "digits/checkpoint"):
-        refused(run("lcg_probe", tmp_path / f"{name}.npz", "--out", tmp_path / "new", cwd=tmp_path))
+        refused(run("lcg_probe", f"{name}.npz --out new", cwd=tmp_path))
     assert not (tmp_path / "new").exists()
 
 
+@slow
 def test_log_and_earlier_runs_are_kept(tmp_path):
-    for steps in (10, 20):
-        assert (
-            run("grok_addition", "--quick", "--steps", steps, "--no-plot", cwd=tmp_path).returncode
-            == 0
-        )
-    (tmp_path / "runs/grok_addition/notes.txt").write_text("mine")
-    assert run("grok_addition", "--quick", "--steps", 20, "--no-plot", cwd=tmp_path).returncode == 0
-    kept = sorted(p.name for p in (tmp_path / "runs/grok_addition").iterdir())
+    folder = tmp_path / "runs/grok_addition"
+    quick = "--quick --no-plot --steps"
+    succeeded(run("grok_addition", quick, 10, cwd=tmp_path))
+    succeeded(run("grok_addition", quick, 20, cwd=tmp_path))
+    (folder / "notes.txt").write_text("mine")
+    succeeded(run("grok_addition", quick, 20, cwd=tmp_path))
+    kept = sorted(p.name for p in folder.iterdir())
     assert kept == ["checkpoint.npz", "earlier-1", "earlier-2", "log.csv", "notes.txt", "run.json"]
-    rows = list(csv.DictReader((tmp_path / "runs/grok_addition/log.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
     assert [int(r["step"]) for r in rows] == [0, 5, 10, 15, 20]
     assert 0 <= float(rows[-1]["test_accuracy"]) <= 1
-    assert results(tmp_path / "runs/grok_addition/earlier-1")["config"]["steps"] == 10
+    assert results(folder / "earlier-1")["config"]["steps"] == 10
 
 
+@slow
 @pytest.mark.parametrize("example", ["grok_addition", "corrupted_labels"])
 def test_a_finished_run_can_be_resumed(example, tmp_path):
     """With figures: whoever was killed while they were drawn gets them."""
-    flags = ["--p", "13", "--width", "20", "--steps", "20"]
-    first = run(example, *flags, cwd=tmp_path)
-    again = run(example, *flags, "--save-seconds", "7", "--resume", cwd=tmp_path)
-    assert first.returncode == again.returncode == 0, again.stderr
+    flags = "--p 13 --width 20 --steps 20"
+    succeeded(run(example, flags, cwd=tmp_path))
+    succeeded(run(example, flags, "--save-seconds 7 --resume", cwd=tmp_path))
     assert results(tmp_path / "runs" / example)["results"]["test_accuracy"] is not None
 
 
-@pytest.mark.parametrize(
-    ("example", "flags"),
-    [
-        ("corrupted_labels", ["--regularizer", "none", "--strength", "3"]),
-        ("corrupted_labels", ["--regularizer", "dropout", "--strength", "1"]),
-        ("corrupted_labels", ["--regularizer", "batchnorm", "--batch-size", "1"]),
-        ("corrupted_labels", ["--corruption", "1.1"]),
-        ("corrupted_labels", ["--activation", "power\u00b2"]),
-        ("corrupted_labels", ["--activation", "power99999"]),
-        ("corrupted_labels", ["--width", "100000000000"]),
-        ("phase_diagram", ["--activation", "swish"]),
-        ("phase_diagram", ["--regularizer", "dropout", "--strengths", "1"]),
-        ("phase_diagram", ["--regularizer", "minibatch", "--strengths", "1000000"]),
-        ("phase_diagram", ["--regularizer", "batchnorm", "--strengths", "1"]),
-        ("phase_diagram", ["--strengths", "5", "5"]),
-        ("phase_diagram", ["--scheduler", "tcp://127.0.0.1:1"]),
-        ("phase_diagram", ["--resume"]),
-        ("critical_init", ["--activation", "square"]),
-        ("critical_init", ["--norm", "groupnorm"]),
-        ("critical_init", ["--residual", "1.5"]),
-        ("critical_init", ["--depth", "3"]),
-        ("critical_init", ["--networks", "1"]),
-        ("critical_init", ["--sigma-w", "0"]),
-        ("critical_init", ["--sigma-w", "3", "--depth", "200"]),
-        ("in_context", ["--p", "9"]),
-        ("in_context", ["--batch", "71"]),
-        ("in_context", ["--tasks", "30", "--batch", "60"]),
-        ("in_context", ["--vocab", "3"]),
-        ("in_context", ["--heads", "3"]),
-        ("in_context", ["--alpha", "0.9"]),
-        ("predict_lcg", ["--modulus", "97"]),
-        ("predict_lcg", ["--modulus", "60"]),
-        ("predict_lcg", ["--modulus", "1"]),
-        ("predict_lcg", ["--heads", "3"]),
-        ("predict_lcg", ["--mode", "unseen", "--modulus", "64", "--context", "32"]),
-        ("predict_lcg", ["--modulus", "4294967297", "--base", "256"]),
-        ("predict_lcg", ["--modulus", "256", "--base", "16"]),
-        ("predict_lcg", ["--quick", "--preset", "paper-2048"]),
-        ("predict_lcg", ["--test-moduli", "100"]),
-        ("predict_lcg", ["--resume"]),
-        ("autoinit", ["--quick", "--tune", "mu"]),
-        ("lcg_scaling", ["--moduli", "64"]),
-        ("lcg_scaling", ["--moduli", "64", "64"]),
-        ("lcg_scaling", ["--moduli", "64", "97"]),
-        ("lcg_scaling", ["--resume"]),
-    ],
-    ids=lambda x: x if isinstance(x, str) else " ".join(x),
-)
-def test_refusals(example, flags, tmp_path):
-    refused(run(example, *flags, cwd=tmp_path))
-    assert not list(tmp_path.iterdir())
-
-
+@slow
 @pytest.mark.parametrize("regularizer", ["dropout", "batchnorm", "minibatch"])
 def test_phase_diagram_with_every_regularizer(regularizer, tmp_path):
-    flags = [
-        "--quick",
-        "--regularizer",
-        regularizer,
-        "--p",
-        "29",
-        "--width",
-        "20",
-        "--steps",
-        "20",
-        "--no-plot",
-    ]
-    done = run("phase_diagram", *flags, cwd=tmp_path)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    refused(run("phase_diagram", *flags, "--resume", "--dtype", "float64", cwd=tmp_path))
+    flags = f"--quick --regularizer {regularizer} --p 29 --width 20 --steps 20 --no-plot"
+    succeeded(run("phase_diagram", flags, cwd=tmp_path))
+    refused(run("phase_diagram", flags, "--resume --dtype float64", cwd=tmp_path))
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        [
-            "--mode",
-            "unseen",
-            "--modulus",
-            48,
-            "--context",
-            24,
-            "--train-moduli",
-            10,
-            "--pool",
-            20,
-            "--test-draws",
-            2,
-        ],
-        [
-            "--modulus",
-            4096,
-            "--base",
-            16,
-            "--context",
-            12,
-            "--pool",
-            50,
-            "--test-draws",
-            5,
-            "--heads",
-            2,
-        ],
-        [
-            "--mode",
-            "unseen",
-            "--modulus",
-            4096,
-            "--base",
-            64,
-            "--context",
-            12,
-            "--train-moduli",
-            50,
-            "--pool",
-            4,
-        ],
-        [
-            "--preset",
-            "paper-2^32",
-            "--context",
-            8,
-            "--batch",
-            2,
-            "--pool",
-            10,
-            "--warmup",
-            1,
-            "--lr",
-            0.003,
-        ],
-    ],
-    ids=["unseen", "digits", "unseen digits", "2^32"],
-)
+MODES = {
+    "unseen": "--mode unseen --modulus 48 --context 24 --train-moduli 10 --pool 20 --test-draws 2",
+    "digits": "--modulus 4096 --base 16 --context 12 --pool 50 --test-draws 5 --heads 2",
+    "unseen digits": "--mode unseen --modulus 4096 --base 64 --context 12 --pool 4",
+    "2^32": "--preset paper-2^32 --context 8 --batch 2 --pool 10 --warmup 1 --lr 0.003",
+}
+MODES["unseen digits"] += " --train-moduli 50"
+
+
+@slow
+@pytest.mark.parametrize("flags", MODES.values(), ids=MODES)
 def test_predict_lcg_in_every_mode(flags, tmp_path):
     """A few steps, interrupted by the end and taken up again; every test modulus is reported, with
     its split by s."""
-    tiny = [*flags, "--width", 16, "--steps", 4, "--measure-every", 2, "--test-rows", 8]
-    first = run("predict_lcg", *tiny, cwd=tmp_path)
-    assert first.returncode == 0 and not first.stderr, first.stderr
+    tiny = f"{flags} --width 16 --measure-every 2 --test-rows 8"
+    succeeded(run("predict_lcg", tiny, "--steps 4", cwd=tmp_path))
     written = results(tmp_path / "runs/predict_lcg")["results"]
     assert written["loss_last"] < written["loss_first"]
     assert written["accuracy_by_s"]
     assert written["tokens_per_second"] > 0
     assert ("unseen" in flags) == any(key.startswith("m = ") for key in written)
-    again = run("predict_lcg", *tiny, "--steps", 6, "--resume", "--no-plot", cwd=tmp_path)
-    assert again.returncode == 0 and "resumed at step 4" in again.stdout, again.stderr
+    again = succeeded(run("predict_lcg", tiny, "--steps 6 --resume --no-plot", cwd=tmp_path))
+    assert "resumed at step 4" in again.stdout
 
 
-TINY = ["--width", "60", "--depth", "8", "--networks", "3", "--grid", "2", "--batch", "16"]
-
-
+@slow
 @pytest.mark.parametrize(
     ("flags", "critical"),
     [
-        (["--activation", "erf", "--residual", "0.6"], True),
-        (["--activation", "gelu", "--norm", "pre", "--residual", "1"], True),
-        (["--activation", "erf", "--norm", "post"], True),
-        (["--norm", "batch"], False),
-        (["--activation", "erf", "--residual", "1"], False),
-        (
-            [
-                "--activation",
-                "leaky_relu",
-                "--sigma-w",
-                "1.2",
-                "--sigma-b",
-                "0.3",
-                "--dtype",
-                "float64",
-            ],
-            None,
-        ),
+        ("--activation erf --residual 0.6", True),
+        ("--activation gelu --norm pre --residual 1", True),
+        ("--activation erf --norm post", True),
+        ("--norm batch", False),
+        ("--activation erf --residual 1", False),
+        ("--activation leaky_relu --sigma-w 1.2 --sigma-b 0.3 --dtype float64", None),
     ],
-    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
 def test_critical_init_of_every_kind(flags, critical, tmp_path):
-    done = run("critical_init", *TINY, *flags, cwd=tmp_path)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    tiny = "--width 60 --depth 8 --networks 3 --grid 2 --batch 16"
+    succeeded(run("critical_init", tiny, flags, cwd=tmp_path))
     written = results(tmp_path / "runs" / "critical_init")["results"]
     assert abs(written["chi_measured"] / written["chi_theory"] - 1) < 0.15
     if critical is not None:
-        assert (
-            (written["sigma_w_critical"] is not None)
-            == (written["exponent_theory"] is not None)
-            == critical
-        )
+        assert (written["sigma_w_critical"] is not None) == critical
+        assert (written["exponent_theory"] is not None) == critical
 
 
 def test_unwritable_folder_is_noticed_before_training(tmp_path):
-    refused(run("grok_addition", "--quick", "--out", "/proc", cwd=tmp_path))
+    refused(run("grok_addition", "--quick --out /proc", cwd=tmp_path))
 
 
+@slow
 def test_diverging_run_stops_with_a_message(tmp_path):
-    done = run(
-        "grok_addition", "--quick", "--lr", "1e15", "--loss", "mse", "--no-plot", cwd=tmp_path
-    )
+    done = run("grok_addition", "--quick --lr 1e15 --loss mse --no-plot", cwd=tmp_path)
     assert done.returncode == 1
     assert "member 0: the loss is" in done.stdout
     assert not done.stderr
     assert (tmp_path / "runs/grok_addition/nonfinite.npz").exists()
 
 
+@slow
 @pytest.mark.parametrize("regularizer", ["weight_decay", "dropout", "batchnorm"])
 def test_corrupted_labels_with_every_regularizer(regularizer, tmp_path):
-    flags = ["--p", "13", "--width", "20", "--steps", "40", "--batch-size", "32", "--seeds", "2"]
-    done = run("corrupted_labels", "--regularizer", regularizer, *flags, cwd=tmp_path)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    flags = "--p 13 --width 20 --steps 40 --batch-size 32 --seeds 2"
+    succeeded(run("corrupted_labels", f"--regularizer {regularizer}", flags, cwd=tmp_path))
     written = results(tmp_path / "runs" / "corrupted_labels")["results"]
     assert len(written["test_accuracy_by_seed"]) == 2
     assert ("rank_correlation_ipr_gamma" in written) == (regularizer == "batchnorm")
 
 
-SMALL = [
-    "--p",
-    "23",
-    "--width",
-    "32",
-    "--dropout",
-    "0.2",
-    "--log-every",
-    "50",
-    "--no-plot",
-    "--save-seconds",
-    "0.05",
-]
+SMALL = "--p 23 --width 32 --dropout 0.2 --log-every 50 --no-plot --save-seconds 0.05"
 
 
 def checkpoint(folder):
@@ -731,64 +586,48 @@ def checkpoint(folder):
         return {name: data[name] for name in data.files if name != "meta"}
 
 
+@slow
 def test_interrupt_and_resume_is_bitwise(tmp_path):
     """Ctrl-C saves and says how to go on; the resumed run ends with the bits of the undisturbed
     one."""
-    flags = [*SMALL, "--steps", "3000"]
-    assert run("grok_addition", *flags, "--out", "straight", cwd=tmp_path).returncode == 0
-    command = [sys.executable, str(EXAMPLES / "grok_addition.py"), *flags, "--out", "stopped"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    while not (tmp_path / "stopped" / "checkpoint.npz").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 130 and "--resume" in printed, printed
-    other = run("grok_addition", *flags, "--p", "29", "--out", "stopped", "--resume", cwd=tmp_path)
-    refused(other)
+    flags = f"{SMALL} --steps 3000"
+    succeeded(run("grok_addition", flags, "--out straight", cwd=tmp_path))
+    begun = tmp_path / "stopped" / "checkpoint.npz"
+    interrupted("grok_addition", flags, "--out stopped", cwd=tmp_path, file=begun)
+    resumed = f"{flags} --out stopped --resume"
+    other = refused(run("grok_addition", resumed, "--p 29", cwd=tmp_path))
     assert "p = 23" in other.stderr
-    assert (
-        run("grok_addition", *flags, "--out", "stopped", "--resume", cwd=tmp_path).returncode == 0
-    )
-    a, b = checkpoint(tmp_path / "straight"), checkpoint(tmp_path / "stopped")
-    assert set(a) == set(b)
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    succeeded(run("grok_addition", resumed, cwd=tmp_path))
+    equal_arrays(checkpoint(tmp_path / "straight"), checkpoint(tmp_path / "stopped"))
 
 
 def kills(folder: Path, count: int, seed: int = 0) -> None:
     """Kill (SIGKILL) a run at `count` random moments, resuming each time; compare with the
     undisturbed run."""
     rng = np.random.default_rng(seed)
-    flags = [*SMALL, "--steps", str(2000 + 1500 * count)]
-    assert run("grok_addition", *flags, "--out", "straight", cwd=folder).returncode == 0
+    flags = f"{SMALL} --steps {2000 + 1500 * count}"
+    succeeded(run("grok_addition", flags, "--out straight", cwd=folder))
     killed = 0
     while killed < count:
-        resume = ["--resume"] if (folder / "killed" / "checkpoint.npz").exists() else []
-        command = [
-            sys.executable,
-            str(EXAMPLES / "grok_addition.py"),
-            *flags,
-            "--out",
-            "killed",
-            *resume,
-        ]
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        resume = "--resume" if (folder / "killed" / "checkpoint.npz").exists() else ""
+        command = [sys.executable, str(EXAMPLES / "grok_addition.py")]
+        command += words([flags, "--out killed", resume])
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=folder, text=True, **pipes)
         try:
             _, errors = process.communicate(timeout=rng.uniform(0.2, 0.9))
-            assert process.returncode == 0, errors
-            raise AssertionError(f"the run ended after {killed} kills: too few steps")
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
             killed += 1
-    assert run("grok_addition", *flags, "--out", "killed", "--resume", cwd=folder).returncode == 0
-    a, b = checkpoint(folder / "straight"), checkpoint(folder / "killed")
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+            continue
+        assert process.returncode == 0, errors
+        raise AssertionError(f"the run ended after {killed} kills: too few steps")
+    succeeded(run("grok_addition", flags, "--out killed --resume", cwd=folder))
+    equal_arrays(checkpoint(folder / "straight"), checkpoint(folder / "killed"))
 
 
+@slow
 def test_kill_and_resume_is_bitwise(tmp_path):
     kills(tmp_path, 4)
 
@@ -800,6 +639,5 @@ if __name__ == "__main__":  # python tests/test_examples.py 50
     count = int(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         kills(Path(folder), count)
-    print(
-        f"{count} kills at random moments, each resumed: weights, optimiser state and history bitwise equal"
-    )
+    equal = "weights, optimiser state and history bitwise equal"
+    print(f"{count} kills at random moments, each resumed: {equal}")
