@@ -191,3 +191,14 @@ def test_no_figure_of_an_ensemble_or_without_matplotlib(tmp_path, monkeypatch, h
     with pytest.raises(InputError, match="matplotlib is not installed"):
         one.plot(tmp_path / "y.png")
     assert not (tmp_path / "y.png").exists()
+
+
+@pytest.mark.slow
+def test_the_scripts_of_the_readme(tmp_path):
+    """Every Python block of the README, one after another, as a reader would paste them."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "1.0"

@@ -76,7 +76,7 @@ def _cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return planes.transpose(0, 2, 3, 1), records[:, 0].astype(np.int64)
 
 
-def load(folder: Path | None) -> Images:
+def load(folder: Path | None = None) -> Images:
     """The images in a folder, told by the names of its files; None: scikit-learn's digits.
 
     Of the 1797 digits of 8 x 8 the last 297 are for testing. Raises InputError for a folder with
