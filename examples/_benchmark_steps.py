@@ -81,11 +81,11 @@ def sequences(args, dev, torch, net, tokens, positions, std=0.02):
     run = SequenceTraining(dev, net, optimizer, lambda rng: tokens, positions, {}, args.seed)
     candidates = {"tinygrok": lambda: run.step}
     if torch:
-        import _torch_twins
+        import _torch_twins_gpt
 
         weights = run.params.to_host()
         ours = reference(args, run, run.batch(1))
-        candidates |= _torch_twins.gpt(dev, net, weights, tokens, positions, ours)
+        candidates |= _torch_twins_gpt.gpt(dev, net, weights, tokens, positions, ours)
     return candidates
 
 

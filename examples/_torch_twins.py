@@ -1,5 +1,4 @@
-"""The benchmark's steps in PyTorch, written the best way we know. Used by benchmark.py where
-PyTorch is installed.
+"""The benchmark's steps in PyTorch, written the best way we know, for benchmark.py.
 
 Every twin starts from our weights, and is compared with our loss and gradients before it is timed
 (not where reference is None: in the process that measures memory). The functions return {name:
@@ -11,34 +10,39 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-LR, BETAS = 0.01, (0.9, 0.98)
+LR = 0.01
+BETAS = (0.9, 0.98)
 
 
 def setup(dev):
-    """(put, leaf): host array -> tensor, or -> parameter, where and as precise as our own device
-    computes."""
+    """(put, leaf): host array -> tensor, or -> parameter, where and as precise as ours."""
     torch.set_num_threads(dev.threads)
     torch.backends.cuda.matmul.allow_tf32 = dev.tf32
-    target, dtype = "cuda" if dev.kind == "cuda" else "cpu", getattr(torch, dev.dtype.name)
+    target = "cuda" if dev.kind == "cuda" else "cpu"
+    dtype = getattr(torch, dev.dtype.name)
 
     def put(x):
         x = torch.as_tensor(np.array(x))
         return x.to(target, dtype if x.is_floating_point() else None)
 
-    return put, lambda x: torch.nn.Parameter(put(x))
+    def leaf(x):
+        return torch.nn.Parameter(put(x))
+
+    return put, leaf
 
 
 def compared(w, loss, step, reference, tolerance=1e-2):
     """The step, after loss and gradients were compared with ours, tensor by tensor."""
     if reference is None:
         return step
+    our_loss, our_gradients = reference
     value = loss()
     value.sum().backward()
-    np.testing.assert_allclose(value.detach().cpu().numpy(), reference[0], rtol=1e-4)
-    for name, g in reference[
-        1
-    ].items():  # float32: one ReLU that flips at zero changes a few entries
-        error = np.linalg.norm(w[name].grad.cpu().numpy().reshape(g.shape) - g) / np.linalg.norm(g)
+    np.testing.assert_allclose(value.detach().cpu().numpy(), our_loss, rtol=1e-4)
+    for name, ours in our_gradients.items():
+        theirs = w[name].grad.cpu().numpy().reshape(ours.shape)
+        error = np.linalg.norm(theirs - ours) / np.linalg.norm(ours)
+        # float32: one ReLU that flips at zero changes a few entries
         assert error < tolerance, f"gradient {name} differs from PyTorch's by {error:.1e}"
     return step
 
@@ -54,32 +58,42 @@ def stepper(loss, optimizer):
     return step
 
 
+def decayed(w, no_decay):
+    """AdamW's parameter groups: weight decay 0.5, and none for the names in no_decay."""
+    groups = []
+    for decay, bare in ((0.5, False), (0.0, True)):
+        params = [x for name, x in w.items() if (name in no_decay) == bare]
+        if params:
+            groups.append({"params": params, "weight_decay": decay})
+    return groups
+
+
 def mlp(dev, weights, inputs, target, reference):
     """One-hot input as in the papers' code, and two embeddings; eager and compiled."""
     put, leaf = setup(dev)
     p = weights["U"].shape[1]
     a, b, y = map(put, (*inputs, target))
-    onehot = torch.cat([F.one_hot(a, p), F.one_hot(b, p)], dim=1).to(getattr(torch, dev.dtype.name))
-    labels = F.one_hot(y, p).to(onehot.dtype)
+    dtype = getattr(torch, dev.dtype.name)
+    columns = [F.one_hot(a, p), F.one_hot(b, p)]
+    onehot = torch.cat(columns, dim=1).to(dtype)
+    labels = F.one_hot(y, p).to(dtype)
+
+    def tables(arrays, form):
+        """The first layer as one matrix, or as two tables."""
+        rest = {name: x for name, x in arrays.items() if name != "U"}
+        if form == "one-hot":
+            return rest | {"U": np.concatenate(arrays["U"])}
+        return rest | {"U0": arrays["U"][0], "U1": arrays["U"][1]}
 
     def build(form, compiled):
-        def parts(arrays):  # two tables, or one
-            tables = (
-                {"U": np.concatenate(arrays["U"])}
-                if form == "one-hot"
-                else {f"U{s}": arrays["U"][s] for s in (0, 1)}
-            )
-            return {name: x for name, x in arrays.items() if name != "U"} | tables
-
-        w = {name: leaf(x) for name, x in parts(weights).items()}
+        w = {name: leaf(x) for name, x in tables(weights, form).items()}
         running = [put(np.full(len(weights["W"]), x)) for x in (0.0, 1.0)]
 
         def loss():
-            h = (
-                onehot @ w["U"]
-                if form == "one-hot"
-                else F.embedding(a, w["U0"]) + F.embedding(b, w["U1"])
-            )
+            if form == "one-hot":
+                h = onehot @ w["U"]
+            else:
+                h = F.embedding(a, w["U0"]) + F.embedding(b, w["U1"])
             h = h**2
             if "norm.gain" in w:
                 h = F.batch_norm(h, *running, w["norm.gain"], w["norm.shift"], training=True)
@@ -87,15 +101,16 @@ def mlp(dev, weights, inputs, target, reference):
 
         loss = torch.compile(loss) if compiled else loss
         optimizer = torch.optim.AdamW(w.values(), lr=LR, betas=BETAS, weight_decay=5.0, fused=True)
-        return compared(
-            w, loss, stepper(loss, optimizer), reference and (reference[0], parts(reference[1]))
-        )
+        ours = reference
+        if reference is not None:
+            ours = (reference[0], tables(reference[1], form))
+        return compared(w, loss, stepper(loss, optimizer), ours)
 
-    forms = [(form, compiled) for form in ("one-hot", "embedding") for compiled in (False, True)]
-    return {
-        f"torch {form}{' compiled' * compiled}": partial(build, form, compiled)
-        for form, compiled in forms
-    }
+    candidates = {}
+    for form in ("one-hot", "embedding"):
+        candidates[f"torch {form}"] = partial(build, form, False)
+        candidates[f"torch {form} compiled"] = partial(build, form, True)
+    return candidates
 
 
 def ensemble(dev, weights, data, decays, reference):
@@ -103,33 +118,32 @@ def ensemble(dev, weights, data, decays, reference):
     put, leaf = setup(dev)
     E, S, p, N = weights["U"].shape
     rows = put(np.stack([n for n, _ in data]))  # (E, S, B)
-    labels = F.one_hot(put(np.stack([y for _, y in data])), p).to(getattr(torch, dev.dtype.name))
+    targets = put(np.stack([y for _, y in data]))
+    labels = F.one_hot(targets, p).to(getattr(torch, dev.dtype.name))
     offset = put(np.arange(E * S).reshape(E, S, 1) * p)
     kept = put(1 - LR * np.array(decays))[:, None, None]
 
     def batched(onehot, compiled):
         w = {"U": leaf(weights["U"].reshape(E * S * p, N)), "W": leaf(weights["W"])}
-        x = (
-            torch.cat([F.one_hot(rows[:, s], p) for s in range(S)], dim=-1).to(labels.dtype)
-            if onehot
-            else None
-        )
+        if onehot:
+            columns = [F.one_hot(rows[:, s], p) for s in range(S)]
+            x = torch.cat(columns, dim=-1).to(labels.dtype)
 
         def loss():
             if onehot:
                 h = torch.bmm(x, w["U"].view(E, S * p, N))
             else:
                 h = sum(F.embedding(rows[:, s] + offset[:, s], w["U"]) for s in range(S))
-            return (torch.bmm(h**2, w["W"]) - labels).square().mean(dim=(1, 2))
+            error = torch.bmm(h**2, w["W"]) - labels
+            return error.square().mean(dim=(1, 2))
 
         loss = torch.compile(loss) if compiled else loss
         optimizer = torch.optim.AdamW(w.values(), lr=LR, betas=BETAS, weight_decay=0.0, fused=True)
         plain = stepper(loss, optimizer)
 
         def step():
-            with (
-                torch.no_grad()
-            ):  # a decay for each member, which AdamW's parameter groups do not offer
+            # A decay for each member, which AdamW's parameter groups do not offer.
+            with torch.no_grad():
                 w["U"].view(E, S * p, N).mul_(kept)
                 w["W"].mul_(kept)
             plain()
@@ -137,16 +151,17 @@ def ensemble(dev, weights, data, decays, reference):
         return compared(w, loss, step, reference)
 
     def one_by_one():
-        w = [{"U": leaf(weights["U"][e]), "W": leaf(weights["W"][e])} for e in range(E)]
-        groups = [
-            {"params": list(m.values()), "weight_decay": decay}
-            for m, decay in zip(w, decays, strict=True)
-        ]
+        members = []
+        for e in range(E):
+            members.append({name: leaf(x[e]) for name, x in weights.items()})
+        groups = []
+        for w, decay in zip(members, decays, strict=True):
+            groups.append({"params": list(w.values()), "weight_decay": decay})
         optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, fused=True)
 
         def loss(e):
-            h = sum(F.embedding(rows[e, s], w[e]["U"][s]) for s in range(S))
-            return F.mse_loss(h**2 @ w[e]["W"], labels[e])
+            h = sum(F.embedding(rows[e, s], members[e]["U"][s]) for s in range(S))
+            return F.mse_loss(h**2 @ members[e]["W"], labels[e])
 
         def step():
             optimizer.zero_grad()
@@ -154,9 +169,12 @@ def ensemble(dev, weights, data, decays, reference):
                 loss(e).backward()
             optimizer.step()
 
-        for e in range(E):
-            mine = reference and (reference[0][e], {name: g[e] for name, g in reference[1].items()})
-            compared(w[e], partial(loss, e), step, mine)
+        for e, w in enumerate(members):
+            ours = reference
+            if reference is not None:
+                losses, gradients = reference
+                ours = (losses[e], {name: g[e] for name, g in gradients.items()})
+            compared(w, partial(loss, e), step, ours)
         return step
 
     return {
@@ -165,67 +183,6 @@ def ensemble(dev, weights, data, decays, reference):
         "torch bmm one-hot": partial(batched, True, False),
         "torch loop": one_by_one,
     }
-
-
-def gpt(dev, net, weights, tokens, positions, reference):
-    """The decoder with PyTorch's fused attention, logits at the positions that carry loss; eager
-    and compiled."""
-    put, leaf = setup(dev)
-    H, D = net.heads, net.width // net.heads
-    inputs = put(tokens[:, : positions[-1] + 1])
-    T, at = inputs.shape[1], put(positions) if len(positions) < inputs.shape[1] else slice(None)
-    targets = put(tokens[:, positions + 1]).reshape(-1)
-    angles = np.arange(T)[:, None] * 10000.0 ** (-np.arange(0, D, 2) / D)
-    cos, sin = put(np.cos(angles)), put(np.sin(angles))
-    number, digit = put(np.arange(T) // net.digits), put(np.arange(T) % net.digits)
-    activation = {"relu": F.relu, "gelu": F.gelu}[net.activation]
-
-    def turn(x):
-        u, v = x[..., 0::2], x[..., 1::2]
-        return torch.stack((u * cos - v * sin, u * sin + v * cos), dim=-1).flatten(-2)
-
-    def build(compiled):
-        w = {name: leaf(x) for name, x in weights.items()}
-
-        def norm(h, name):
-            return F.layer_norm(h, h.shape[-1:], w[name + ".gain"], w.get(name + ".shift"))
-
-        def linear(x, name):
-            return F.linear(x, w[name + ".weight"].T, w.get(name + ".bias"))
-
-        def loss():
-            h = F.embedding(inputs, w["embed.token"])
-            if "embed.position" in w:
-                h = h + F.embedding(number, w["embed.position"])
-            if "embed.digit" in w:
-                h = h + F.embedding(digit, w["embed.digit"])
-            for i in range(net.depth):
-                b = f"blocks.{i}."
-                q, k, v = (
-                    linear(norm(h, b + "ln1"), b + "attn.qkv")
-                    .unflatten(-1, (3, H, D))
-                    .permute(2, 0, 3, 1, 4)
-                )
-                q, k = (turn(q), turn(k)) if net.positions == "rotary" else (q, k)
-                y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-                h = h + linear(y.transpose(1, 2).flatten(-2), b + "attn.out")
-                h = h + linear(activation(linear(norm(h, b + "ln2"), b + "mlp.in")), b + "mlp.out")
-            output = w["embed.token" if net.tied else "head"]
-            return F.cross_entropy(F.linear(norm(h[:, at], "final"), output).flatten(0, 1), targets)
-
-        loss = torch.compile(loss) if compiled else loss
-        decayed = [
-            [x for n, x in w.items() if (n in net.no_decay) == bare] for bare in (False, True)
-        ]
-        groups = [
-            {"params": x, "weight_decay": wd}
-            for x, wd in zip(decayed, (0.5, 0.0), strict=True)
-            if x
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=BETAS, fused=True)
-        return compared(w, loss, stepper(loss, optimizer), reference)
-
-    return {"torch eager": partial(build, False), "torch compiled": partial(build, True)}
 
 
 def optimizer(dev, weights, grads, expected):
@@ -238,10 +195,10 @@ def optimizer(dev, weights, grads, expected):
             x.grad = put(grads[name])
         optimizer = torch.optim.AdamW(w.values(), lr=1e-3, betas=BETAS, weight_decay=0.5, **kind)
         optimizer.step()
-        for name, x in w.items() if expected else ():
-            np.testing.assert_allclose(
-                x.detach().cpu().numpy(), expected[name], rtol=1e-5, atol=1e-6
-            )
+        if expected is not None:
+            for name, x in w.items():
+                theirs = x.detach().cpu().numpy()
+                np.testing.assert_allclose(theirs, expected[name], rtol=1e-5, atol=1e-6)
         return optimizer.step
 
     return {

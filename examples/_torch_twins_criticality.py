@@ -1,53 +1,54 @@
-"""The benchmark's convolutional step and Jacobian estimator in PyTorch. Used by benchmark.py where
-PyTorch is installed."""
+"""The benchmark's convolutional step and Jacobian estimator in PyTorch, for benchmark.py."""
 
 from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _torch_twins import BETAS, compared, setup, stepper
+from _torch_twins import BETAS, compared, decayed, setup, stepper
 
 
 def vgg(dev, weights, images, labels, plan, no_decay, reference):
-    """Channels-first and channels-last layouts, and compiled. Kernels of ours are (k, k, in,
-    out)."""
+    """Channels-first and channels-last layouts, and compiled."""
     put, leaf = setup(dev)
-    x, y = put(images).permute(0, 3, 1, 2).contiguous(), put(labels)
-    ours = lambda g: g.transpose(3, 2, 0, 1) if g.ndim == 4 else g  # noqa: E731
-    expected = reference and (reference[0], {name: ours(g) for name, g in reference[1].items()})
+    x = put(images).permute(0, 3, 1, 2).contiguous()
+    y = put(labels)
+
+    def turned(arrays):
+        """Our kernels are (k, k, in, out), PyTorch's (out, in, k, k)."""
+        theirs = dict(arrays)
+        for name, a in arrays.items():
+            if a.ndim == 4:
+                theirs[name] = a.transpose(3, 2, 0, 1)
+        return theirs
+
+    if reference is not None:
+        reference = (reference[0], turned(reference[1]))
 
     def build(layout, compiled):
-        w = {name: leaf(ours(a)) for name, a in weights.items()}
+        w = {name: leaf(a) for name, a in turned(weights).items()}
         for p in w.values():
-            p.data = p.data.contiguous(
-                memory_format=layout if p.ndim == 4 else torch.contiguous_format
-            )
+            own = layout if p.ndim == 4 else torch.contiguous_format
+            p.data = p.data.contiguous(memory_format=own)
         inputs = x.contiguous(memory_format=layout)
 
         def loss():
-            h, i = inputs, 0
+            h = inputs
+            i = 0
             for item in plan:
                 if item == "M":
                     h = F.max_pool2d(h, 2)
                 else:
-                    h, i = (
-                        F.relu(F.conv2d(h, w[f"conv.{i}.weight"], w[f"conv.{i}.bias"], padding=1)),
-                        i + 1,
-                    )
+                    kernel = w[f"conv.{i}.weight"]
+                    h = F.relu(F.conv2d(h, kernel, w[f"conv.{i}.bias"], padding=1))
+                    i += 1
             z = h.permute(0, 2, 3, 1).flatten(1) @ w["readout.weight"] + w["readout.bias"]
             return F.cross_entropy(z, y)
 
         loss = torch.compile(loss) if compiled else loss
-        groups = [
-            {
-                "params": [p for n, p in w.items() if (n in no_decay) == bare],
-                "weight_decay": 0.5 * (not bare),
-            }
-            for bare in (False, True)
-        ]
+        groups = decayed(w, no_decay)
         optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=BETAS, fused=True)
-        return compared(w, loss, stepper(loss, optimizer), expected)
+        return compared(w, loss, stepper(loss, optimizer), reference)
 
     return {
         "torch eager": partial(build, torch.contiguous_format, False),
@@ -57,23 +58,29 @@ def vgg(dev, weights, images, labels, plan, no_decay, reference):
 
 
 def apjn(dev, weights, x, depth, expected):
-    """The same by autograd: gradients of every layer's output from one backward pass; a loop, and
-    all networks by bmm."""
+    """Gradients of all layers' outputs from one backward pass; a loop over networks, and bmm."""
     put, _ = setup(dev)
-    E, (B, _) = len(weights), x.shape
+    E = len(weights)
+    B = len(x)
     x = put(x)
-    stack = lambda name: put(np.stack([w[name] for w in weights]))  # noqa: E731
-    W, b = ([stack(f"hidden.{i}.{kind}") for i in range(depth)] for kind in ("weight", "bias"))
+
+    def stack(i, kind):
+        return put(np.stack([w[f"hidden.{i}.{kind}"] for w in weights]))
+
+    W = [stack(i, "weight") for i in range(depth)]
+    b = [stack(i, "bias") for i in range(depth)]
     stream = [np.random.default_rng(e) for e in range(E)]
 
     def cotangent(generators):
-        v = torch.stack([put(rng.standard_normal((B, x.shape[1]))) for rng in generators])
+        draws = [rng.standard_normal((B, x.shape[1])) for rng in generators]
+        v = torch.stack([put(draw) for draw in draws])
         return v / v.norm(dim=-1, keepdim=True)
 
     def norms(members, v):
         h = [x.repeat(len(v), 1, 1).requires_grad_()]
         for i in range(depth):
-            h.append(torch.baddbmm(b[i][members][:, None], F.relu(h[-1]), W[i][members]))
+            bias = b[i][members][:, None]
+            h.append(torch.baddbmm(bias, F.relu(h[-1]), W[i][members]))
         grads = torch.autograd.grad(h[-1], h[:-1], v)
         return torch.stack([(g * g).sum(dim=(1, 2)) / B for g in grads], dim=1)
 
@@ -85,7 +92,8 @@ def apjn(dev, weights, x, depth, expected):
 
         if expected is not None:
             draws = [np.random.default_rng(e) for e in range(E)]
-            found = torch.cat([norms(part, cotangent(draws[part])) for part in parts]).cpu().numpy()
+            found = torch.cat([norms(part, cotangent(draws[part])) for part in parts])
+            found = found.cpu().numpy()
             np.testing.assert_allclose(found, expected[:, :-1], rtol=1e-2)  # a ReLU that flips
         return step
 
