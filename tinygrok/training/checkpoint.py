@@ -43,9 +43,8 @@ def load_arrays(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
     try:
         arrays = _read(path)
     except UNREADABLE as error:
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint, truncated or corrupted ({error})"
-        ) from error
+        what = f"not a readable checkpoint, truncated or corrupted ({error})"
+        raise CheckpointError(f"{path}: {what}") from error
     try:
         meta = json.loads(arrays.pop("meta").tobytes().decode())
         found = meta.pop("format")
@@ -149,6 +148,5 @@ def check_config(
         before = saved.get(key)
         now = wanted.get(key)
         if before != now and key not in free:
-            raise CheckpointError(
-                f"{path}: was made with {key} = {before}, this run has {key} = {now}"
-            )
+            difference = f"was made with {key} = {before}, this run has {key} = {now}"
+            raise CheckpointError(f"{path}: {difference}")

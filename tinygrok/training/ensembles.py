@@ -124,18 +124,11 @@ def build(
     decay = own["weight_decay"]
     optimizer = AdamW(dev, params, grads, lr=own["lr"], betas=(0.9, 0.98), weight_decay=decay)
     data, evaluation = _labelled(task, points)
-    return Training(
-        dev,
-        net,
-        optimizer,
-        data,
-        evaluation,
-        own["seed"],
-        common["loss"],
-        common["batch_size"],
-        own["dropout"],
-        extra,
-    )
+    seeds = own["seed"]
+    loss = common["loss"]
+    size = common["batch_size"]
+    rates = own["dropout"]
+    return Training(dev, net, optimizer, data, evaluation, seeds, loss, size, rates, extra)
 
 
 def _labelled(task: ModularTask, points: list[dict]) -> tuple[list[Labelled], Evaluation]:

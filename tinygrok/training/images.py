@@ -56,8 +56,7 @@ class ImageTraining(DrawnRun):
         device    a name for get_device, or a Device
         options   of the optimiser: betas, momentum, schedule, clip, ...
         """
-        if weights is None:
-            weights = model.init(generator(seed, "init"), HE)
+        weights = weights or model.init(generator(seed, "init"), HE)
         options |= {"lr": lr, "weight_decay": weight_decay, "no_decay": model.no_decay}
         dev, optimiser = equip(model, weights, device, optimizer, **options)
         data = normalised(images)
@@ -69,11 +68,9 @@ class ImageTraining(DrawnRun):
                 x = augment(rng, x, shifts)
             return x, data.train_labels[pick]
 
-        sets = {
-            "train": (data.train[:MEASURED], data.train_labels[:MEASURED]),
-            "test": (data.test, data.test_labels),
-        }
-        run = cls(dev, model, optimiser, draw, sets, seed)
+        train = (data.train[:MEASURED], data.train_labels[:MEASURED])
+        test = (data.test, data.test_labels)
+        run = cls(dev, model, optimiser, draw, {"train": train, "test": test}, seed)
         buffers = {name: weights[name] for name in model.buffers if name in weights}
         run.objective.buffers.load(model.init_buffers() | buffers)
         return run

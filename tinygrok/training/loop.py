@@ -129,6 +129,11 @@ class Run:
         return where
 
 
+def no_more(run: "DrawnRun", predicted: dict) -> dict:
+    """No further numbers for the history."""
+    return {}
+
+
 class DrawnRun(Run):
     """A network that trains on batches drawn anew for every step, by one or several ranks.
 
@@ -139,14 +144,7 @@ class DrawnRun(Run):
     """
 
     def __init__(
-        self,
-        dev: Device,
-        model: Model,
-        optimizer: Optimizer,
-        draw: Callable,
-        sets: dict,
-        seed: int,
-        extra: Callable[..., dict] = lambda run, predicted: {},
+        self, dev: Device, model: Model, optimizer, draw: Callable, sets, seed: int, extra=no_more
     ):
         super().__init__(dev, model, optimizer, "cross_entropy")
         self.draw = draw

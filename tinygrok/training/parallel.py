@@ -58,18 +58,16 @@ class World:
             return
         kinds = self.comm.allgather((dev.kind, dev.dtype.name))
         if len(set(kinds)) > 1:
-            raise InputError(
-                "the ranks must share one kind of device and one dtype: choose --device and --dtype"
-            )
-        self._add = self._sum_on_gpus() if dev.kind == "cuda" else self._sum_on_cpus()
+            same = "one kind of device and one dtype: choose --device and --dtype"
+            raise InputError(f"the ranks must share {same}")
+        self._add = self._sum_of_ranks(dev)
 
-    def _sum_on_gpus(self) -> Callable[[Array], Any]:
-        from cupyx.distributed import init_process_group  # pyright: ignore[reportMissingImports]
+    def _sum_of_ranks(self, dev: Device) -> Callable[[Array], Any]:
+        if dev.kind == "cuda":
+            from cupyx.distributed import init_process_group  # pyright: ignore[reportMissingImports]
 
-        nccl = init_process_group(self.size, self.rank, use_mpi=True)
-        return lambda x: nccl.all_reduce(x, x)
-
-    def _sum_on_cpus(self) -> Callable[[Array], Any]:
+            nccl = init_process_group(self.size, self.rank, use_mpi=True)
+            return lambda x: nccl.all_reduce(x, x)
         from mpi4py import MPI
 
         return lambda x: self.comm.Allreduce(MPI.IN_PLACE, x)
@@ -107,8 +105,6 @@ def world() -> World:
         raise InputError(f"{need}: {error}") from error
     found = World(MPI.COMM_WORLD)
     if found.size != size:
-        raise InputError(
-            f"the launcher started {size} ranks, but the MPI that mpi4py uses is another "
-            "and sees none of them"
-        )
+        other = "the MPI that mpi4py uses is another and sees none of them"
+        raise InputError(f"the launcher started {size} ranks, but {other}")
     return found

@@ -10,7 +10,7 @@ from ..engine.optim import AdamW, Optimizer
 from ..engine.rng import generator
 from ..models.gpt import GPT
 from .batches import EVERY_ROW, TokenBatch
-from .loop import DrawnRun, equip
+from .loop import DrawnRun, equip, no_more
 
 
 class SequenceData(Protocol):
@@ -54,12 +54,12 @@ class SequenceTraining(DrawnRun):
         self,
         dev: Device,
         model: GPT,
-        optimizer: Optimizer,
+        optimizer,
         draw: Callable,
         positions,
-        sets: dict[str, np.ndarray],
-        seed: int,
-        extra: Callable[..., dict] = lambda run, predicted: {},
+        sets,
+        seed,
+        extra=no_more,
     ):
         self.positions = np.asarray(positions)
         super().__init__(dev, model, optimizer, draw, sets, seed, extra)
@@ -85,8 +85,7 @@ class SequenceTraining(DrawnRun):
         device    a name for get_device, or a Device
         options   of the optimiser: betas, schedule, clip, ...
         """
-        if weights is None:
-            weights = model.init(generator(seed, "init"))
+        weights = weights or model.init(generator(seed, "init"))
         options |= {"lr": lr, "weight_decay": weight_decay, "no_decay": model.no_decay}
         dev, optimiser = equip(model, weights, device, optimizer, **options)
 

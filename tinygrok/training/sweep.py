@@ -89,11 +89,6 @@ class _Sweep:
             what = f"{type(error).__name__}: {error}"
             self.failed.append(f"the pack that begins with {first} failed: {what}")
 
-    def here(self) -> None:
-        """Run what is unfinished in this process."""
-        for i in self.unfinished():
-            self.attempt(i, self.jobs[i])
-
     def on_pool(self, pool: Executor) -> None:
         """Run what is unfinished on an executor; BrokenExecutor when a worker dies."""
         pending = {pool.submit(self.jobs[i]): i for i in self.unfinished()}
@@ -160,10 +155,11 @@ def sweep(
     for leftover in out.glob(".*.json.*"):  # of workers that were killed while writing
         leftover.unlink(missing_ok=True)
     work = _Sweep(packs, run, out, on_done)
-    if executor is None:
-        work.here()
-    else:
+    if executor is not None:
         work.on_executor(executor)
+    else:
+        for i in work.unfinished():
+            work.attempt(i, work.jobs[i])
     if work.failed:
         raise SweepError("; ".join(work.failed))
     return [results for results in work.results if results is not None]

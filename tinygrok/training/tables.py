@@ -87,6 +87,38 @@ class Training(Run):
     model: TwoLayerNet
     order: np.ndarray | None = None  # along which the neurons in the figure are waves
 
+    def __init__(
+        self,
+        dev: Device,
+        model: TwoLayerNet,
+        optimizer: Optimizer,
+        data: Sequence[Labelled],
+        evaluation: Evaluation,
+        seeds: int | Sequence[int],
+        loss: str = "mse",
+        batch_size: int | None = None,
+        dropout: float | Sequence[float] = 0.0,
+        extra: Callable[["Training"], dict] = lambda run: {},
+    ):
+        super().__init__(dev, model, optimizer, loss)
+        self.data = list(data)
+        self.evaluation = evaluation
+        self.seeds = seeds
+        self.batch_size = batch_size
+        self.dropout = dropout
+        self.extra = extra
+        check_rate_host(dropout)
+        smallest = min(len(target) for _, target in self.data)
+        if batch_size is not None and not 1 <= batch_size <= smallest:
+            bounds = f"between 1 and the {smallest} training inputs"
+            raise InputError(f"the batch size must lie {bounds}, not {batch_size}")
+        if model.batchnorm and (batch_size or smallest) < 2:
+            raise InputError("BatchNorm needs at least 2 training inputs in a batch")
+        unlabelled = np.zeros(evaluation.inputs.shape[1], int)
+        self.table = TableBatch(dev, model, [(evaluation.inputs, unlabelled)])
+        self.full_batch = self.make_batch(self.data) if batch_size is None else None
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # member: (epoch, its order)
+
     @classmethod
     def on_task(
         cls,
@@ -113,8 +145,7 @@ class Training(Run):
 
         Raises InputError for a fraction or a batch size that the table does not allow."""
         train, test = task.split(fraction, generator(seed, "split"))
-        if weights is None:
-            weights = model.init(generator(seed, "init"))
+        weights = weights or model.init(generator(seed, "init"))
         options |= {"lr": lr, "weight_decay": weight_decay}
         dev, optimiser = equip(model, weights, device, optimizer, **options)
         inputs = task.inputs(train)
@@ -123,40 +154,6 @@ class Training(Run):
         run = cls(dev, model, optimiser, data, evaluation, seed, loss, batch_size, dropout)
         run.order = _wave_order(task)
         return run
-
-    def __init__(
-        self,
-        dev: Device,
-        model: TwoLayerNet,
-        optimizer: Optimizer,
-        data: Sequence[Labelled],
-        evaluation: Evaluation,
-        seeds: int | Sequence[int],
-        loss: str = "mse",
-        batch_size: int | None = None,
-        dropout: float | Sequence[float] = 0.0,
-        extra: Callable[["Training"], dict] = lambda run: {},
-    ):
-        super().__init__(dev, model, optimizer, loss)
-        self.data = list(data)
-        self.evaluation = evaluation
-        self.seeds = seeds
-        self.batch_size = batch_size
-        self.dropout = dropout
-        self.extra = extra
-        check_rate_host(dropout)
-        smallest = min(len(target) for _, target in self.data)
-        if batch_size is not None and not 1 <= batch_size <= smallest:
-            raise InputError(
-                f"the batch size must lie between 1 and the {smallest} training inputs, "
-                f"not {batch_size}"
-            )
-        if model.batchnorm and (batch_size or smallest) < 2:
-            raise InputError("BatchNorm needs at least 2 training inputs in a batch")
-        unlabelled = np.zeros(evaluation.inputs.shape[1], int)
-        self.table = TableBatch(dev, model, [(evaluation.inputs, unlabelled)])
-        self.full_batch = self.make_batch(self.data) if batch_size is None else None
-        self._orders: dict[int, tuple[int, np.ndarray]] = {}  # member: (epoch, its order)
 
     def make_batch(self, data: Sequence[Labelled]) -> TableBatch:
         """Training data [(inputs, target)] of all members as one batch."""
