@@ -5,23 +5,18 @@ Sources: Doshi, He, Gromov, arXiv 2111.12143 (MLPs, Mixer); Touvron et al., arXi
 (ResMLP); Simonyan and Zisserman, arXiv 1409.1556, in its form for small images (VGG-19).
 """
 
+from collections.abc import Callable
+
 from ..engine.errors import InputError
 from .chain import Chain
 
-VGG19 = (
-    64,
-    64,
-    "M",
-    128,
-    128,
-    "M",
-    *(256,) * 4,
-    "M",
-    *(512,) * 4,
-    "M",
-    *(512,) * 4,
-    "M",
-)  # channels, and where to pool
+VGG19 = (  # channels, and where to pool
+    *(64, 64, "M"),
+    *(128, 128, "M"),
+    *(256, 256, 256, 256, "M"),
+    *(512, 512, 512, 512, "M"),
+    *(512, 512, 512, 512, "M"),
+)
 NORMS = ("none", "pre", "act", "batch", "post")
 
 
@@ -30,32 +25,50 @@ def deep_mlp(
     width: int,
     depth: int,
     classes: int,
-    activation="relu",
-    norm="none",
+    activation: str = "relu",
+    norm: str = "none",
     mu: float = 0.0,
 ) -> Chain:
-    """h = W x + b;  depth times h <- W phi(h) + b + mu h;  readout W phi(h) + b. norm: "pre" W phi(LN(h)), "act" W LN(phi(h)),
-    "batch" W phi(BN(h)), "post" LN(W phi(h) + b + mu h). The first layer's sigma_w is 1 in the
-    paper (Chain.init, first)."""
+    """h = W x + b;  depth times h <- W phi(h) + b + mu h;  readout W phi(h) + b.
 
-    def block(n: str) -> tuple[str, tuple]:
-        act, linear = ("act", activation), ("linear", n, width, width)
-        normal = ("batchnorm" if norm == "batch" else "layernorm", n + ".norm", width)
+    norm   "none"
+           "pre"     W phi(LN(h)) + b + mu h
+           "act"     W LN(phi(h)) + b + mu h
+           "batch"   W phi(BN(h)) + b + mu h
+           "post"    LN(W phi(h) + b + mu h)
+    The first layer's sigma_w is 1 in the paper (Chain.init, first).
+
+    >>> deep_mlp(784, 100, 3, 10, "tanh", "pre", mu=0.9)
+    Chain(5 blocks, 110,410 parameters)
+    """
+    if norm not in NORMS:
+        raise InputError(f"unknown norm {norm!r}: choose {', '.join(NORMS)}")
+
+    def block(name: str) -> tuple[str, tuple]:
+        act = ("act", activation)
+        linear = ("linear", name, width, width)
+        kind = "batchnorm" if norm == "batch" else "layernorm"
+        normal = (kind, name + ".norm", width)
         orders = {
             "pre": (normal, act, linear),
             "batch": (normal, act, linear),
             "act": (act, normal, linear),
         }
         ops = orders.get(norm, (act, linear))
-        ops = (("residual", n, mu, ops),) if mu else ops
-        return n, (*ops, normal) if norm == "post" else ops
+        if mu:
+            ops = (("residual", name, mu, ops),)
+        if norm == "post":
+            ops = (*ops, normal)
+        return name, ops
 
     first = "input", (("reshape", -1), ("linear", "input", inputs, width))
+    hidden = [block(f"hidden.{i}") for i in range(depth)]
     last = "readout", (("act", activation), ("linear", "readout", width, classes))
-    return Chain([first, *(block(f"hidden.{i}") for i in range(depth)), last])
+    return Chain([first, *hidden, last])
 
 
 def _mlp(name: str, size: int, hidden: int, activation: str) -> tuple:
+    """Two linear layers, size -> hidden -> size."""
     return (
         ("linear", name + ".in", size, hidden),
         ("act", activation),
@@ -63,96 +76,149 @@ def _mlp(name: str, size: int, hidden: int, activation: str) -> tuple:
     )
 
 
-def _tokens(
-    image: tuple,
+def _count_tokens(image: tuple[int, int, int], patch: int) -> int:
+    H, W, _ = image
+    if H % patch or W % patch:
+        raise InputError(f"images of {H} x {W} pixels do not split into patches of {patch}")
+    return (H // patch) * (W // patch)
+
+
+def _mixing(
+    image: tuple[int, int, int],
     patch: int,
     width: int,
     depth: int,
     classes: int,
     mu: float,
-    norm,
-    tokens,
-    channels,
-    end,
+    norm: Callable[[str], tuple],
+    mix_tokens: Callable[[str], tuple],
+    mix_channels: Callable[[str], tuple],
 ) -> Chain:
-    """Patches; depth times x <- tokens(norm(x)^T)^T + mu x and x <- channels(norm(x)) + mu x; norm,
-    mean, linear."""
-    (H, W, C), blocks = image, []
-    if H % patch or W % patch:
-        raise InputError(f"images of {H} x {W} pixels do not split into patches of {patch}")
-    T = H * W // patch**2
-    for t, c in ((f"blocks.{i}.tokens", f"blocks.{i}.channels") for i in range(depth)):
-        mixed = norm(t + ".norm"), ("swap",), *tokens(t, T), ("swap",), *end(t)
-        blocks += [
-            (t, (("residual", t, mu, mixed),)),
-            (c, (("residual", c, mu, (norm(c + ".norm"), *channels(c), *end(c))),)),
-        ]
-    first = "input", (("conv", "input", C, width, patch, patch, 0), ("reshape", -1, width))
-    mean = norm("final"), ("reshape", T, 1, width), ("avgpool", T, 1), ("reshape", -1)
-    return Chain([first, *blocks, ("readout", (*mean, ("linear", "readout", width, classes)))])
+    """Patches become T tokens of `width` channels, x (T, width), which two halves of a block mix.
+
+    depth times  x <- mix_tokens(norm(x)^T)^T + mu x  and  x <- mix_channels(norm(x)) + mu x;
+    then norm, mean over tokens, linear.
+    norm: name -> an operation. mix_tokens, mix_channels: name -> operations; those of mix_tokens
+    start with tokens as the last axis, and swap back themselves."""
+    T = _count_tokens(image, patch)
+    blocks = []
+    for i in range(depth):
+        tokens = f"blocks.{i}.tokens"
+        mixed = (norm(tokens + ".norm"), ("swap",), *mix_tokens(tokens))
+        blocks.append((tokens, (("residual", tokens, mu, mixed),)))
+        channels = f"blocks.{i}.channels"
+        mixed = (norm(channels + ".norm"), *mix_channels(channels))
+        blocks.append((channels, (("residual", channels, mu, mixed),)))
+    cut = ("conv", "input", image[2], width, patch, patch, 0)
+    mean = (("reshape", T, 1, width), ("avgpool", T, 1), ("reshape", -1))
+    readout = (norm("final"), *mean, ("linear", "readout", width, classes))
+    first = "input", (cut, ("reshape", -1, width))
+    return Chain([first, *blocks, ("readout", readout)])
 
 
 def resmlp(
-    image: tuple,
+    image: tuple[int, int, int],
     classes: int,
-    patch=16,
-    width=384,
-    depth=12,
-    hidden=1536,
-    scale=0.1,
-    activation="gelu",
-    mu=1.0,
+    patch: int = 16,
+    width: int = 384,
+    depth: int = 12,
+    hidden: int = 1536,
+    scale: float = 0.1,
+    activation: str = "gelu",
+    mu: float = 1.0,
 ) -> Chain:
-    """ResMLP, by default S12: no norms but Affine(1, 0), one linear layer across tokens, LayerScale
-    on both branches."""
-    affine = lambda n: ("scale", n, width, 1.0, True)  # noqa: E731
-    end = lambda n: (("scale", n + ".scale", width, scale, False),)  # noqa: E731
-    linear = lambda n, T: (("linear", n, T, T),)  # noqa: E731
-    channels = lambda n: _mlp(n, width, hidden, activation)  # noqa: E731
-    return _tokens(image, patch, width, depth, classes, mu, affine, linear, channels, end)
+    """ResMLP, by default S12: x <- LayerScale(W_T Affine(x)) + mu x across tokens, then
+    x <- LayerScale(MLP(Affine(x))) + mu x.
+
+    No norms but Affine, gain 1 and shift 0, and LayerScale, gain `scale`; one linear layer across
+    tokens, `hidden` units across channels.
+
+    >>> resmlp((32, 32, 3), 10, patch=8, width=16, depth=2, hidden=64)
+    Chain(6 blocks, 8,282 parameters)
+    """
+    T = _count_tokens(image, patch)
+
+    def affine(name: str) -> tuple:
+        return ("scale", name, width, 1.0, True)
+
+    def layer_scale(name: str) -> tuple:
+        return ("scale", name + ".scale", width, scale, False)
+
+    def mix_tokens(name: str) -> tuple:
+        return ("linear", name, T, T), ("swap",), layer_scale(name)
+
+    def mix_channels(name: str) -> tuple:
+        return *_mlp(name, width, hidden, activation), layer_scale(name)
+
+    return _mixing(image, patch, width, depth, classes, mu, affine, mix_tokens, mix_channels)
 
 
 def mixer(
-    image: tuple,
+    image: tuple[int, int, int],
     classes: int,
-    patch=4,
-    width=128,
-    depth=100,
-    hidden=(256, 256),
-    activation="gelu",
-    mu=1.0,
+    patch: int = 4,
+    width: int = 128,
+    depth: int = 100,
+    hidden: tuple[int, int] = (256, 256),
+    activation: str = "gelu",
+    mu: float = 1.0,
 ) -> Chain:
-    """MLP-Mixer with residual strength mu: LayerNorm, MLPs of hidden = (across tokens, across
-    channels) units."""
-    layernorm = lambda n: ("layernorm", n, width)  # noqa: E731
-    tokens = lambda n, T: _mlp(n, T, hidden[0], activation)  # noqa: E731
-    channels = lambda n: _mlp(n, width, hidden[1], activation)  # noqa: E731
-    return _tokens(
-        image, patch, width, depth, classes, mu, layernorm, tokens, channels, lambda n: ()
-    )
+    """MLP-Mixer with residual strength mu: x <- MLP(LN(x)^T)^T + mu x, then x <- MLP(LN(x)) + mu x.
+
+    hidden: units of the MLPs (across tokens, across channels).
+
+    >>> mixer((32, 32, 3), 10, patch=8, width=16, depth=2, hidden=(8, 32))
+    Chain(6 blocks, 6,122 parameters)
+    """
+    T = _count_tokens(image, patch)
+
+    def layernorm(name: str) -> tuple:
+        return ("layernorm", name, width)
+
+    def mix_tokens(name: str) -> tuple:
+        return *_mlp(name, T, hidden[0], activation), ("swap",)
+
+    def mix_channels(name: str) -> tuple:
+        return _mlp(name, width, hidden[1], activation)
+
+    return _mixing(image, patch, width, depth, classes, mu, layernorm, mix_tokens, mix_channels)
 
 
 def vgg(
-    image: tuple, classes: int, plan=VGG19, divide=1, batchnorm=False, activation="relu"
+    image: tuple[int, int, int],
+    classes: int,
+    plan: tuple = VGG19,
+    divide: int = 1,
+    batchnorm: bool = False,
+    activation: str = "relu",
 ) -> Chain:
     """3x3 convolutions of plan // divide channels, [BatchNorm,] phi, 2x2 max-pooling at "M" while
-    there is more than a pixel; linear readout. A block ends with its convolution: the nonlinearity
-    of the one before opens it."""
-    (H, W, C), blocks, ops = image, [], ()
+    there is more than a pixel; linear readout.
+
+    A block ends with its convolution: the nonlinearity of the one before opens it.
+
+    >>> vgg((8, 8, 3), 10, (16, "M", 32, "M"))
+    Chain(3 blocks, 6,378 parameters)
+    """
+    H, W, C = image
+    blocks = []
+    ops: tuple = ()  # since the last convolution
     for item in plan:
         if item == "M":
             if min(H, W) > 1:
-                ops, H, W = (*ops, ("maxpool", 2)), H // 2, W // 2
+                ops = (*ops, ("maxpool", 2))
+                H //= 2
+                W //= 2
             continue
-        name, N = f"conv.{len(blocks)}", max(item // divide, 1)
+        name = f"conv.{len(blocks)}"
+        N = max(item // divide, 1)
         blocks.append((name, (*ops, ("conv", name, C, N, 3, 1, 1))))
-        ops, C = (
-            ((("batchnorm", name + ".norm", N),) if batchnorm else ()) + (("act", activation),),
-            N,
-        )
-    return Chain(
-        [*blocks, ("readout", (*ops, ("reshape", -1), ("linear", "readout", H * W * C, classes)))]
-    )
+        ops = (("act", activation),)
+        if batchnorm:
+            ops = (("batchnorm", name + ".norm", N), *ops)
+        C = N
+    readout = (*ops, ("reshape", -1), ("linear", "readout", H * W * C, classes))
+    return Chain([*blocks, ("readout", readout)])
 
 
 def network(
