@@ -16,13 +16,29 @@ from .protocol import EVALUATION, Mode, Stage
 class TwoLayerNet:
     """f = W^T phi(U^(1) e(n_1) + ... + U^(S) e(n_S)), no biases.
 
-    U (S, P, N): row n of table s is what input n_s = n adds to the N pre-activations;  W (N, C): read-out.
-    In the papers' notation U[s] is the transpose of U^(s) and W the transpose of W. phi is x^2
-    (power<S> for S terms). Weights ~ Normal(0, (0.5/(2N)^(1/3))^2). Dropout acts on the
+    U (S, P, N): row n of table s is what input n_s = n adds to the N pre-activations;  W (N, C):
+    read-out. In the papers' notation U[s] is the transpose of U^(s) and W the transpose of W. phi
+    is x^2 (power<S> for S terms). Weights ~ Normal(0, (0.5/(2N)^(1/3))^2). Dropout acts on the
     pre-activations; with batchnorm the activations pass through BatchNorm (gain, shift, running
-    statistics of shape N) before the read-out.
+    statistics of shape N) before the read-out. Raises InputError for sizes below 1 and unknown
+    activations.
     Sources: Grokking modular polynomials, section 2; To grok or not to grok, sections 2 and 4 (eq.
-    5)."""
+    5).
+
+    >>> import numpy as np
+    >>> from tinygrok.engine.device import get_device
+    >>> net = TwoLayerNet(p=5, width=8)
+    >>> net
+    W(8x5) square(U[0][n1] + U[1][n2]), U 2x5x8
+    >>> dev = get_device("cpu", "float64")
+    >>> weights = net.init(np.random.default_rng(0))
+    >>> pairs = net.prepare(dev, np.array([[1, 2, 4], [3, 3, 0]]))  # (1, 3), (2, 3) and (4, 0)
+    >>> logits, tape = net.forward(dev, weights, pairs)
+    >>> logits.shape, tape["hidden.pre"].shape
+    ((3, 5), (3, 8))
+    """
+
+    by_neurons = True
 
     def __init__(
         self,
@@ -37,27 +53,38 @@ class TwoLayerNet:
         for what, value in (("p", p), ("width", width), ("terms", terms)):
             if value < 1:
                 raise InputError(f"{what} must be at least 1, not {value}")
-        self.p, self.width, self.terms, self.activation = p, width, terms, activation
-        self.classes, self.batchnorm = classes or p, batchnorm
+        self.p = p
+        self.width = width
+        self.terms = terms
+        self.activation = activation
+        self.classes = p if classes is None else classes
+        self.batchnorm = batchnorm
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Trained parameters of one network."""
-        norm = {"norm.gain": (self.width,), "norm.shift": (self.width,)} if self.batchnorm else {}
-        return {"U": (self.terms, self.p, self.width), "W": (self.width, self.classes), **norm}
+        shapes: dict[str, tuple[int, ...]] = {
+            "U": (self.terms, self.p, self.width),
+            "W": (self.width, self.classes),
+        }
+        if self.batchnorm:
+            shapes["norm.gain"] = (self.width,)
+            shapes["norm.shift"] = (self.width,)
+        return shapes
 
     @property
     def buffers(self) -> dict[str, tuple[int, ...]]:
         """State that training updates without a gradient."""
-        return {"norm.mean": (self.width,), "norm.var": (self.width,)} if self.batchnorm else {}
+        if not self.batchnorm:
+            return {}
+        return {"norm.mean": (self.width,), "norm.var": (self.width,)}
 
     def __repr__(self) -> str:
         tables = " + ".join(f"U[{s}][n{s + 1}]" for s in range(self.terms))
         phi = f"{self.activation}({tables})"
-        phi = f"batchnorm({phi})" if self.batchnorm else phi
+        if self.batchnorm:
+            phi = f"batchnorm({phi})"
         return f"W({self.width}x{self.classes}) {phi}, U {self.terms}x{self.p}x{self.width}"
-
-    by_neurons = True
 
     @staticmethod
     def neurons(arrays: dict, part: slice) -> dict:
@@ -69,51 +96,59 @@ class TwoLayerNet:
 
     def init(self, rng: np.random.Generator, std: float | None = None) -> dict[str, np.ndarray]:
         """Fresh weights on the host, float64; std defaults to the papers' 0.5/(2N)^(1/3)."""
-        std = 0.5 / (2 * self.width) ** (1 / 3) if std is None else std
+        if std is None:
+            std = 0.5 / (2 * self.width) ** (1 / 3)
         weights = {name: std * rng.standard_normal(self.shapes[name]) for name in ("U", "W")}
         if self.batchnorm:
-            weights |= {"norm.gain": np.ones(self.width), "norm.shift": np.zeros(self.width)}
+            weights["norm.gain"] = np.ones(self.width)
+            weights["norm.shift"] = np.zeros(self.width)
         return weights
 
     def init_buffers(self) -> dict[str, np.ndarray]:
-        return (
-            {"norm.mean": np.zeros(self.width), "norm.var": np.ones(self.width)}
-            if self.batchnorm
-            else {}
-        )
+        """First running statistics on the host: mean 0, variance 1."""
+        if not self.batchnorm:
+            return {}
+        return {"norm.mean": np.zeros(self.width), "norm.var": np.ones(self.width)}
 
     def prepare(self, dev: Device, inputs: np.ndarray) -> RowIndex:
         """Host inputs (S, B), or (E, S, B) when members see different ones, grouped by table row."""
         return RowIndex(dev, inputs, self.p)
 
     def forward(
-        self, dev: Device, w: dict, rows: RowIndex, mode: Mode = EVALUATION
+        self, dev: Device, w: dict, inputs: RowIndex, mode: Mode = EVALUATION
     ) -> tuple[Array, dict]:
         """Logits (..., B, C) and the tape. w holds parameters and buffers."""
         buffer = mode.buffer or dev.fresh
         lead = w["W"].shape[:-2]
-        B = len(rows)
+        B = len(inputs)
         hidden = (*lead, B, w["W"].shape[-2])
-        h, embed = embedding_forward(dev, w["U"], rows, buffer("hidden.pre", hidden))
+        h, embed = embedding_forward(dev, w["U"], inputs, buffer("hidden.pre", hidden))
         tape = {"embed": embed, "hidden.pre": h}
         if mode.dropout is not None:
             keys, rate = mode.dropout
             first = mode.offset * self.width
             mask = buffer("dropout.mask", hidden)
             h, tape["dropout"] = dropout_forward(dev, h, rate, keys, first, h, mask)
-        a, tape["activation"] = activation_forward(
-            dev, h, self.activation, buffer("hidden.post", hidden)
-        )
+        out = buffer("hidden.post", hidden)
+        a, tape["activation"] = activation_forward(dev, h, self.activation, out)
         if self.batchnorm:
-            state = (w[name] for name in ("norm.gain", "norm.shift", "norm.mean", "norm.var"))
             xhat = buffer("batchnorm.xhat", hidden)
             a, tape["batchnorm"] = batchnorm_forward(
-                dev, a, *state, mode.train, mode.weight, xhat=xhat, out=a
+                dev,
+                a,
+                w["norm.gain"],
+                w["norm.shift"],
+                w["norm.mean"],
+                w["norm.var"],
+                mode.train,
+                mode.weight,
+                xhat=xhat,
+                out=a,
             )
-        z, tape["readout"] = linear_forward(
-            dev, a, w["W"], out=buffer("logits", (*lead, B, self.classes))
-        )
-        tape |= {"hidden.post": a, "logits": z}
+        out = buffer("logits", (*lead, B, self.classes))
+        z, tape["readout"] = linear_forward(dev, a, w["W"], out=out)
+        tape["hidden.post"] = a
+        tape["logits"] = z
         return z, tape
 
     def backward(
@@ -122,14 +157,14 @@ class TwoLayerNet:
         """Write dL/dU and dL/dW (dL/dgain, dL/dshift) into g, or add to U and W. The activations on
         the tape are overwritten: their memory holds da, then dh.
 
-        dW = a^T dz      da = dz W^T      dh = phi'(h) da      dU[s, n] = sum of dh over inputs with n_s = n
+        dW = a^T dz    da = dz W^T    dh = phi'(h) da    dU[s, n] = sum of dh over inputs with n_s = n
         """
         a = tape["hidden.post"]  # not read again once dW is done
         da = linear_backward(dev, dlogits, tape["readout"], g["W"], dx=a, accumulate=accumulate)
         if self.batchnorm:
-            da = batchnorm_backward(
-                dev, da, tape["batchnorm"], g["norm.gain"], g["norm.shift"], dx=da
-            )
+            dgain = g["norm.gain"]
+            dshift = g["norm.shift"]
+            da = batchnorm_backward(dev, da, tape["batchnorm"], dgain, dshift, dx=da)
         dh = activation_backward(dev, da, tape["activation"], dx=da)
         if "dropout" in tape:
             dh = dropout_backward(dev, dh, tape["dropout"], dx=dh)
@@ -138,19 +173,10 @@ class TwoLayerNet:
     def stages(self, dev: Device, w: dict) -> list[Stage]:
         """One map, hidden pre-activations (B, N) -> logits (B, C), for Jacobians; BatchNorm takes
         the statistics of the batch."""
-        norm = [("batchnorm", "norm", self.width)] * self.batchnorm
-        chain = Chain(
-            [
-                (
-                    "readout",
-                    (
-                        ("act", self.activation),
-                        *norm,
-                        ("linear", "readout", self.width, self.classes),
-                    ),
-                )
-            ]
-        )
-        names = {"W": "readout.weight", "norm.gain": "norm.gain", "norm.shift": "norm.shift"}
-        names |= {"norm.mean": "norm.mean", "norm.var": "norm.var"}
-        return chain.stages(dev, {name: w[ours] for ours, name in names.items() if ours in w})
+        act = ("act", self.activation)
+        norm = ("batchnorm", "norm", self.width)
+        linear = ("linear", "readout", self.width, self.classes)
+        ops = (act, norm, linear) if self.batchnorm else (act, linear)
+        weights = {name: x for name, x in w.items() if name.startswith("norm.")}
+        weights["readout.weight"] = w["W"]
+        return Chain([("readout", ops)]).stages(dev, weights)
