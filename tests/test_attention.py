@@ -10,7 +10,7 @@ import pytest
 from tinygrok.audit.cases import BUILDERS
 from tinygrok.audit.checker import audit, cpu_device
 from tinygrok.engine import gemm
-from tinygrok.models import gpt
+from tinygrok.models import block, gpt
 from tinygrok.ops import attention
 
 HOST = cpu_device()
@@ -311,20 +311,22 @@ def _output_share_lost(right, dev, a, b, out=None, **options):
     return right(dev, a, b, out, **options)
 
 
-def _queries_not_added(right, x, select, shape, update):
+def _queries_not_added(right, p, x, update):
     """The gradient through the queries, or the residual connection, reaches no position"""
 
 
 MODEL = [
-    ("embedding_backward", _tied_written),
-    ("matmul", _output_share_lost),
-    ("_add_at", _queries_not_added),
+    (gpt, "embedding_backward", _tied_written),
+    (gpt, "matmul", _output_share_lost),
+    (block, "_add_at", _queries_not_added),
 ]
 
 
-@pytest.mark.parametrize(("name", "wrong"), MODEL, ids=[w.__name__.strip("_") for _, w in MODEL])
-def test_wrong_model_backward_is_caught(monkeypatch, name, wrong):
+@pytest.mark.parametrize(
+    ("module", "name", "wrong"), MODEL, ids=[w.__name__.strip("_") for *_, w in MODEL]
+)
+def test_wrong_model_backward_is_caught(monkeypatch, module, name, wrong):
     assert gpt.matmul is gemm.matmul
-    right = getattr(gpt, name)
-    monkeypatch.setattr(gpt, name, lambda *args, **options: wrong(right, *args, **options))
+    right = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args, **options: wrong(right, *args, **options))
     assert not passes_audit("gpt rotary")

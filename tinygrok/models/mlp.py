@@ -96,9 +96,8 @@ class TwoLayerNet:
 
     def init(self, rng: np.random.Generator, std: float | None = None) -> dict[str, np.ndarray]:
         """Fresh weights on the host, float64; std defaults to the papers' 0.5/(2N)^(1/3)."""
-        if std is None:
-            std = 0.5 / (2 * self.width) ** (1 / 3)
-        weights = {name: std * rng.standard_normal(self.shapes[name]) for name in ("U", "W")}
+        scale = 0.5 / (2 * self.width) ** (1 / 3) if std is None else std
+        weights = {name: scale * rng.standard_normal(self.shapes[name]) for name in ("U", "W")}
         if self.batchnorm:
             weights["norm.gain"] = np.ones(self.width)
             weights["norm.shift"] = np.zeros(self.width)
@@ -111,7 +110,7 @@ class TwoLayerNet:
         return {"norm.mean": np.zeros(self.width), "norm.var": np.ones(self.width)}
 
     def prepare(self, dev: Device, inputs: np.ndarray) -> RowIndex:
-        """Host inputs (S, B), or (E, S, B) when members see different ones, grouped by table row."""
+        """Host inputs (S, B), or (E, S, B) where members see different ones, by table row."""
         return RowIndex(dev, inputs, self.p)
 
     def forward(
@@ -157,7 +156,7 @@ class TwoLayerNet:
         """Write dL/dU and dL/dW (dL/dgain, dL/dshift) into g, or add to U and W. The activations on
         the tape are overwritten: their memory holds da, then dh.
 
-        dW = a^T dz    da = dz W^T    dh = phi'(h) da    dU[s, n] = sum of dh over inputs with n_s = n
+        dW = a^T dz    da = dz W^T    dh = phi'(h) da    dU[s, n] = sum of dh_b with n_s(b) = n
         """
         a = tape["hidden.post"]  # not read again once dW is done
         da = linear_backward(dev, dlogits, tape["readout"], g["W"], dx=a, accumulate=accumulate)
