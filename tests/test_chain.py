@@ -196,7 +196,10 @@ def twin(torch, net, ops, w, x):
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     }
-    image = lambda f, x: f(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # noqa: E731
+
+    def image(f, x):
+        return f(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
     for kind, *rest in ops:
         name = rest[0] if rest else ""
         if kind == "linear":

@@ -223,8 +223,13 @@ def test_the_tape_is_the_network(dev):
     w, tokens, dz = draw(model)
     w = on(dev, w)
     tape = model.forward(dev, w, Tokens(dev, tokens, V, POSITIONS["every third"]), record=True)[1]
-    host = lambda name: dev.to_host(tape[name])  # noqa: E731
-    weight = lambda name: dev.to_host(w[name])  # noqa: E731
+
+    def host(name):
+        return dev.to_host(tape[name])
+
+    def weight(name):
+        return dev.to_host(w[name])
+
     tol = 5e-5 if dev.dtype == np.float32 else 1e-12
     for i in range(3):
         b, Tq = f"blocks.{i}.", 4 if i == 2 else T

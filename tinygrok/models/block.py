@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..engine.device import Array, Device
 from ..ops import activation, attention, linear, norm
+from .protocol import Shapes
 
 ALL = slice(None)
 
@@ -115,9 +116,9 @@ def _add_at(p: BlockPass, x: Array, update: Array) -> None:
 # -- layers by the names of their parameters -------------------------------------------------------
 
 
-def norm_shapes(name: str, C: int, shift: bool) -> dict[str, tuple[int, ...]]:
+def norm_shapes(name: str, C: int, shift: bool) -> Shapes:
     """Parameters of a norm over C channels, with a shift or not."""
-    shapes: dict[str, tuple[int, ...]] = {name + ".gain": (C,)}
+    shapes: Shapes = {name + ".gain": (C,)}
     if shift:
         shapes[name + ".shift"] = (C,)
     return shapes
@@ -139,9 +140,9 @@ def norm_backward(p: BlockPass, name: str, dy: Array, cache: tuple) -> Array:
     return norm.layernorm_backward(p.dev, dy, cache, dgain, dshift, dy, p.accumulate)
 
 
-def linear_shapes(name: str, K: int, N: int, bias: bool) -> dict[str, tuple[int, ...]]:
+def linear_shapes(name: str, K: int, N: int, bias: bool) -> Shapes:
     """Parameters of a linear layer from K to N channels, with a bias or not."""
-    shapes: dict[str, tuple[int, ...]] = {name + ".weight": (K, N)}
+    shapes: Shapes = {name + ".weight": (K, N)}
     if bias:
         shapes[name + ".bias"] = (N,)
     return shapes
@@ -204,7 +205,7 @@ class Block:
         self._masks: dict[tuple[Device, int], Array] = {}
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> Shapes:
         """Parameters of one block."""
         C = self.width
         return {

@@ -31,7 +31,7 @@ import numpy as np
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..ops import activation, conv, linear, norm
-from .protocol import EVALUATION, Mode, Stage
+from .protocol import EVALUATION, Mode, Shapes, Stage
 
 # -- rules: what the chain knows of an operation ---------------------------------------------------
 
@@ -161,6 +161,9 @@ class Op(NamedTuple):
     inner: tuple["Op", ...]
 
 
+Ops = tuple[Op, ...]
+
+
 @dataclass
 class Pass:
     """What the operations of a chain share: the device, and parameters and buffers w by name.
@@ -196,7 +199,8 @@ def _forward(p: Pass, o: Op, x: Array):
     settings = o.settings
     if o.kind == "batchnorm":
         settings = p.w[o.name + ".mean"], p.w[o.name + ".var"], p.train
-    return RULES[o.kind].forward(p.dev, x, *p.of(o, p.w), *settings)
+    parameters = p.of(o, p.w)
+    return RULES[o.kind].forward(p.dev, x, *parameters, *settings)
 
 
 def _backward(p: Pass, o: Op, dy: Array, cache: Any):
@@ -205,7 +209,8 @@ def _backward(p: Pass, o: Op, dy: Array, cache: Any):
         options["accumulate"] = p.accumulate
     if o is p.first:
         options["need_dx"] = False
-    return RULES[o.kind].backward(p.dev, dy, cache, *p.of(o, p.g), **options)
+    gradients = p.of(o, p.g)
+    return RULES[o.kind].backward(p.dev, dy, cache, *gradients, **options)
 
 
 def _tangent(p: Pass, o: Op, xdot: Array, cache: Any):
@@ -218,7 +223,8 @@ def _tangent(p: Pass, o: Op, xdot: Array, cache: Any):
 def _pair(p: Pass, o: Op, xbar: Array, lam: Array, cache: Any, dot: Any):
     rule = RULES[o.kind]
     if rule.pair is not None:
-        return rule.pair(p.dev, xbar, lam, cache, dot, *p.of(o, p.g))
+        gradients = p.of(o, p.g)
+        return rule.pair(p.dev, xbar, lam, cache, dot, *gradients)
     xbar = _backward(p, o, xbar, cache)
     lam = _backward(replace(p, affine=False), o, lam, dot)
     return xbar, lam
@@ -237,7 +243,7 @@ def _unrows(o: Op, y: Array, x: Array) -> Array:
 # -- operations one after the other ----------------------------------------------------------------
 
 
-def forward(p: Pass, ops: tuple[Op, ...], x: Array) -> tuple[Array, list]:
+def forward(p: Pass, ops: Ops, x: Array) -> tuple[Array, list]:
     """x -> y and a cache for every operation        residual: y = inner(x) + mu x"""
     caches = []
     for o in ops:
@@ -252,7 +258,7 @@ def forward(p: Pass, ops: tuple[Op, ...], x: Array) -> tuple[Array, list]:
     return x, caches
 
 
-def backward(p: Pass, ops: tuple[Op, ...], dy: Array, caches: list) -> Array:
+def backward(p: Pass, ops: Ops, dy: Array, caches: list) -> Array:
     """dy -> dx, and the gradients of parameters        residual: dx = inner'(dy) + mu dy
 
     None where the first operation reads the inputs, whose gradient nobody asks for."""
@@ -269,7 +275,7 @@ def backward(p: Pass, ops: tuple[Op, ...], dy: Array, caches: list) -> Array:
     return dy
 
 
-def tangent(p: Pass, ops: tuple[Op, ...], xdot: Array, caches: list) -> tuple[Array, list]:
+def tangent(p: Pass, ops: Ops, xdot: Array, caches: list) -> tuple[Array, list]:
     """xdot -> ydot = F'(x) xdot, and a cache of its own for every operation        residual: ydot =
     inner'(x) xdot + mu xdot"""
     dots = []
@@ -287,7 +293,7 @@ def tangent(p: Pass, ops: tuple[Op, ...], xdot: Array, caches: list) -> tuple[Ar
 
 
 def pair(
-    p: Pass, ops: tuple[Op, ...], xbar: Array, lam: Array, caches: list, dots: list
+    p: Pass, ops: Ops, xbar: Array, lam: Array, caches: list, dots: list
 ) -> tuple[Array, Array]:
     """Adjoints xbar and lam of y and ydot -> of x and xdot, and the gradients of parameters.
 
@@ -335,8 +341,8 @@ class Chain:
     by_neurons = False
 
     def __init__(self, blocks: list[tuple[str, tuple]]):
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.buffers: dict[str, tuple[int, ...]] = {}
+        self.shapes: Shapes = {}
+        self.buffers: Shapes = {}
         self.values: dict[str, float | None] = {}  # first ones; None: drawn
         self.blocks = [(name, self._compile(ops)) for name, ops in blocks]
         self.first = _reader(self.blocks[0][1])
@@ -344,7 +350,7 @@ class Chain:
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
         self.no_decay = tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
 
-    def _compile(self, ops: tuple) -> tuple[Op, ...]:
+    def _compile(self, ops: tuple) -> Ops:
         return tuple(self._operation(*o) for o in ops)
 
     def _operation(self, kind: str, *args) -> Op:
@@ -449,7 +455,7 @@ class Chain:
         ]
 
 
-def _reader(ops: tuple[Op, ...]) -> Op | None:
+def _reader(ops: Ops) -> Op | None:
     """The linear layer or convolution that reads the inputs, if one does."""
     for o in ops:
         if o.kind != "reshape":

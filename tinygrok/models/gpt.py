@@ -21,7 +21,7 @@ from .block import (
     norm_shapes,
     rows,
 )
-from .protocol import EVALUATION, Mode, Stage
+from .protocol import EVALUATION, Mode, Shapes, Stage
 from .tokens import Tokens
 
 POSITIONS = ("rotary", "learned", "digits")
@@ -58,7 +58,7 @@ class GPT:
     ((5, 11), (1, 4, 5, 5))
     """
 
-    buffers: dict[str, tuple[int, ...]] = {}  # no state besides the parameters
+    buffers: Shapes = {}  # no state besides the parameters
     batchnorm = False
     by_neurons = False
 
@@ -154,10 +154,10 @@ class GPT:
     # -- parameters --------------------------------------------------------------------------------
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> Shapes:
         """Trained parameters of one network, by name."""
         C = self.width
-        shapes: dict[str, tuple[int, ...]] = {"embed.token": (self.vocab, C)}
+        shapes: Shapes = {"embed.token": (self.vocab, C)}
         if self.positions != "rotary":
             shapes["embed.position"] = (-(-self.context // self.digits), C)
         if self.positions == "digits":
@@ -285,7 +285,8 @@ class GPT:
         for i in range(self.depth):
             p = self._at(run, i, inputs.select)
             if p.recompute or p.record:
-                tape[p.name + "in"] = copy_to(dev, h, run.buffer(p.name + "in", h.shape))
+                before = run.buffer(p.name + "in", h.shape)
+                tape[p.name + "in"] = copy_to(dev, h, before)
             h, part = self.block.forward(p, h)
             if not p.recompute:
                 tape |= part
@@ -304,14 +305,16 @@ class GPT:
         tokens = tape["tokens"]
         x = tape["final"]
         matmul(dev, dlogits, x, g[self.output], ta=True, accumulate=accumulate)
-        dx = matmul(dev, dlogits, run.w[self.output], run.buffer("d.final", x.shape))
+        dx = run.buffer("d.final", x.shape)
+        dx = matmul(dev, dlogits, run.w[self.output], dx)
         dh = norm_backward(run, "final", dx, tape["final.norm"])
         B, T = tokens.shape
+        every = (*x.shape[:-2], B * T, self.width)
         for i in reversed(range(self.depth)):
             p = self._at(run, i, tokens.select)
             part = self._computed_again(p, tape) if p.recompute else tape
             # Two arrays in turns: block i reads the gradient that block i + 1 has written.
-            out = run.buffer(f"d.full{i % 2}", (*dh.shape[:-2], B * T, self.width))
+            out = run.buffer(f"d.full{i % 2}", every)
             dh = self.block.backward(p, dh, part, out)
         du = _as_tables(g["embed.token"])
         embedding_backward(dev, dh, tape["embed"], du, accumulate or self.tied)
@@ -353,7 +356,8 @@ class GPT:
             def backward(dy: Array, tape: dict) -> Array:
                 p = BlockPass(dev, w, dy.shape[:2], dev.fresh, name, g=waste)
                 dh = rows(dy).copy()
-                return self.block.backward(p, dh, tape, dev.empty(dh.shape)).reshape(dy.shape)
+                dx = self.block.backward(p, dh, tape, dev.empty(dh.shape))
+                return dx.reshape(dy.shape)
 
             return Stage(f"blocks.{i}", forward, backward)
 
@@ -385,11 +389,13 @@ class GPT:
         for n in range(count):
             self._positions_forward(w, run.sequences(h), start)
             for i in range(self.depth):
-                p = self._at(run, i, select)._replace(past=past[i]._replace(start=start))
+                before = past[i]._replace(start=start)
+                p = self._at(run, i, select)._replace(past=before)
                 h, _ = self.block.forward(p, h)
             z, _ = self.readout(run, h)
             result[..., n] = z.argmax(axis=-1)
-            h = dev.xp.take_along_axis(w["embed.token"], result[..., n, None], axis=-2)
+            number = result[..., n, None]
+            h = dev.xp.take_along_axis(w["embed.token"], number, axis=-2)
             start += run.shape[1]
             run = run._replace(shape=(B, 1))  # from here on one token, which sees all before it
             select = None

@@ -152,15 +152,17 @@ class Decoder:
         T = tokens[0].size
         H = self.model.heads
         C = self.model.width
+        D = C // H
         at = self.dev.to_device(at)
         xp = self.dev.xp
 
         def read(z: Array, tape: dict) -> Array:
             added = []
             for block in self._blocks():
-                y = tape[block + "attn.out"].reshape(-1, T, H, C // H)[:, at]
-                W = self.weights[block + "attn.out.weight"].reshape(H, C // H, C)
-                added.append(xp.matmul(xp.moveaxis(y, 2, 1), W))
+                y = tape[block + "attn.out"].reshape(-1, T, H, D)
+                y = xp.moveaxis(y[:, at], 2, 1)
+                W = self.weights[block + "attn.out.weight"].reshape(H, D, C)
+                added.append(xp.matmul(y, W))
             return self._stack(added)
 
         return self._run_host(tokens, None, read)
@@ -199,8 +201,9 @@ class Decoder:
     def _streams(self, tape: dict, T: int) -> Array:
         """(B, depth + 1, T, C): the residual stream before the first block and after every
         block."""
-        names = ["blocks.0.in", *(block + "end" for block in self._blocks())]
-        return self._stack([tape[name].reshape(-1, T, self.model.width) for name in names])
+        streams = [tape["blocks.0.in"]]
+        streams += [tape[block + "end"] for block in self._blocks()]
+        return self._stack([h.reshape(-1, T, self.model.width) for h in streams])
 
     def _stack(self, parts: list[Array]) -> Array:
         """(B, ...) of every block -> (B, blocks, ...)"""

@@ -10,7 +10,7 @@ from ..ops.embedding import RowIndex, embedding_backward, embedding_forward
 from ..ops.linear import linear_backward, linear_forward
 from ..ops.norm import batchnorm_backward, batchnorm_forward
 from .chain import Chain
-from .protocol import EVALUATION, Mode, Stage
+from .protocol import EVALUATION, Mode, Shapes, Stage
 
 
 class TwoLayerNet:
@@ -61,9 +61,9 @@ class TwoLayerNet:
         self.batchnorm = batchnorm
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> Shapes:
         """Trained parameters of one network."""
-        shapes: dict[str, tuple[int, ...]] = {
+        shapes: Shapes = {
             "U": (self.terms, self.p, self.width),
             "W": (self.width, self.classes),
         }
@@ -73,7 +73,7 @@ class TwoLayerNet:
         return shapes
 
     @property
-    def buffers(self) -> dict[str, tuple[int, ...]]:
+    def buffers(self) -> Shapes:
         """State that training updates without a gradient."""
         if not self.batchnorm:
             return {}

@@ -7,6 +7,8 @@ import numpy as np
 
 from ..engine.device import Array, Device
 
+Shapes = dict[str, tuple[int, ...]]  # of arrays by name
+
 
 class Mode(NamedTuple):
     """How a forward pass is made; a network reads what concerns it.
@@ -49,10 +51,10 @@ class Model(Protocol):
     by_neurons: bool
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+    def shapes(self) -> Shapes: ...
 
     @property
-    def buffers(self) -> dict[str, tuple[int, ...]]: ...
+    def buffers(self) -> Shapes: ...
 
     @property
     def batchnorm(self) -> bool: ...
