@@ -14,8 +14,6 @@ from ..engine.device import Array, Device
 from ..ops import activation, attention, linear, norm
 from .protocol import Shapes
 
-ALL = slice(None)
-
 
 class Past(NamedTuple):
     """Keys and values (..., B, context, C) of the tokens before position `start` of a sequence, to
@@ -40,8 +38,8 @@ class BlockPass(NamedTuple):
     w           weights by name
     shape       (B, T) of the sequences; the residual stream h has shape (..., B T, C)
     buffer      buffer(name, shape) supplies an array that belongs to the name
-    name        of the block, "blocks.0.", before the names of its parameters and on the tape; ""
-                outside blocks
+    name        "blocks.0." of a block, before the names of its parameters and of its arrays on the
+                tape; "" outside blocks
     select      the positions that go on once keys and values are there; None: all
     past        keys and values of earlier tokens (generation)
     edit        edit(name, array) may change "blocks.0.attn.pattern" and ".out" in place before they
@@ -68,9 +66,10 @@ class BlockPass(NamedTuple):
     accumulate: bool = False
 
     def keep(self, name: str, shape: tuple[int, ...]) -> Array:
-        """An array for what backward reads. Every block has its own, unless activations are
-        recomputed; what is used up inside a block ("update", "d.q", ...) is in buffers that all
-        blocks share."""
+        """An array for what backward reads: one for every block, unless activations are recomputed.
+
+        What is used up inside a block ("update", "d.q", ...) comes from `buffer` under a name that
+        all blocks share, so that it stays in cache and memory does not grow with depth."""
         prefix = "block." if self.recompute else self.name
         return self.buffer(prefix + name, shape)
 
@@ -109,7 +108,7 @@ def _edit_pattern(p: BlockPass, pattern: Array, _: Array) -> None:
 
 def _add_at(p: BlockPass, x: Array, update: Array) -> None:
     """x (..., B T, C) += update (..., B Tq, C) at the selected positions"""
-    select = ALL if p.select is None else p.select
+    select = slice(None) if p.select is None else p.select
     p.sequences(x)[..., select, :] += p.sequences(update)
 
 
@@ -148,16 +147,18 @@ def linear_shapes(name: str, K: int, N: int, bias: bool) -> Shapes:
     return shapes
 
 
-def _linear_parameters(p: BlockPass, source: dict, name: str, columns: slice) -> tuple:
+def _linear_parameters(p: BlockPass, source: dict, name: str, columns: slice | None) -> tuple:
     """Weight and bias, or None, of a linear layer, or some of its columns."""
-    weight = source[p.name + name + ".weight"][..., columns]
+    weight = source[p.name + name + ".weight"]
     bias = source.get(p.name + name + ".bias")
-    if bias is not None:
-        bias = bias[..., columns]
-    return weight, bias
+    if columns is None:
+        return weight, bias
+    return weight[..., columns], None if bias is None else bias[..., columns]
 
 
-def linear_forward(p: BlockPass, name: str, x: Array, out: Array, columns: slice = ALL) -> Array:
+def linear_forward(
+    p: BlockPass, name: str, x: Array, out: Array, columns: slice | None = None
+) -> Array:
     """y = x W + b, at some columns of W and b"""
     W, b = _linear_parameters(p, p.w, name, columns)
     y, _ = linear.linear_forward(p.dev, x, W, b, out)
@@ -165,7 +166,7 @@ def linear_forward(p: BlockPass, name: str, x: Array, out: Array, columns: slice
 
 
 def linear_backward(
-    p: BlockPass, name: str, dy: Array, x: Array, out: Array, columns: slice = ALL
+    p: BlockPass, name: str, dy: Array, x: Array, out: Array, columns: slice | None = None
 ) -> Array:
     """dx = dy W^T, written into out        dW = x^T dy        db = sum of dy over rows"""
     W, _ = _linear_parameters(p, p.w, name, columns)

@@ -105,18 +105,9 @@ RULES: dict[str, Rule] = {
         sizes=2,
         rows=True,
     ),
-    "conv": Rule(
-        conv.conv_forward,
-        conv.conv_backward,
-        parameters=_conv_parameters,
-        sizes=3,
-    ),
+    "conv": Rule(conv.conv_forward, conv.conv_backward, parameters=_conv_parameters, sizes=3),
     "scale": Rule(
-        norm.scale_forward,
-        norm.scale_backward,
-        parameters=_scale_parameters,
-        sizes=3,
-        rows=True,
+        norm.scale_forward, norm.scale_backward, parameters=_scale_parameters, sizes=3, rows=True
     ),
     "layernorm": Rule(
         norm.layernorm_forward,
@@ -261,7 +252,7 @@ def forward(p: Pass, ops: Ops, x: Array) -> tuple[Array, list]:
 def backward(p: Pass, ops: Ops, dy: Array, caches: list) -> Array:
     """dy -> dx, and the gradients of parameters        residual: dx = inner'(dy) + mu dy
 
-    None where the first operation reads the inputs, whose gradient nobody asks for."""
+    None instead of dx where the first operation reads the inputs: nobody asks for it."""
     for o, cache in zip(reversed(ops), reversed(caches), strict=True):
         if o.inner:
             _, inner = cache
@@ -276,8 +267,9 @@ def backward(p: Pass, ops: Ops, dy: Array, caches: list) -> Array:
 
 
 def tangent(p: Pass, ops: Ops, xdot: Array, caches: list) -> tuple[Array, list]:
-    """xdot -> ydot = F'(x) xdot, and a cache of its own for every operation        residual: ydot =
-    inner'(x) xdot + mu xdot"""
+    """xdot -> ydot = F'(x) xdot, and a cache of its own for every operation.
+
+    residual: ydot = inner'(x) xdot + mu xdot"""
     dots = []
     for o, cache in zip(ops, caches, strict=True):
         if o.inner:

@@ -11,16 +11,7 @@ from ..engine.errors import InputError
 from ..engine.gemm import matmul
 from ..ops.activation import resolve
 from ..ops.embedding import embedding_backward, embedding_forward
-from .block import (
-    Block,
-    BlockPass,
-    Past,
-    copy_to,
-    norm_backward,
-    norm_forward,
-    norm_shapes,
-    rows,
-)
+from .block import Block, BlockPass, Past, copy_to, norm_backward, norm_forward, norm_shapes, rows
 from .protocol import EVALUATION, Mode, Shapes, Stage
 from .tokens import Tokens
 
@@ -46,6 +37,7 @@ class GPT:
     Sources: the code of Learning to grok (GPT.in_context) and of How can transformers predict
     pseudo-random numbers (GPT.numbers: one token a number; GPT.base_b: digits).
 
+    >>> import numpy as np
     >>> from tinygrok.engine.device import get_device
     >>> net = GPT(vocab=11, width=16, depth=2, heads=4, context=8)
     >>> net
@@ -108,42 +100,21 @@ class GPT:
 
     @classmethod
     def in_context(
-        cls,
-        vocab: int = 47,
-        width: int = 512,
-        depth: int = 4,
-        heads: int = 4,
-        context: int = 512,
-        **options: Any,
+        cls, vocab=47, width=512, depth=4, heads=4, context=512, **options: Any
     ) -> "GPT":
         """The decoder of Learning to grok: rotary positions, ReLU, no biases, LayerNorm with
         shift."""
         return cls(vocab, width, depth, heads, context, **options)
 
     @classmethod
-    def numbers(
-        cls,
-        vocab: int = 2048,
-        width: int = 768,
-        depth: int = 1,
-        heads: int = 1,
-        context: int = 256,
-        **options: Any,
-    ) -> "GPT":
+    def numbers(cls, vocab=2048, width=768, depth=1, heads=1, context=256, **options: Any) -> "GPT":
         """One token a number: learned positions, ReLU, no biases at all."""
         usual = {"positions": "learned", "shift": False, "residual": ("attn.out", "mlp.out")}
         return cls(vocab, width, depth, heads, context, **{**usual, **options})
 
     @classmethod
     def base_b(
-        cls,
-        base: int = 256,
-        width: int = 1024,
-        depth: int = 2,
-        heads: int = 8,
-        numbers: int = 512,
-        digits: int = 4,
-        **options: Any,
+        cls, base=256, width=1024, depth=2, heads=8, numbers=512, digits=4, **options: Any
     ) -> "GPT":
         """Base-b digits: number and digit positions, GELU, biases everywhere but in the output
         matrix."""

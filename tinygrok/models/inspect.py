@@ -36,6 +36,7 @@ def run_with_tape(
     The names are listed in the model's forward; of a GPT the residual streams are among them. All
     arrays are on the host.
 
+    >>> import numpy as np
     >>> net = GPT(vocab=11, width=16, depth=2, heads=4, context=8)
     >>> weights = net.init(np.random.default_rng(0), std=0.5)
     >>> logits, tape = run_with_tape(net, weights, np.array([[3, 1, 4, 1, 5]]))
@@ -65,6 +66,8 @@ class Decoder:
     It reads tokens (B, T), or triples (B, n, 3) of numbers x, y, z below p, T = 3 n. C channels, H
     heads. Rows are cut into shards, spread over the worker threads.
 
+    >>> import numpy as np
+    >>> from tinygrok.engine.device import get_device
     >>> net = GPT(vocab=11, width=16, depth=2, heads=4, context=9)
     >>> weights = net.init(np.random.default_rng(0), std=0.5)
     >>> decoder = Decoder(get_device("cpu", "float64"), net, weights, p=7)

@@ -120,10 +120,7 @@ def _check_frequencies_host(stored: list[np.ndarray], size: int) -> None:
 
 
 def from_torch_state_dict(
-    source: Any,
-    heads: int | None = None,
-    activation: str | None = None,
-    context: int | None = None,
+    source: Any, heads: int | None = None, activation: str | None = None, context: int | None = None
 ) -> tuple[GPT, dict[str, np.ndarray]]:
     """(model, weights): the GPT that a state dict of the authors' classes belongs to, and its
     weights, host float64.
@@ -135,6 +132,7 @@ def from_torch_state_dict(
     context     with rotary positions: the longest sequence (512 unless given)
     Raises InputError for missing, foreign or misshapen arrays.
 
+    >>> import numpy as np
     >>> net = GPT.numbers(vocab=16, width=8, depth=1, heads=2, context=6)
     >>> state = to_torch_state_dict(net, net.init(np.random.default_rng(0)))
     >>> model, weights = from_torch_state_dict(state, heads=2)
@@ -216,6 +214,7 @@ def to_torch_state_dict(model: GPT, weights: dict) -> dict:
     """The state dict, as host arrays, that the authors' class of this model loads (torch.from_numpy
     each, or np.savez).
 
+    >>> import numpy as np
     >>> net = GPT.numbers(vocab=16, width=8, depth=1, heads=2, context=6)
     >>> state = to_torch_state_dict(net, net.init(np.random.default_rng(0)))
     >>> state["transformer.h.0.mlp.c_fc.weight"].shape  # (out, in)

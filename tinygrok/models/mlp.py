@@ -131,18 +131,10 @@ class TwoLayerNet:
         out = buffer("hidden.post", hidden)
         a, tape["activation"] = activation_forward(dev, h, self.activation, out)
         if self.batchnorm:
+            state = [w["norm." + name] for name in ("gain", "shift", "mean", "var")]
             xhat = buffer("batchnorm.xhat", hidden)
             a, tape["batchnorm"] = batchnorm_forward(
-                dev,
-                a,
-                w["norm.gain"],
-                w["norm.shift"],
-                w["norm.mean"],
-                w["norm.var"],
-                mode.train,
-                mode.weight,
-                xhat=xhat,
-                out=a,
+                dev, a, *state, train=mode.train, weight=mode.weight, xhat=xhat, out=a
             )
         out = buffer("logits", (*lead, B, self.classes))
         z, tape["readout"] = linear_forward(dev, a, w["W"], out=out)

@@ -22,6 +22,7 @@ class Tokens:
     Raises InputError for a token outside the vocabulary and for positions outside the sequence,
     repeated or none.
 
+    >>> import numpy as np
     >>> from tinygrok.engine.device import get_device
     >>> dev = get_device("cpu", "float64")
     >>> tokens = Tokens(dev, np.array([[3, 1, 4, 1], [5, 2, 6, 5]]), vocab=10, positions=[1, 3])
