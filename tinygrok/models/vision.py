@@ -18,6 +18,7 @@ VGG19 = (  # channels, and where to pool
     *(512, 512, 512, 512, "M"),
 )
 NORMS = ("none", "pre", "act", "batch", "post")
+NETWORKS = ("mlp", "resmlp", "mixer", "vgg", "vgg_bn")
 
 
 def deep_mlp(
@@ -241,7 +242,12 @@ def network(
     norm    of the MLP;  scale: the first LayerScale of ResMLP
     mu      strength of the residual connections; None: 0 for the MLP, else 1
     patch   pixels of a patch's side; None: at least 16 tokens
+
+    >>> network("mixer", (8, 8, 3), width=16, depth=2)
+    Chain(6 blocks, 4,826 parameters)
     """
+    if name not in NETWORKS:
+        raise InputError(f"unknown network {name!r}: choose {', '.join(NETWORKS)}")
     H, W, C = image
     if name == "mlp":
         return deep_mlp(H * W * C, width, depth, classes, activation, norm, mu or 0.0)
