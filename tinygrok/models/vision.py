@@ -5,6 +5,7 @@ Sources: Doshi, He, Gromov, arXiv 2111.12143 (MLPs, Mixer); Touvron et al., arXi
 (ResMLP); Simonyan and Zisserman, arXiv 1409.1556, in its form for small images (VGG-19).
 """
 
+import math
 from collections.abc import Callable
 
 from ..engine.errors import InputError
@@ -258,7 +259,8 @@ def network(
         options = {"batchnorm": name == "vgg_bn", "activation": activation}
         return vgg(image, classes, divide=64 // width, **options)
     if patch is None:
-        patch = max(n for n in (1, 2, 4, 7, 8) if H % n == W % n == 0 and 4 * n <= H)
+        sides = [n for n in (1, 2, 4, 7, 8) if math.gcd(H, W) % n == 0]
+        patch = max(n for n in sides if 4 * n <= H)
     options = {"activation": activation, "mu": 1.0 if mu is None else mu}
     size = (image, classes, patch, width, depth)
     if name == "mixer":
