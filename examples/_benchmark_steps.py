@@ -90,17 +90,7 @@ def sequences(args, dev, torch, net, tokens, positions, std=0.02):
 
 
 def in_context(
-    args,
-    dev,
-    torch,
-    p=29,
-    shots=32,
-    tasks=32,
-    width=128,
-    heads=4,
-    depth=2,
-    batch=32,
-    alpha=0.8,
+    args, dev, torch, p=29, shots=32, tasks=32, width=128, heads=4, depth=2, batch=32, alpha=0.8
 ):
     """The in-context decoder: rotary positions, ReLU, tied output, loss at every third position."""
     split = generator(args.seed, "split")

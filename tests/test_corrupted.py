@@ -428,9 +428,4 @@ def test_train_pack_is_a_pure_function():
     points = [SMALL, SMALL | {"seed": 1}]
     first, second = (train_pack(points, "cpu", threads=t) for t in (1, 2))
     assert first == second
-    assert set(first[0]) >= {
-        "phase",
-        "phase_half",
-        "test_accuracy",
-        "step_grok",
-    }
+    assert set(first[0]) >= {"phase", "phase_half", "test_accuracy", "step_grok"}

@@ -92,16 +92,7 @@ def test_look_back_mass():
             pattern[0, n - 1, n - back] += weight
     pattern[1] = np.eye(T)
     r, mass = digits.look_back_mass(pattern)
-    assert r[[0, 1, 2, 3, 7, 30, 31, 32]].tolist() == [
-        1,
-        2,
-        2,
-        4,
-        8,
-        16,
-        32,
-        32,
-    ]
+    assert r[[0, 1, 2, 3, 7, 30, 31, 32]].tolist() == [1, 2, 2, 4, 8, 16, 32, 32]
     assert mass.shape == (2, T, 2)
     np.testing.assert_allclose(mass[0, 3:], [[0.5, 0.3]] * (T - 3))
     np.testing.assert_allclose(mass[0, 1:3], [[0.5, 0.5]] * 2)  # r/2 is the query itself

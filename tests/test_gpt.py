@@ -340,10 +340,7 @@ def test_state_dict_round_trip(tmp_path, kind):
         heads = None if model.positions == "rotary" else model.heads
         again, found = from_torch_state_dict(source, heads, context=20)
         assert again.shapes == model.shapes
-        assert (again.heads, again.activation) == (
-            model.heads,
-            model.activation,
-        )
+        assert (again.heads, again.activation) == (model.heads, model.activation)
         assert (again.residual, again.context, again.digits) == (
             model.residual,
             again.context,

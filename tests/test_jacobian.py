@@ -293,10 +293,7 @@ def test_gpt_blocks(host_dev, options):
     )
     np.testing.assert_array_equal(run.jacobian(0, 2), run.jacobian(0, 2))
     assert all(np.array_equal(w[k], before[k]) for k in w)
-    assert (
-        run.kernels[0],
-        run.kernels[2],
-    ) == pytest.approx(((x * x).mean(), (end * end).mean()))
+    assert (run.kernels[0], run.kernels[2]) == pytest.approx(((x * x).mean(), (end * end).mean()))
     mean, error = mean_and_error(run.apjn(rng, 300))
     assert (abs(mean - [run.exact(0, 2), run.exact(1, 2), 1]) <= 4 * error + 1e-12).all()
 

@@ -219,14 +219,7 @@ def test_moduli_of_the_paper():
         + [7**e for e in (3, 4, 5)]
     )
     assert sorted(map(int, data.tests)) == sorted(powers)
-    assert (
-        data.a.shape
-        == data.c.shape
-        == (
-            2048,
-            8,
-        )
-    )
+    assert data.a.shape == data.c.shape == (2048, 8)
 
 
 def test_numbers_drops_incomplete_ones():

@@ -45,11 +45,7 @@ from ..tasks.modular import Circle, ModularTask
 MAX_TERMS = 20
 MAX_WEIGHTS = 200_000_000  # 1.6 GB in float64
 # S: (L, a), the smallest that cancel everything
-LATTICES = {
-    2: (6, (1, 4)),
-    3: (18, (1, 3, 12)),
-    4: (54, (1, 3, 9, 36)),
-}
+LATTICES = {2: (6, (1, 4)), 3: (18, (1, 3, 12)), 4: (54, (1, 3, 9, 36))}
 
 
 class AnalyticError(InputError):
@@ -161,9 +157,7 @@ def designed_waves(period: int, frequencies: np.ndarray, phases: np.ndarray) -> 
     weight = np.where(mirror, 1, 2) / period
     amplitude = (weight * 2**S / (J * math.factorial(S))) ** (1 / (S + 1))
     return Waves(
-        np.repeat(frequencies, J),
-        np.tile(phases, (len(frequencies), 1)),
-        np.repeat(amplitude, J),
+        np.repeat(frequencies, J), np.tile(phases, (len(frequencies), 1)), np.repeat(amplitude, J)
     )
 
 
@@ -171,9 +165,7 @@ def constant_wave(period: int, terms: int) -> Waves:
     """One neuron for f = 0 where every input is on the circle: A (S A)^S = 1/period."""
     amplitude = (period * terms**terms) ** (-1 / (terms + 1))
     return Waves(
-        frequency=np.array([0]),
-        phase=np.zeros((1, terms)),
-        amplitude=np.array([amplitude]),
+        frequency=np.array([0]), phase=np.zeros((1, terms)), amplitude=np.array([amplitude])
     )
 
 

@@ -95,11 +95,7 @@ def _linear(name: str, **shapes) -> Case:
 
 def _matmul(name: str, ta: bool, tb: bool) -> Case:
     """y = A B, dA = dy B^T, dB = A^T dy; A is a or a^T (ta), B is b or b^T (tb)."""
-    inputs = _normal(
-        name,
-        a=(2, 4, 3) if ta else (2, 3, 4),
-        b=(2, 2, 4) if tb else (2, 4, 2),
-    )
+    inputs = _normal(name, a=(2, 4, 3) if ta else (2, 3, 4), b=(2, 2, 4) if tb else (2, 4, 2))
 
     def run(t):
         y = gemm.matmul(_dev(t), t["a"], t["b"], ta=ta, tb=tb)
@@ -365,12 +361,7 @@ def _gpt_ensemble(name: str) -> Case:
 
 _layernormed = (("layernorm", "n", 4), ("act", "gelu_tanh"), ("linear", "w", 4, 4))
 _batchnormed = (("batchnorm", "m", 4), ("act", "tanh"), ("linear", "v", 4, 4))
-_mixed = (
-    ("swap",),
-    ("linear", "w", 4, 4),
-    ("swap",),
-    ("scale", "s", 3, 0.5, False),
-)
+_mixed = (("swap",), ("linear", "w", 4, 4), ("swap",), ("scale", "s", 3, 0.5, False))
 _pooled = (
     ("act", "tanh"),
     ("reshape", 2, 2, 3),

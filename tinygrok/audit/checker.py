@@ -125,12 +125,7 @@ def _along(case: Case, name: str, v: Tensors, d: np.ndarray) -> Callable:
 
 
 def _largest_error(
-    case: Case,
-    name: str,
-    v: Tensors,
-    g: np.ndarray,
-    directions: list[np.ndarray],
-    slope: Callable,
+    case: Case, name: str, v: Tensors, g: np.ndarray, directions: list[np.ndarray], slope: Callable
 ) -> float:
     """max over d of |<g, d> - slope| / max(|<g, d>|, |slope|, |g| / 10).
 

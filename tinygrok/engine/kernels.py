@@ -274,10 +274,7 @@ _activation(
         f"dx = ({_CUDA_CDF} + x * {_CUDA_PDF}) * dy;",
         _in_blocks(lambda x, dy, dx: np.multiply(_cdf(x) + x * _pdf(x), dy, out=dx)),
     ),
-    d2f=(
-        f"y = (T(2) - x * x) * {_CUDA_PDF};",
-        lambda x, y: np.multiply(2 - x * x, _pdf(x), out=y),
-    ),
+    d2f=(f"y = (T(2) - x * x) * {_CUDA_PDF};", lambda x, y: np.multiply(2 - x * x, _pdf(x), out=y)),
 )
 
 _GELU_A = 0.044715

@@ -63,10 +63,7 @@ class TwoLayerNet:
     @property
     def shapes(self) -> Shapes:
         """Trained parameters of one network."""
-        shapes: Shapes = {
-            "U": (self.terms, self.p, self.width),
-            "W": (self.width, self.classes),
-        }
+        shapes: Shapes = {"U": (self.terms, self.p, self.width), "W": (self.width, self.classes)}
         if self.batchnorm:
             shapes["norm.gain"] = (self.width,)
             shapes["norm.shift"] = (self.width,)

@@ -88,11 +88,7 @@ def _parity(ax, legendre: dict, colors: np.ndarray) -> None:
 
 
 def circles(
-    scores: np.ndarray,
-    log: np.ndarray,
-    x: list[list[dict]],
-    y: list[list[dict]],
-    path: Path,
+    scores: np.ndarray, log: np.ndarray, x: list[list[dict]], y: list[list[dict]], path: Path
 ) -> None:
     """Four components of every head's output over all (x, y), by the logarithm (zero grey).
 
@@ -189,9 +185,7 @@ def shots(
 
 
 def noise(
-    tables: dict[str, np.ndarray],
-    single: dict[str, tuple[np.ndarray, np.ndarray]],
-    path: Path,
+    tables: dict[str, np.ndarray], single: dict[str, tuple[np.ndarray, np.ndarray]], path: Path
 ) -> None:
     """Accuracy with m wrong labels among k examples, and a sequence of every set with one of them.
 

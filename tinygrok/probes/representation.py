@@ -69,13 +69,7 @@ def circle(feature: np.ndarray, order: np.ndarray) -> dict:
     centre = others.mean(axis=0)
     radius = np.sqrt(((others - centre) ** 2).sum(axis=1).mean())
     zero = np.linalg.norm(feature[0] - centre) / radius
-    return {
-        "m": m,
-        "share": float(shares[m - 1]),
-        "gcd": gcd,
-        "base": base,
-        "zero": float(zero),
-    }
+    return {"m": m, "share": float(shares[m - 1]), "gcd": gcd, "base": base, "zero": float(zero)}
 
 
 def legendre(feature: np.ndarray, order: np.ndarray) -> dict:
