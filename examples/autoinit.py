@@ -20,11 +20,12 @@ import functools  # isort: skip
 import itertools
 
 import numpy as np
+from _autoinit_networks import PRESETS, QUICK, QUICK_SIZE, build
 
 from tinygrok.criticality.autoinit import autoinit, predicted_loss
 from tinygrok.engine.optim import OPTIMIZERS, cosine
 from tinygrok.engine.rng import generator
-from tinygrok.models import vision
+from tinygrok.models.vision import NORMS
 from tinygrok.ops.activation import activation_help
 from tinygrok.plots import autoinit as plots
 from tinygrok.tasks import images
@@ -34,16 +35,6 @@ from tinygrok.training.loop import NonFiniteLoss, fit
 from tinygrok.training.parallel import world
 
 MOMENTS = {"sgd": {"momentum": 0.9}, "adamw": {"betas": (0.9, 0.999)}}
-RELU = {"activation": "relu", "optimizer": "sgd"}
-GELU = {"activation": "gelu", "optimizer": "adamw"}
-MLP = RELU | {"width": 100, "depth": 50, "lr": [0.01], "steps": 1500, "batch": 128}
-TOKENS = GELU | {"width": 64, "depth": 6, "lr": [2e-3], "steps": 400, "batch": 64}
-VGG = RELU | {"width": 8, "depth": 0, "lr": [0.02], "steps": 1000, "batch": 64}
-VGG_BN = VGG | {"lr": [0.05]}
-PRESETS = {"mlp": MLP, "resmlp": TOKENS, "mixer": TOKENS, "vgg": VGG, "vgg_bn": VGG_BN}
-QUICK = {"steps": 300, "batch": 64, "tune_steps": 60}
-QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}, "vgg": {"steps": 60}, "vgg_bn": {"steps": 60}}
-QUICK_SIZE["resmlp"] = QUICK_SIZE["mixer"] = {"width": 32, "depth": 2, "steps": 100}
 TUNABLE = ("weight", "bias", "gain", "shift", "mu")
 INITS = ("off", "kaiming", "xavier", "autoinit")
 CHANCE = 0.1  # the accuracy of a network that diverged
@@ -60,7 +51,7 @@ def arguments(argv=None):
     add("--depth", type=cli.integer(0), help="hidden layers or blocks (VGG has its own)")
     add("--patch", type=count, help="pixels of a patch's side (default: for 16 tokens)")
     add("--activation", help=activation_help())
-    add("--norm", default="none", choices=vision.NORMS, help="of the MLP, and where it stands")
+    add("--norm", default="none", choices=NORMS, help="of the MLP, and where it stands")
     add("--mu", type=cli.real(), help="of residual connections (default 0; ResMLP, Mixer 1)")
     add("--layer-scale", type=positive, default=1.0, help="first LayerScale of ResMLP (paper: 0.1)")
     add("--off", type=positive, default=2.0, help="factor by which sigma_w of the start is off")
@@ -212,9 +203,7 @@ def main(argv=None):
         raise cli.InputError("autoinit trains many small networks: start it without mpirun")
     loaded = images.load(None if args.data is None else Path(args.data))
     data = images.normalised(loaded)
-    size = (data.train.shape[1:], args.width, args.depth, args.activation)
-    options = {"norm": args.norm, "mu": args.mu, "patch": args.patch, "scale": args.layer_scale}
-    net = vision.network(args.model, *size, **options)
+    net = build(args, data.train.shape[1:])
     kinds = {name.rpartition(".")[2] for name in (*net.shapes, *net.buffers)}
     if not kinds.intersection(args.tune):
         raise cli.InputError(f"--tune: the network has no {' or '.join(args.tune)}")

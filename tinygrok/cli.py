@@ -72,9 +72,7 @@ def integer(low: int = 1, high: int | None = None) -> Callable:
     return checked(int, low, high)
 
 
-def real(
-    low: float | None = 0.0, high: float | None = None, open_low=False, open_high=False
-) -> Callable:
+def real(low: float = 0.0, high: float | None = None, open_low=False, open_high=False) -> Callable:
     return checked(float, low, high, open_low, open_high)
 
 
@@ -95,19 +93,14 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = p.add_argument
-    devices = "{auto,cpu,cuda,cuda:1}"
-    dtypes = ["float32", "float64"]
-    tf32 = "on a GPU: float32 products on tensor cores, three digits"
-    threads = "CPU worker threads (default: one per core)"
-    quick = "a smaller setting that shows the effect in under a minute"
-    folder = Path("runs") / name
-    add("--device", default="auto", metavar=devices, help="where to compute")
-    add("--dtype", default="float32", choices=dtypes, help="floating point type")
-    add("--tf32", action="store_true", help=tf32)
-    add("--threads", type=integer(), default=None, help=threads)
+    out = Path("runs") / name
+    add("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
+    add("--dtype", default="float32", choices=["float32", "float64"], help="floating point type")
+    add("--tf32", action="store_true", help="on a GPU: products on tensor cores, three digits")
+    add("--threads", type=integer(), help="CPU worker threads (default: one per core)")
     add("--seed", type=integer(0), default=0, help="drives every random draw")
-    add("--out", type=Path, default=folder, metavar="DIR", help="folder for results")
-    add("--quick", action="store_true", help=quick)
+    add("--out", type=Path, default=out, metavar="DIR", help="folder for results")
+    add("--quick", action="store_true", help="a smaller setting, which takes under a minute")
     add("--no-plot", action="store_true", help="draw no figure")
     return p
 
@@ -370,11 +363,8 @@ class Experiment:
 
     def _write_run(self, results: dict) -> None:
         """DIR/run.json: config, seed, versions, device, date, wall seconds, results."""
-        versions = {
-            "tinygrok": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        }
+        python = platform.python_version()
+        versions = {"tinygrok": __version__, "python": python, "numpy": np.__version__}
         record = {
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "config": config(self.args),

@@ -5,7 +5,6 @@ Sources: Doshi, He, Gromov, arXiv 2111.12143 (MLPs, Mixer); Touvron et al., arXi
 (ResMLP); Simonyan and Zisserman, arXiv 1409.1556, in its form for small images (VGG-19).
 """
 
-import math
 from collections.abc import Callable
 
 from ..engine.errors import InputError
@@ -19,7 +18,6 @@ VGG19 = (  # channels, and where to pool
     *(512, 512, 512, 512, "M"),
 )
 NORMS = ("none", "pre", "act", "batch", "post")
-NETWORKS = ("mlp", "resmlp", "mixer", "vgg", "vgg_bn")
 
 
 def deep_mlp(
@@ -221,48 +219,3 @@ def vgg(
         C = N
     readout = (*ops, ("reshape", -1), ("linear", "readout", H * W * C, classes))
     return Chain([*blocks, ("readout", readout)])
-
-
-def network(
-    name: str,
-    image: tuple[int, int, int],
-    width: int,
-    depth: int,
-    activation: str = "relu",
-    *,
-    classes: int = 10,
-    norm: str = "none",
-    mu: float | None = None,
-    patch: int | None = None,
-    scale: float = 1.0,
-) -> Chain:
-    """A network for small images (H, W, C) by name: mlp, resmlp, mixer, vgg, or vgg_bn.
-
-    width   units, channels of the tokens, or channels of VGG's first convolution (VGG has its own
-            depth)
-    norm    of the MLP;  scale: the first LayerScale of ResMLP
-    mu      strength of the residual connections; None: 0 for the MLP, else 1
-    patch   pixels of a patch's side; None: at least 16 tokens
-
-    >>> network("mixer", (8, 8, 3), width=16, depth=2)
-    Chain(6 blocks, 4,826 parameters)
-    """
-    if name not in NETWORKS:
-        raise InputError(f"unknown network {name!r}: choose {', '.join(NETWORKS)}")
-    H, W, C = image
-    if name == "mlp":
-        return deep_mlp(H * W * C, width, depth, classes, activation, norm, mu or 0.0)
-    if name.startswith("vgg"):
-        if 64 % width:
-            allowed = "VGG's first convolution has 64 channels or a divisor of that"
-            raise InputError(f"width {width}: {allowed}")
-        options = {"batchnorm": name == "vgg_bn", "activation": activation}
-        return vgg(image, classes, divide=64 // width, **options)
-    if patch is None:
-        sides = [n for n in (1, 2, 4, 7, 8) if math.gcd(H, W) % n == 0]
-        patch = max(n for n in sides if 4 * n <= H)
-    options = {"activation": activation, "mu": 1.0 if mu is None else mu}
-    size = (image, classes, patch, width, depth)
-    if name == "mixer":
-        return mixer(*size, hidden=(2 * width, 2 * width), **options)
-    return resmlp(*size, hidden=4 * width, scale=scale, **options)

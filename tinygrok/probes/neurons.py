@@ -109,11 +109,7 @@ def _margin_shares(a: np.ndarray, w: np.ndarray, labels: np.ndarray) -> np.ndarr
 
 
 def removals(
-    weights: Weights,
-    a: np.ndarray,
-    test: tuple[np.ndarray, np.ndarray],
-    seed: int = 0,
-    order: np.ndarray | None = None,
+    weights: Weights, a: np.ndarray, test: tuple, seed: int = 0, order: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Orders of removal {name: neurons}: by IPR (along order), by chance, and by a rival score.
 
@@ -170,10 +166,7 @@ def _normalised_spectrum(x: np.ndarray) -> np.ndarray:
 
 
 def filtration(
-    weights: Weights,
-    accuracy: Callable[[Weights, str], float],
-    keep: int,
-    order: np.ndarray | None = None,
+    weights: Weights, accuracy: Callable, keep: int, order: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """{"G test", "R corrupted"}: accuracies (keep,) of the two parts with 1 .. keep frequencies.
 

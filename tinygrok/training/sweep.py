@@ -182,6 +182,4 @@ def exit_with_parent() -> None:
 def process_pools(workers: int) -> Callable[[], Executor]:
     """A maker of pools of worker processes, which end with this process."""
     spawn = multiprocessing.get_context("spawn")
-    return functools.partial(
-        ProcessPoolExecutor, workers, mp_context=spawn, initializer=exit_with_parent
-    )
+    return lambda: ProcessPoolExecutor(workers, spawn, exit_with_parent)
