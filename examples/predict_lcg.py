@@ -52,8 +52,10 @@ def arguments(argv=None):
     add(
         "--mode", default="fixed", choices=["fixed", "unseen"], help="one modulus, or held-out ones"
     )
-    add("--modulus", type=cli.integer(2), default=256, help="m; with --base the largest")
-    add("--base", type=cli.integer(2, 65536), help="of the digits (default: a token a number)")
+    add("--modulus", type=cli.integer(2), default=256, help="m (if unseen: the test's, or largest)")
+    add(
+        "--base", type=cli.integer(2, 65536), help="cut numbers into digits (default: a token each)"
+    )
     add("--context", type=cli.integer(4), default=64, help="numbers that the network reads")
     add("--depth", type=count, default=1, help="blocks")
     add("--width", type=count, default=128, help="channels")
@@ -61,7 +63,7 @@ def arguments(argv=None):
     add("--batch", type=count, default=64, help="sequences a step, all fresh")
     add("--steps", type=count, default=3000, help="optimiser steps")
     add("--lr", type=cli.positive(), default=2e-3, help="peak learning rate of AdamW")
-    add("--weight-decay", type=cli.real(), default=0.1, help="of matrices and embeddings")
+    add("--weight-decay", type=cli.real(), default=0.1, help="decay of matrices and embeddings")
     add("--beta2", type=beta, default=0.99, help="decay of AdamW's squared gradients")
     add("--warmup", type=cli.integer(0), default=100, help="linear, before the cosine to lr / 300")
     add("--clip", type=cli.positive(), default=1.0, help="largest global norm of the gradient")
@@ -69,7 +71,7 @@ def arguments(argv=None):
     add("--test-rows", type=count, default=512, help="sequences measured in each test set")
     add("--train-moduli", type=count, default=128, help="--mode unseen: moduli to train on")
     add("--test-moduli", type=cli.integer(2), nargs="*", help="--mode unseen: further moduli")
-    add("--pool", type=count, default=128, help="multipliers, of unseen moduli or with --base")
+    add("--pool", type=count, default=128, help="a, and c, to train on (without --base: if unseen)")
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=100, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)
