@@ -49,13 +49,9 @@ def arguments(argv=None):
     count = cli.integer()
     beta = cli.real(0, 1, open_high=True)
     add("--preset", default="small", choices=list(PRESETS), help="settings that flags may change")
-    add(
-        "--mode", default="fixed", choices=["fixed", "unseen"], help="one modulus, or held-out ones"
-    )
+    add("--mode", default="fixed", choices=["fixed", "unseen"], help="one modulus, or unseen ones")
     add("--modulus", type=cli.integer(2), default=256, help="m (if unseen: the test's, or largest)")
-    add(
-        "--base", type=cli.integer(2, 65536), help="cut numbers into digits (default: a token each)"
-    )
+    add("--base", type=cli.integer(2, 65536), help="cut numbers into digits (default: whole ones)")
     add("--context", type=cli.integer(4), default=64, help="numbers that the network reads")
     add("--depth", type=count, default=1, help="blocks")
     add("--width", type=count, default=128, help="channels")
