@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinygrok.engine.errors import InputError
 from tinygrok.models.chain import Chain
 from tinygrok.models.gpt import GPT
 from tinygrok.models.inspect import run_with_tape
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.models.protocol import TRAINING, Model, NeuronModel
-from tinygrok.models.vision import deep_mlp, mixer, network, resmlp, vgg
+from tinygrok.models.vision import deep_mlp, mixer, resmlp, vgg
 
 P, B, T = 7, 3, 5
 MODELS: dict[str, Model] = {
@@ -143,10 +142,3 @@ def test_buffers_are_taken_where_given():
     np.testing.assert_array_equal(fresh, zero)
     assert np.abs(moved - fresh).max() > 1e-2
     assert np.abs(both - moved).max() > 1e-2
-
-
-def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match="unknown norm 'layer': choose none, pre"):
-        deep_mlp(4, 4, 1, 2, norm="layer")
-    with pytest.raises(InputError, match="unknown network 'resnet': choose mlp, resmlp"):
-        network("resnet", (8, 8, 3), 16, 2)
