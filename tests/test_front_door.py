@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +58,15 @@ def test_table(name):
     assert all(isinstance(key, str) for key in table)
 
 
-def modules():
-    for found in pkgutil.walk_packages(tg.__path__, "tinygrok."):
-        yield found.name
-
-
 def test_other_examples():
     """Whatever else shows an example in its docstring."""
     public = {id(getattr(tg, name)) for name in tg.__all__}
-    for name in modules():
-        module = importlib.import_module(name)
-        for key, value in vars(module).items():
-            own = getattr(value, "__module__", None) == name and callable(value)
-            if own and id(value) not in public:
-                run(examples(value, f"{name}.{key}"))
+    for found in pkgutil.walk_packages(tg.__path__, "tinygrok."):
+        module = importlib.import_module(found.name)
+        for name, value in vars(module).items():
+            documented = isinstance(value, types.FunctionType | type)
+            if documented and value.__module__ == found.name and id(value) not in public:
+                run(examples(value, f"{found.name}.{name}"))
 
 
 def test_type_checkers_see_the_same_names():
@@ -196,6 +192,7 @@ def test_no_figure_of_an_ensemble_or_without_matplotlib(tmp_path, monkeypatch, h
 @pytest.mark.slow
 def test_the_scripts_of_the_readme(tmp_path):
     """Every Python block of the README, one after another, as a reader would paste them."""
+    pytest.importorskip("sklearn", reason="scikit-learn, whose digits are read, is not installed")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True

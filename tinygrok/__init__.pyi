@@ -22,12 +22,12 @@ from .engine.params import Arena as Arena
 from .engine.rng import generator as generator
 from .models.chain import Chain as Chain
 from .models.gpt import GPT as GPT
-from .models.gpt import Tokens as Tokens
 from .models.inspect import Decoder as Decoder
 from .models.inspect import run_with_tape as run_with_tape
 from .models.interop import from_torch_state_dict as from_torch_state_dict
 from .models.interop import to_torch_state_dict as to_torch_state_dict
 from .models.mlp import TwoLayerNet as TwoLayerNet
+from .models.tokens import Tokens as Tokens
 from .models.vision import deep_mlp as deep_mlp
 from .models.vision import mixer as mixer
 from .models.vision import resmlp as resmlp

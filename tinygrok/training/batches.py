@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ..engine.device import Array, Device
-from ..models.gpt import GPT, Tokens
+from ..models.gpt import GPT
 from ..models.mlp import TwoLayerNet
 from ..models.protocol import Model
+from ..models.tokens import Tokens
 
 # Bytes of the widest activation of a shard. CPU: it shares a cache of a few MiB with what is made
 # of it. GPU: what is evaluated at once; training takes whole batches.
