@@ -312,7 +312,8 @@ def _forgets_curvature(right, dev, xbar, lam, cache, xdot):
 
 
 def _forgets_projection(right, dev, xbar, lam, cache, tangent, *g):
-    return right(dev, xbar, lam, cache, (tangent[0], 0 * tangent[1]), *g)
+    xhatdot, q, axis = tangent
+    return right(dev, xbar, lam, cache, (xhatdot, 0 * q, axis), *g)
 
 
 WRONG = [

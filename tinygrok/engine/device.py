@@ -46,15 +46,7 @@ class Device:
     [3, 5]
     """
 
-    def __init__(
-        self,
-        kind: str,
-        xp: Any,
-        dtype: str = "float32",
-        threads: int = 1,
-        reason: str = "",
-        tf32: bool = False,
-    ):
+    def __init__(self, kind: str, xp: Any, dtype="float32", threads=1, reason="", tf32=False):
         self.kind = kind
         self.xp = xp
         self.dtype = np.dtype(dtype)

@@ -20,14 +20,7 @@ GEMM_DEFAULT = -1  # cublasGemmAlgo
 
 
 def matmul(
-    dev: Device,
-    a: Array,
-    b: Array,
-    out: Array | None = None,
-    *,
-    ta: bool = False,
-    tb: bool = False,
-    accumulate: bool = False,
+    dev: Device, a: Array, b: Array, out=None, *, ta=False, tb=False, accumulate=False
 ) -> Array:
     """out = op(a) op(b), or out += op(a) op(b) with accumulate; op transposes if its flag is set.
 
@@ -94,9 +87,7 @@ def _batch_stride(x: Array, batch: tuple[int, ...]) -> int | None:
     return innermost // x.itemsize
 
 
-def _cublas(
-    dev: Device, a: Array, b: Array, out: Array | None, ta: bool, tb: bool, accumulate: bool
-) -> Array:
+def _cublas(dev: Device, a: Array, b: Array, out, ta: bool, tb: bool, accumulate: bool) -> Array:
     """One call of cuBLAS, or one per index of the first batch axis where strides are uneven."""
     M, K = a.shape[-2:][::-1] if ta else a.shape[-2:]
     depth, N = b.shape[-2:][::-1] if tb else b.shape[-2:]
@@ -128,9 +119,7 @@ def _pick(x: Array, i: int, batch: tuple[int, ...]) -> Array:
     return x[i if x.shape[0] > 1 else 0]
 
 
-def _gemm_strided_batched(
-    dev: Device, a: _Operand, b: _Operand, c: Array, stride: int | None, accumulate: bool
-) -> None:
+def _gemm_strided_batched(dev: Device, a: _Operand, b: _Operand, c: Array, stride, accumulate):
     """cublasGemmStridedBatchedEx: c = op(a) op(b) + beta c for every matrix of the batch.
 
     cuBLAS is column-major: a row-major C = A B is read by it as C^T = B^T A^T, so the operands swap

@@ -40,10 +40,14 @@ class Fused:
             return
         kernel = dev.compiled.get(self.name)
         if kernel is None:
-            make = dev.xp.ElementwiseKernel
-            kernel = make(self.inputs, self.outputs, self.cuda, self.name)
-            dev.compiled[self.name] = kernel
+            declared = (self.inputs, self.outputs, self.cuda, self.name)
+            kernel = dev.compiled[self.name] = dev.xp.ElementwiseKernel(*declared)
         kernel(*args)
+
+
+def fused(inputs: str, outputs: str, cuda: str) -> Callable[[Callable], Fused]:
+    """The decorated function becomes a kernel of its name, and its NumPy twin."""
+    return lambda numpy: Fused(numpy.__name__, inputs, outputs, cuda, numpy)
 
 
 # -- erf -------------------------------------------------------------------------------------------
@@ -73,9 +77,8 @@ _ERF_R = (
     -0.0006036814744, -0.0002021516198, 0.1027713149, 1.128379202,
 )
 # fmt: on
-BLOCK = (
-    16_384  # elements that a chain of NumPy calls takes at a time: its temporaries stay in cache
-)
+# Elements that a chain of NumPy calls takes at a time: its temporaries stay in cache.
+BLOCK = 16_384
 
 
 def _horner(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
@@ -127,19 +130,15 @@ class Activation:
 ACTIVATIONS: dict[str, Activation] = {}
 
 
-def _activation(name, formula, slope, curvature, f, df, d2f, given="", extra=""):
+def _activation(name: str, text: tuple[str, str, str], f, df, d2f, given="", extra=""):
     """One entry of the table.
 
-    f, df, d2f: (CUDA body, NumPy twin); extra: CuPy's declaration of what they take before x."""
-    ACTIVATIONS[name] = Activation(
-        Fused(name, extra + "T x", "T y", *f),
-        Fused(name + "_df", extra + "T x, T dy", "T dx", *df),
-        Fused(name + "_d2f", extra + "T x", "T y", *d2f),
-        formula,
-        slope,
-        curvature,
-        given,
-    )
+    text: (formula, slope, curvature); f, df, d2f: (CUDA body, NumPy twin); extra: CuPy's
+    declaration of what they take before x."""
+    value = Fused(name, extra + "T x", "T y", *f)
+    slope = Fused(name + "_df", extra + "T x, T dy", "T dx", *df)
+    curvature = Fused(name + "_d2f", extra + "T x", "T y", *d2f)
+    ACTIVATIONS[name] = Activation(value, slope, curvature, *text, given)
 
 
 def _in_blocks(body: Callable) -> Callable:
@@ -158,9 +157,7 @@ def _in_blocks(body: Callable) -> Callable:
 
 _activation(
     "identity",
-    formula="x",
-    slope="1",
-    curvature="0",
+    ("x", "1", "0"),
     f=("y = x;", lambda x, y: np.copyto(y, x)),
     df=("dx = dy;", lambda x, dy, dx: np.copyto(dx, dy)),
     d2f=("y = T(0);", lambda x, y: y.fill(0)),
@@ -174,9 +171,7 @@ def _square_df(x, dy, dx):
 
 _activation(
     "square",
-    formula="x**2",
-    slope="2*x",
-    curvature="2",
+    ("x**2", "2*x", "2"),
     f=("y = x * x;", lambda x, y: np.multiply(x, x, out=y)),
     df=("dx = T(2) * x * dy;", _square_df),
     d2f=("y = T(2);", lambda x, y: y.fill(2)),
@@ -208,9 +203,7 @@ _CUDA_POWER = "T q = T(1); for (int j = 0; j < {}; ++j) q *= x; "
 
 _activation(
     "power",
-    formula="x**k",
-    slope="k*x**(k - 1)",
-    curvature="k*(k - 1)*x**(k - 2)",
+    ("x**k", "k*x**(k - 1)", "k*(k - 1)*x**(k - 2)"),
     f=(_CUDA_POWER.format("k") + "y = q;", lambda k, x, y: _power(x, k, y)),
     df=(_CUDA_POWER.format("k - 1") + "dx = T(k) * q * dy;", _power_df),
     d2f=(_CUDA_POWER.format("k - 2") + "y = T(k) * T(k - 1) * q;", _power_d2f),
@@ -219,9 +212,7 @@ _activation(
 
 _activation(
     "relu",
-    formula="max(x, 0)",
-    slope="where(x > 0, 1, 0)",
-    curvature="0",
+    ("max(x, 0)", "where(x > 0, 1, 0)", "0"),
     f=("y = x < T(0) ? T(0) : x;", lambda x, y: np.maximum(x, 0, out=y)),
     df=("dx = dy * (x > T(0) ? T(1) : T(0));", lambda x, dy, dx: np.multiply(dy, x > 0, out=dx)),
     d2f=("y = T(0);", lambda x, y: y.fill(0)),
@@ -240,9 +231,7 @@ def _leaky_relu_df(x, dy, dx):
 
 _activation(
     "leaky_relu",
-    formula=f"where(x > 0, x, {LEAK}*x)",
-    slope=f"where(x > 0, 1, {LEAK})",
-    curvature="0",
+    (f"where(x > 0, x, {LEAK}*x)", f"where(x > 0, 1, {LEAK})", "0"),
     f=(f"y = x < T(0) ? T({LEAK}) * x : x;", _leaky_relu),
     df=(f"dx = dy * (x > T(0) ? T(1) : T({LEAK}));", _leaky_relu_df),
     d2f=("y = T(0);", lambda x, y: y.fill(0)),
@@ -265,9 +254,7 @@ def _pdf(x):
 
 _activation(
     "gelu",
-    formula="x*(1 + erf(x/sqrt(2)))/2",
-    slope="Phi + x*phi",
-    curvature="(2 - x**2)*phi",
+    ("x*(1 + erf(x/sqrt(2)))/2", "Phi + x*phi", "(2 - x**2)*phi"),
     given="Phi = (1 + erf(x/sqrt(2)))/2; phi = exp(-x**2/2)/sqrt(2*pi)",
     f=(f"y = x * {_CUDA_CDF};", _in_blocks(lambda x, y: np.multiply(x, _cdf(x), out=y))),
     df=(
@@ -312,9 +299,11 @@ def _gelu_tanh_d2f(x, y):
 
 _activation(
     "gelu_tanh",
-    formula="x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x**3)))/2",
-    slope="(1 + t + x*(1 - t**2)*du)/2",
-    curvature="(1 - t**2)*(du + x*(ddu - 2*t*du**2)/2)",
+    (
+        "x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x**3)))/2",
+        "(1 + t + x*(1 - t**2)*du)/2",
+        "(1 - t**2)*(du + x*(ddu - 2*t*du**2)/2)",
+    ),
     given="t = tanh(sqrt(2/pi)*(x + 0.044715*x**3)); du = sqrt(2/pi)*(1 + 3*0.044715*x**2); "
     "ddu = sqrt(2/pi)*6*0.044715*x",
     f=(_CUDA_GELU_TANH + "y = T(0.5) * x * (T(1) + t);", _gelu_tanh),
@@ -340,9 +329,7 @@ def _tanh_d2f(x, y):
 
 _activation(
     "tanh",
-    formula="tanh(x)",
-    slope="1 - tanh(x)**2",
-    curvature="-2*tanh(x)*(1 - tanh(x)**2)",
+    ("tanh(x)", "1 - tanh(x)**2", "-2*tanh(x)*(1 - tanh(x)**2)"),
     f=("y = tanh(x);", lambda x, y: np.tanh(x, out=y)),
     df=("T t = tanh(x); dx = (T(1) - t * t) * dy;", _tanh_df),
     d2f=("T t = tanh(x); y = T(-2) * t * (T(1) - t * t);", _tanh_d2f),
@@ -361,9 +348,7 @@ def _erf_d2f(x, y):
 
 _activation(
     "erf",
-    formula="erf(x)",
-    slope="2/sqrt(pi)*exp(-x**2)",
-    curvature="-4/sqrt(pi)*x*exp(-x**2)",
+    ("erf(x)", "2/sqrt(pi)*exp(-x**2)", "-4/sqrt(pi)*x*exp(-x**2)"),
     f=("y = erf(x);", _in_blocks(lambda x, y: np.copyto(y, erf(x)))),
     df=(f"dx = T({_ERF_SLOPE!r}) * exp(-x * x) * dy;", _erf_df),
     d2f=(f"y = T({-2 * _ERF_SLOPE!r}) * x * exp(-x * x);", _erf_d2f),
@@ -374,9 +359,16 @@ _activation(
 
 
 # AdamW: shrink = 1 - lr wd, rate = lr/(1 - b1^t), a1 = 1 - b1, a2 = 1 - b2, c2 = 1/(1 - b2^t).
-
-
-def _adamw(g, shrink, rate, b1, a1, b2, a2, c2, eps, w, m, v):
+@fused(
+    "T g, T shrink, T rate, T b1, T a1, T b2, T a2, T c2, T eps",
+    "T w, T m, T v",
+    """
+    m = b1 * m + a1 * g;
+    v = b2 * v + a2 * g * g;
+    w = shrink * w - rate * m / (sqrt(v * c2) + eps);
+    """,
+)
+def adamw(g, shrink, rate, b1, a1, b2, a2, c2, eps, w, m, v):
     m *= b1
     m += a1 * g
     v *= b2
@@ -390,36 +382,34 @@ def _adamw(g, shrink, rate, b1, a1, b2, a2, c2, eps, w, m, v):
     w -= d
 
 
-adamw = Fused(
-    "adamw",
-    "T g, T shrink, T rate, T b1, T a1, T b2, T a2, T c2, T eps",
-    "T w, T m, T v",
-    "m = b1 * m + a1 * g; v = b2 * v + a2 * g * g;"
-    " w = shrink * w - rate * m / (sqrt(v * c2) + eps);",
-    _adamw,
+@fused(
+    "T g, T rate, T decay, T momentum",
+    "T w, T m",
+    "m = momentum * m + g + decay * w; w = w - rate * m;",
 )
-
-
-def _sgd(g, rate, decay, momentum, w, m):
+def sgd(g, rate, decay, momentum, w, m):
     m *= momentum
     m += g
     m += decay * w
     w -= rate * m
 
 
-sgd = Fused(
-    "sgd",
-    "T g, T rate, T decay, T momentum",
-    "T w, T m",
-    "m = momentum * m + g + decay * w; w = w - rate * m;",
-    _sgd,
-)
-
-
 # -- dropout: a counter hash, the same bits on every device ----------------------------------------
 
 
-def _dropout_mask(keys, offset, size, threshold, scale, mask):
+@fused(
+    "raw uint32 keys, uint32 offset, int64 size, uint32 threshold, T scale",
+    "T mask",
+    """
+    unsigned int x = (offset + (unsigned int)(i % size)) ^ keys[2 * (i / size)];
+    x ^= x >> 16; x *= 0x7FEB352Du;
+    x += keys[2 * (i / size) + 1];
+    x ^= x >> 15; x *= 0x846CA68Bu;
+    x ^= x >> 16;
+    mask = x >= threshold ? scale : T(0);
+    """,
+)
+def dropout_mask(keys, offset, size, threshold, scale, mask):
     """mask = scale where hash(counter, key) >= threshold, else 0; a row of `size` a member."""
     rows = mask.reshape(-1, size)
     keys = keys.reshape(-1, 2)
@@ -435,22 +425,6 @@ def _dropout_mask(keys, offset, size, threshold, scale, mask):
         x *= np.uint32(0x846CA68B)
         x ^= x >> 16
         np.multiply(x >= np.uint32(limit), mask.dtype.type(factor), out=row)
-
-
-dropout_mask = Fused(
-    "dropout_mask",
-    "raw uint32 keys, uint32 offset, int64 size, uint32 threshold, T scale",
-    "T mask",
-    """
-    unsigned int x = (offset + (unsigned int)(i % size)) ^ keys[2 * (i / size)];
-    x ^= x >> 16; x *= 0x7FEB352Du;
-    x += keys[2 * (i / size) + 1];
-    x ^= x >> 15; x *= 0x846CA68Bu;
-    x ^= x >> 16;
-    mask = x >= threshold ? scale : T(0);
-    """,
-    _dropout_mask,
-)
 
 
 # -- gathers and structured sums: embeddings without one-hot products, atomics or add.at -----------
@@ -494,25 +468,22 @@ segment_sum = Fused(
 # -- rotary positions: pairs of components turned by an angle --------------------------------------
 
 
-def _rotate(u, v, c, s, sign, yu, yv):
+@fused(
+    "T u, T v, T c, T s, T sign",
+    "T yu, T yv",
+    "T a = u * c - v * (s * sign), b = v * c + u * (s * sign); yu = a; yv = b;",
+)
+def rotate(u, v, c, s, sign, yu, yv):
     turned = v * c + u * (s * sign)  # before u is overwritten where yu is u
     np.subtract(u * c, v * (s * sign), out=yu)
     yv[...] = turned
 
 
-rotate = Fused(
-    "rotate",
-    "T u, T v, T c, T s, T sign",
-    "T yu, T yv",
-    "T a = u * c - v * (s * sign), b = v * c + u * (s * sign); yu = a; yv = b;",
-    _rotate,
-)
-
-
 # -- losses ----------------------------------------------------------------------------------------
 
 
-def _subtract_onehot(z, target, classes, r):
+@fused("T z, int64 target, int64 classes", "T r", "r = z - (target == classes ? T(1) : T(0));")
+def subtract_onehot(z, target, classes, r):
     if r is not z:
         np.copyto(r, z)
     flat = r.reshape(-1, r.shape[-1])
@@ -520,12 +491,3 @@ def _subtract_onehot(z, target, classes, r):
     if labels.size < len(flat):  # one target for all members
         labels = np.tile(labels, len(flat) // labels.size)
     flat[np.arange(len(flat)), labels] -= 1
-
-
-subtract_onehot = Fused(
-    "subtract_onehot",
-    "T z, int64 target, int64 classes",
-    "T r",
-    "r = z - (target == classes ? T(1) : T(0));",
-    _subtract_onehot,
-)

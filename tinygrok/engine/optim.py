@@ -76,6 +76,8 @@ class _Block(NamedTuple):
 class Optimizer:
     """What the optimisers share: hyperparameters per member, state arenas, the walk over blocks.
 
+    Every optimiser takes these arguments, as `common` what follows lr.
+
     lr, weight_decay   floats, or one value per member
     schedule           step -> factor of lr
     no_decay           names of parameters without weight decay
@@ -95,10 +97,10 @@ class Optimizer:
         params: Arena,
         grads: Arena,
         lr: PerMember,
-        weight_decay: PerMember,
-        schedule: Callable[[int], float],
-        no_decay: Sequence[str],
-        clip: float | None,
+        weight_decay: PerMember = 0.0,
+        schedule: Callable[[int], float] = constant,
+        no_decay: Sequence[str] = (),
+        clip: float | None = None,
     ):
         unknown = set(no_decay) - set(params.bare)
         if unknown:
@@ -193,19 +195,9 @@ class AdamW(Optimizer):
     state_names = ("m", "v")
 
     def __init__(
-        self,
-        dev: Device,
-        params: Arena,
-        grads: Arena,
-        lr: PerMember = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.98),
-        eps: float = 1e-8,
-        weight_decay: PerMember = 0.0,
-        schedule: Callable[[int], float] = constant,
-        no_decay: Sequence[str] = (),
-        clip: float | None = None,
+        self, dev, params, grads, lr: PerMember = 1e-3, betas=(0.9, 0.98), eps=1e-8, **common
     ):
-        super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay, clip)
+        super().__init__(dev, params, grads, lr, **common)
         self.betas = betas
         self.eps = eps
 
@@ -236,19 +228,8 @@ class SGD(Optimizer):
 
     state_names = ("m",)
 
-    def __init__(
-        self,
-        dev: Device,
-        params: Arena,
-        grads: Arena,
-        lr: PerMember = 1e-2,
-        momentum: float = 0.0,
-        weight_decay: PerMember = 0.0,
-        schedule: Callable[[int], float] = constant,
-        no_decay: Sequence[str] = (),
-        clip: float | None = None,
-    ):
-        super().__init__(dev, params, grads, lr, weight_decay, schedule, no_decay, clip)
+    def __init__(self, dev, params, grads, lr: PerMember = 1e-2, momentum=0.0, **common):
+        super().__init__(dev, params, grads, lr, **common)
         self.momentum = momentum
 
     def _scalars(self, t, lr, decay):

@@ -57,7 +57,7 @@ def _shown(name: str) -> str:
     return "power<k>" if name == "power" else name
 
 
-def activation_forward(dev: Device, x: Array, kind: str, out: Array | None = None):
+def activation_forward(dev: Device, x: Array, kind: str, out=None):
     """y = f(x) element by element, x and y of one shape; f of every kind: activation_table()"""
     activation, args = resolve(kind)
     out = dev.empty(x.shape) if out is None else out
@@ -65,7 +65,7 @@ def activation_forward(dev: Device, x: Array, kind: str, out: Array | None = Non
     return out, (x, kind)
 
 
-def activation_backward(dev: Device, dy: Array, cache: tuple, dx: Array | None = None):
+def activation_backward(dev: Device, dy: Array, cache: tuple, dx=None):
     """dx = f'(x) dy, f' as in activation_table(); dx may be dy itself."""
     x, kind = cache
     activation, args = resolve(kind)
@@ -74,7 +74,7 @@ def activation_backward(dev: Device, dy: Array, cache: tuple, dx: Array | None =
     return dx
 
 
-def activation_second(dev: Device, x: Array, kind: str, out: Array | None = None) -> Array:
+def activation_second(dev: Device, x: Array, kind: str, out=None) -> Array:
     """f''(x), as in activation_table().
 
     Gradients of Jacobian norms need it (AutoInit, arXiv 2206.13568)."""

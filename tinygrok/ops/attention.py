@@ -35,9 +35,7 @@ class Rotary(NamedTuple):
         return Rotary(self.cos[rows], self.sin[rows], turn)
 
 
-def rotary_table_host(
-    dev: Device, positions: int, size: int, copies: int, base: float = 10000.0
-) -> Rotary:
+def rotary_table_host(dev: Device, positions: int, size: int, copies: int, base=10000.0) -> Rotary:
     """Angles t f_j, f_j = base^(-2j/D), at t = 0..positions-1 for heads of D = `size` channels.
 
     copies: heads side by side. Source: Su et al., arXiv 2104.09864, equation 15.
@@ -51,7 +49,7 @@ def rotary_table_host(
     return Rotary(cos, sin, cos + 1j * sin if complex_products else None)
 
 
-def _rotate(dev: Device, x: Array, table: Rotary, sign: float, out: Array | None) -> Array:
+def _rotate(dev: Device, x: Array, table: Rotary, sign: float, out) -> Array:
     """The pairs (u, v) of channels turned by sign times the angles of the table."""
     y = dev.empty(x.shape) if out is None else out
     half = x.shape[-1] // 2
@@ -70,7 +68,7 @@ def _rotate(dev: Device, x: Array, table: Rotary, sign: float, out: Array | None
     return y
 
 
-def rotary_forward(dev: Device, x: Array, table: Rotary, out: Array | None = None):
+def rotary_forward(dev: Device, x: Array, table: Rotary, out=None):
     """y_2j = x_2j cos a - x_2j+1 sin a        y_2j+1 = x_2j+1 cos a + x_2j sin a
 
     Pairs of neighbouring channels turn by the angle a = t f_j of their position t and index j in
@@ -80,7 +78,7 @@ def rotary_forward(dev: Device, x: Array, table: Rotary, out: Array | None = Non
     return _rotate(dev, x, table, 1.0, out), (table,)
 
 
-def rotary_backward(dev: Device, dy: Array, cache: tuple, dx: Array | None = None):
+def rotary_backward(dev: Device, dy: Array, cache: tuple, dx=None):
     """dx = dy turned back, by the angle -a        (a rotation's transpose; dx may be dy)"""
     (table,) = cache
     return _rotate(dev, dy, table, -1.0, dx)
@@ -118,9 +116,9 @@ def attention_forward(
     k: Array,
     v: Array,
     heads: int,
-    mask: Array | None = None,
-    out: Array | None = None,
-    pattern: Array | None = None,
+    mask=None,
+    out=None,
+    pattern=None,
     edit: Callable[[Array], None] | None = None,
     blocks=WHOLE,
 ):

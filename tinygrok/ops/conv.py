@@ -56,7 +56,7 @@ def _parts(dev: Device, x: Array, y: Array, kernel: int) -> list[slice]:
     return [slice(start, min(start + step, B)) for start in range(0, B, step)]
 
 
-def conv_forward(dev: Device, x: Array, w: Array, b: Array | None, stride: int = 1, pad: int = 0):
+def conv_forward(dev: Device, x: Array, w: Array, b=None, stride=1, pad=0):
     """y[b,i,j,n] = sum over u, v, c of x[b, s i + u - p, s j + v - p, c] w[u,v,c,n] + b_n
 
     x = 0 outside the image, stride s, padding p        shapes: x (B, H, W, C)   w (k, k, C, N)
@@ -76,13 +76,7 @@ def conv_forward(dev: Device, x: Array, w: Array, b: Array | None, stride: int =
 
 
 def conv_backward(
-    dev: Device,
-    dy: Array,
-    cache: tuple,
-    dw: Array | None = None,
-    db: Array | None = None,
-    need_dx: bool = True,
-    accumulate: bool = False,
+    dev: Device, dy: Array, cache: tuple, dw=None, db=None, need_dx=True, accumulate=False
 ):
     """dw[u,v,c,n] = sum over b, i, j of x[b, s i + u - p, s j + v - p, c] dy[b,i,j,n]
 
@@ -101,10 +95,9 @@ def conv_backward(
         rows = patches.rows
         if dw is not None:
             patches.gather(x[part])
+        dy_rows = dy[part].reshape(-1, N)
         add = accumulate or part.start > 0
-        linear_backward(
-            dev, dy[part].reshape(-1, N), (rows, matrix), dmatrix, db, rows, need_dx, add
-        )
+        linear_backward(dev, dy_rows, (rows, matrix), dmatrix, db, rows, need_dx, add)
         if dx is not None:
             dx[part] = patches.scatter()
     return dx

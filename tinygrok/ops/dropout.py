@@ -8,13 +8,7 @@ from ..engine.errors import InputError
 
 
 def dropout_forward(
-    dev: Device,
-    x: Array,
-    rate: float | Array,
-    keys: np.ndarray,
-    offset: int = 0,
-    out: Array | None = None,
-    mask: Array | None = None,
+    dev: Device, x: Array, rate: float | Array, keys: np.ndarray, offset=0, out=None, mask=None
 ):
     """y = mask x,  mask = 0 with probability rate, else 1/(1 - rate)
 
@@ -48,7 +42,7 @@ def check_rate_host(rate) -> None:
         raise InputError(f"the dropout rate must lie in [0, 1), not {rate}")
 
 
-def dropout_backward(dev: Device, dy: Array, cache: tuple, dx: Array | None = None):
+def dropout_backward(dev: Device, dy: Array, cache: tuple, dx=None):
     """dx = mask dy        (dx may be dy)"""
     (mask,) = cache
     return dev.xp.multiply(dy, mask, out=dx)

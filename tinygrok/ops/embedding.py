@@ -91,7 +91,7 @@ class _HostGroups:
         self.ranks = list(zip(first.tolist(), sizes.tolist(), strict=True))
 
 
-def embedding_forward(dev: Device, u: Array, rows: RowIndex, out: Array | None = None):
+def embedding_forward(dev: Device, u: Array, rows: RowIndex, out=None):
     """h_b = sum_s u[s, n_s(b)]        u (..., S, P, N)   n (S, B) or (E, S, B)   h (..., B, N)
 
     S = 1 is an embedding, S = 2 the pair embedding W1[a] + W2[b] of one-hot inputs.
@@ -126,9 +126,7 @@ def _gather_host(dev: Device, u: Array, index: np.ndarray, groups: list, h: Arra
             h += table.take(index[s], axis=-2, out=more, mode="clip")
 
 
-def embedding_backward(
-    dev: Device, dh: Array, cache: tuple, du: Array, accumulate: bool = False
-) -> None:
+def embedding_backward(dev: Device, dh: Array, cache: tuple, du: Array, accumulate=False) -> None:
     """du[s, v] = sum over b with n_s(b) = v of dh_b        dh (..., B, N)   du (..., S, P, N)
 
     Writes du, or adds to it with accumulate (a further shard of the batch).

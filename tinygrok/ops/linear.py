@@ -4,9 +4,7 @@ from ..engine.device import Array, Device
 from ..engine.gemm import matmul
 
 
-def linear_forward(
-    dev: Device, x: Array, w: Array, b: Array | None = None, out: Array | None = None
-):
+def linear_forward(dev: Device, x: Array, w: Array, b=None, out=None):
     """y = x w + b        x (..., B, K)   w (..., K, N)   b (..., N)   y (..., B, N)
 
     Leading axes are ensemble axes; an operand without them is shared by all members.
@@ -18,14 +16,7 @@ def linear_forward(
 
 
 def linear_backward(
-    dev: Device,
-    dy: Array,
-    cache: tuple,
-    dw: Array | None = None,
-    db: Array | None = None,
-    dx: Array | None = None,
-    need_dx: bool = True,
-    accumulate: bool = False,
+    dev: Device, dy: Array, cache: tuple, dw=None, db=None, dx=None, need_dx=True, accumulate=False
 ):
     """dw = x^T dy        db = sum over B of dy        dx = dy w^T
 

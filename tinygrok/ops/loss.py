@@ -8,7 +8,7 @@ from ..engine import kernels
 from ..engine.device import Array, Device
 
 
-def _normalised(dev: Device, target: Array, weight: Array | None, norm):
+def _normalised(dev: Device, target: Array, weight, norm):
     """Row factors weight_b / norm: a float, or an array (..., B, 1)."""
     if weight is None:
         total = target.shape[-1] if norm is None else norm
@@ -26,9 +26,7 @@ def _classes(dev: Device, logits: Array) -> Array:
     return dev.xp.arange(logits.shape[-1], dtype="int64")
 
 
-def mse_rows(
-    dev: Device, logits: Array, target: Array, out: Array | None = None
-) -> tuple[Array, Array]:
+def mse_rows(dev: Device, logits: Array, target: Array, out=None) -> tuple[Array, Array]:
     """(l, r): l_b = mean_c r_bc^2 with the residual r_bc = z_bc - [c = target_b]
 
     l (..., B)   r (..., B, C), in out where given"""
@@ -38,14 +36,7 @@ def mse_rows(
     return squares.sum(axis=-1) * (1 / r.shape[-1]), r
 
 
-def mse_forward(
-    dev: Device,
-    logits: Array,
-    target: Array,
-    weight: Array | None = None,
-    norm: float | None = None,
-    out: Array | None = None,
-):
+def mse_forward(dev: Device, logits: Array, target: Array, weight=None, norm=None, out=None):
     """L = sum_b weight_b/norm mean_c (z_bc - [c = target_b])^2
 
     z (..., B, C)   target (..., B)   L (...); out may be the logits.
@@ -55,7 +46,7 @@ def mse_forward(
     return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)
 
 
-def mse_backward(dev: Device, dloss, cache: tuple, dlogits: Array | None = None):
+def mse_backward(dev: Device, dloss, cache: tuple, dlogits=None):
     """dz_bc = 2 weight_b/(norm C) (z_bc - [c = target_b]) dL
 
     dL a float or (...); dlogits may be the residual"""
@@ -64,7 +55,7 @@ def mse_backward(dev: Device, dloss, cache: tuple, dlogits: Array | None = None)
     return dev.xp.multiply(r, scale, out=dlogits)
 
 
-def softmax_forward(dev: Device, x: Array, out: Array | None = None):
+def softmax_forward(dev: Device, x: Array, out=None):
     """y_c = exp(x_c - max x) / sum_c exp(x_c - max x) over the last axis. out may be x."""
     xp = dev.xp
     y = xp.subtract(x, _real_max(x), out=out)
@@ -88,9 +79,7 @@ def softmax_backward(dev: Device, dy: Array, cache: tuple):
     return y * (dy - along)
 
 
-def cross_entropy_rows(
-    dev: Device, logits: Array, target: Array, out: Array | None = None
-) -> tuple[Array, Array]:
+def cross_entropy_rows(dev: Device, logits: Array, target: Array, out=None) -> tuple[Array, Array]:
     """(l, r): l_b = log sum_c exp z_bc - z_b,target and r = softmax(z) - onehot(target)
 
     l (..., B)   r (..., B, C), in out where given"""
@@ -106,12 +95,7 @@ def cross_entropy_rows(
 
 
 def cross_entropy_forward(
-    dev: Device,
-    logits: Array,
-    target: Array,
-    weight: Array | None = None,
-    norm: float | None = None,
-    out: Array | None = None,
+    dev: Device, logits: Array, target: Array, weight=None, norm=None, out=None
 ):
     """L = sum_b weight_b/norm (log sum_c exp z_bc - z_b,target)
 
@@ -123,7 +107,7 @@ def cross_entropy_forward(
     return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)
 
 
-def cross_entropy_backward(dev: Device, dloss, cache: tuple, dlogits: Array | None = None):
+def cross_entropy_backward(dev: Device, dloss, cache: tuple, dlogits=None):
     """dz_bc = weight_b/norm (softmax(z)_bc - [c = target_b]) dL        dL a float or (...)"""
     r, q = cache
     scale = q * _as_column(dloss)

@@ -6,7 +6,7 @@ from ..engine.device import Array, Device
 from ..engine.gemm import matmul
 
 
-def _write_or_add(total: Array, out: Array | None, accumulate: bool) -> None:
+def _write_or_add(total: Array, out, accumulate: bool) -> None:
     """out <- total, or out <- out + total with accumulate (a further shard of the batch).
 
     Nothing happens without out: nobody asks for that gradient."""
@@ -18,7 +18,7 @@ def _write_or_add(total: Array, out: Array | None, accumulate: bool) -> None:
         out[...] = total
 
 
-def _shares(dev: Device, x: Array, weight: Array | None):
+def _shares(dev: Device, x: Array, weight):
     """(n, q): the number of rows and the share q_b of each in a mean.
 
     Floats, or arrays (..., 1) and (..., B, 1) for rows weighted by weight (..., B)."""
@@ -43,12 +43,12 @@ def batchnorm_forward(
     shift: Array,
     running_mean: Array,
     running_var: Array,
-    train: bool = True,
-    weight: Array | None = None,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    xhat: Array | None = None,
-    out: Array | None = None,
+    train=True,
+    weight=None,
+    momentum=0.1,
+    eps=1e-5,
+    xhat=None,
+    out=None,
 ):
     """y = gain xhat + shift,  xhat = (x - mean)/sqrt(var + eps)        x (..., B, N)
 
@@ -82,13 +82,7 @@ def batchnorm_forward(
 
 
 def batchnorm_backward(
-    dev: Device,
-    dy: Array,
-    cache: tuple,
-    dgain: Array | None,
-    dshift: Array | None,
-    accumulate: bool = False,
-    dx: Array | None = None,
+    dev: Device, dy: Array, cache: tuple, dgain=None, dshift=None, accumulate=False, dx=None
 ):
     """dgain = sum_b dy xhat        dshift = sum_b dy        dxhat = gain dy
 
@@ -114,13 +108,7 @@ def batchnorm_backward(
 
 
 def layernorm_forward(
-    dev: Device,
-    x: Array,
-    gain: Array,
-    shift: Array | None = None,
-    eps: float = 1e-5,
-    xhat: Array | None = None,
-    out: Array | None = None,
+    dev: Device, x: Array, gain: Array, shift=None, eps=1e-5, xhat=None, out=None
 ):
     """y = gain xhat + shift,  xhat = (x - mean)/sqrt(var + eps), mean and var over the last axis
 
@@ -141,13 +129,7 @@ def layernorm_forward(
 
 
 def layernorm_backward(
-    dev: Device,
-    dy: Array,
-    cache: tuple,
-    dgain: Array | None,
-    dshift: Array | None = None,
-    dx: Array | None = None,
-    accumulate: bool = False,
+    dev: Device, dy: Array, cache: tuple, dgain=None, dshift=None, dx=None, accumulate=False
 ):
     """dgain = sum_b dy xhat        dshift = sum_b dy        dxhat = gain dy
 
@@ -185,19 +167,11 @@ def norm_tangent(dev: Device, xdot: Array, cache: tuple, *, axis: int):
     centred = xdot - xdot.mean(axis=axis, keepdims=True)
     q = (xhat * centred).mean(axis=axis, keepdims=True)
     xhatdot = rstd * (centred - xhat * q)
-    return gain[..., None, :] * xhatdot, (xhatdot, q)
+    return gain[..., None, :] * xhatdot, (xhatdot, q, axis)
 
 
 def norm_pair(
-    dev: Device,
-    xbar: Array,
-    lam: Array,
-    cache: tuple,
-    tangent: tuple,
-    dgain: Array | None = None,
-    dshift: Array | None = None,
-    *,
-    axis: int,
+    dev: Device, xbar: Array, lam: Array, cache: tuple, tangent: tuple, dgain=None, dshift=None
 ):
     """xbar <- S(t) - xhat rstd mean(lam xhatdot)        lam <- S(lam)
 
@@ -212,7 +186,7 @@ def norm_pair(
     Adds sum_b (xbar xhat + lam xhatdot) to dgain and sum_b xbar to dshift, where given.
     """
     xhat, rstd, gain = cache[:3]
-    xhatdot, q = tangent
+    xhatdot, q, axis = tangent
     if axis == -2:
         rstd = rstd[..., None, :]
 
@@ -232,7 +206,7 @@ def norm_pair(
     return S(t) - through_rstd, S(lam)
 
 
-def scale_forward(dev: Device, x: Array, gain: Array, shift: Array | None = None):
+def scale_forward(dev: Device, x: Array, gain: Array, shift=None):
     """y = gain x + shift        x (..., B, N)   gain, shift (..., N)
 
     ResMLP's Affine and LayerScale (arXiv 2105.03404)."""
@@ -242,14 +216,7 @@ def scale_forward(dev: Device, x: Array, gain: Array, shift: Array | None = None
     return y, (x, gain)
 
 
-def scale_backward(
-    dev: Device,
-    dy: Array,
-    cache: tuple,
-    dgain: Array | None,
-    dshift: Array | None = None,
-    accumulate: bool = False,
-):
+def scale_backward(dev: Device, dy: Array, cache: tuple, dgain=None, dshift=None, accumulate=False):
     """dgain = sum_b dy x        dshift = sum_b dy        dx = gain dy
 
     dgain and dshift are written where given, or added to with accumulate."""

@@ -77,7 +77,7 @@ def embedding_backward(dev: Device, dh: Array, cache: tuple):
     return onehot.swapaxes(-1, -2) @ dh[..., None, :, :]
 
 
-def conv_forward(dev: Device, x: Array, w: Array, b=None, stride: int = 1, pad: int = 0):
+def conv_forward(dev: Device, x: Array, w: Array, b=None, stride=1, pad=0):
     """y[b,i,j] = sum over u, v of x[b, s i + u - p, s j + v - p] w[u,v] + b
 
     shapes: x (B, H, W, C)   w (k, k, C, N)   b (N,)   y (B, Ho, Wo, N)"""
@@ -121,10 +121,10 @@ def batchnorm_forward(
     shift: Array,
     running_mean: Array,
     running_var: Array,
-    train: bool = True,
+    train=True,
     weight=None,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    momentum=0.1,
+    eps=1e-5,
 ):
     """y = gain xhat + shift,  xhat = (x - mean)/sqrt(var + eps)        x (..., B, N)
 
@@ -162,7 +162,7 @@ def batchnorm_backward(dev: Device, dy: Array, cache: tuple):
     return dx, dgain, dy.sum(axis=-2)
 
 
-def layernorm_forward(dev: Device, x: Array, gain: Array, shift=None, eps: float = 1e-5):
+def layernorm_forward(dev: Device, x: Array, gain: Array, shift=None, eps=1e-5):
     """y = gain xhat + shift,  xhat = (x - mean)/sqrt(var + eps), means over the last axis
 
     x (..., B, N)   gain, shift (..., N)"""
