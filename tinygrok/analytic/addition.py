@@ -44,8 +44,12 @@ from ..tasks.modular import Circle, ModularTask
 
 MAX_TERMS = 20
 MAX_WEIGHTS = 200_000_000  # 1.6 GB in float64
-# S: (L, a), the smallest that cancel everything
-LATTICES = {2: (6, (1, 4)), 3: (18, (1, 3, 12)), 4: (54, (1, 3, 9, 36))}
+LATTICES = {
+    # S: (L, a), the smallest that cancel everything
+    2: (6, (1, 4)),
+    3: (18, (1, 3, 12)),
+    4: (54, (1, 3, 9, 36)),
+}
 
 
 class AnalyticError(InputError):

@@ -95,7 +95,9 @@ def _linear(name: str, **shapes) -> Case:
 
 def _matmul(name: str, ta: bool, tb: bool) -> Case:
     """y = A B, dA = dy B^T, dB = A^T dy; A is a or a^T (ta), B is b or b^T (tb)."""
-    inputs = _normal(name, a=(2, 4, 3) if ta else (2, 3, 4), b=(2, 2, 4) if tb else (2, 4, 2))
+    a = (2, 4, 3) if ta else (2, 3, 4)
+    b = (2, 2, 4) if tb else (2, 4, 2)
+    inputs = _normal(name, a=a, b=b)
 
     def run(t):
         y = gemm.matmul(_dev(t), t["a"], t["b"], ta=ta, tb=tb)
