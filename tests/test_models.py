@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tinygrok.engine.errors import InputError
 from tinygrok.models.chain import Chain
 from tinygrok.models.gpt import GPT
 from tinygrok.models.inspect import run_with_tape
@@ -142,3 +143,8 @@ def test_buffers_are_taken_where_given():
     np.testing.assert_array_equal(fresh, zero)
     assert np.abs(moved - fresh).max() > 1e-2
     assert np.abs(both - moved).max() > 1e-2
+
+
+def test_an_unknown_norm_is_refused():
+    with pytest.raises(InputError, match="unknown norm 'layer': choose none, pre"):
+        deep_mlp(4, 4, 1, 2, norm="layer")
