@@ -232,7 +232,9 @@ class Experiment:
             pass
         if resume:
             return
-        earlier = [path for pattern in RUN_FILES for path in out.glob(pattern)]
+        earlier: list[Path] = []
+        for pattern in RUN_FILES:
+            earlier += out.glob(pattern)
         if earlier:
             number = 1
             while (out / f"earlier-{number}").exists():
