@@ -89,21 +89,23 @@ def sequences(args, dev, torch, net, tokens, positions, std=0.02):
     return candidates
 
 
-def in_context(
-    args, dev, torch, p=29, shots=32, tasks=32, width=128, heads=4, depth=2, batch=32, alpha=0.8
-):
-    """The in-context decoder: rotary positions, ReLU, tied output, loss at every third position."""
+def in_context(args, dev, torch, batch=32, width=128, heads=4, depth=2, task=(29, 32, 32, 0.8)):
+    """The in-context decoder: rotary positions, ReLU, tied output, loss at every third position.
+
+    task: modulus, shots, tasks, share of the inputs"""
+    p, shots, tasks, alpha = task
     split = generator(args.seed, "split")
     data = InContextData.make(p, shots, tasks, alpha, split, replace=p > 7)
     net = GPT.in_context(p, width, depth, heads, 3 * shots)
     tokens = data.batch(batch, generator(args.seed, "batches"))
-    return sequences(args, dev, torch, net, tokens, np.arange(1, 3 * shots, 3), std=0.05)
+    positions = np.arange(1, 3 * shots, 3)
+    return sequences(args, dev, torch, net, tokens, positions, std=0.05)
 
 
 def small_in_context(args, dev, torch):
     """The step of examples/in_context.py --preset small."""
-    task = {"p": 7, "shots": 12, "tasks": 36, "batch": 144, "alpha": 0.7}
-    return in_context(args, dev, torch, width=64, heads=2, depth=4, **task)
+    size = {"batch": 144, "width": 64, "heads": 2, "depth": 4}
+    return in_context(args, dev, torch, task=(7, 12, 36, 0.7), **size)
 
 
 def lcg(args, dev, torch, batch=8, context=256, channels=256):

@@ -71,10 +71,13 @@ def tokens_by_line(path):
     docstrings = docstring_lines(ast.parse(text))
     layout = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     counts = Counter()
+    inside = 0  # an f-string, which Python 3.12 and newer take apart: one token everywhere
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in layout | {tokenize.COMMENT} or token.start[0] in docstrings:
             continue
-        counts[token.start[0]] += 1
+        kind = tokenize.tok_name[token.type]
+        counts[token.start[0]] += not inside
+        inside += (kind == "FSTRING_START") - (kind == "FSTRING_END")
         for line in range(token.start[0] + 1, token.end[0] + 1):  # a string over several lines
             counts[line] += 0
     return counts

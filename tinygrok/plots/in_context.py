@@ -87,9 +87,7 @@ def _parity(ax, legendre: dict, colors: np.ndarray) -> None:
     ax.set(xlabel=f"component {across + 1}", ylabel=f"component {up + 1}")
 
 
-def circles(
-    scores: np.ndarray, log: np.ndarray, x: list[list[dict]], y: list[list[dict]], path: Path
-) -> None:
+def circles(scores: np.ndarray, log: np.ndarray, x: list[list], y: list[list], path: Path) -> None:
     """Four components of every head's output over all (x, y), by the logarithm (zero grey).
 
     scores  (depth, H, p^2, 4); log (p,)
@@ -184,9 +182,7 @@ def shots(
     save(fig, path)
 
 
-def noise(
-    tables: dict[str, np.ndarray], single: dict[str, tuple[np.ndarray, np.ndarray]], path: Path
-) -> None:
+def noise(tables: dict[str, np.ndarray], single: dict[str, tuple], path: Path) -> None:
     """Accuracy with m wrong labels among k examples, and a sequence of every set with one of them.
 
     tables  {name: (n, n)}

@@ -225,7 +225,7 @@ def prediction(
     save(fig, path)
 
 
-def scaling(curves: dict[int, list], moduli: list[int], fits: dict[str, tuple], path: Path) -> None:
+def scaling(curves: dict, moduli: list[int], fits: dict[str, tuple], path: Path) -> None:
     """Accuracy by numbers in context; wrong answers against the modulus with the fitted laws.
 
     curves {m: (T,)}
