@@ -87,7 +87,7 @@ def _parity(ax, legendre: dict, colors: np.ndarray) -> None:
     ax.set(xlabel=f"component {across + 1}", ylabel=f"component {up + 1}")
 
 
-def circles(scores: np.ndarray, log: np.ndarray, x: list[list], y: list[list], path: Path) -> None:
+def circles(scores: np.ndarray, log: np.ndarray, x: list, y: list, path: Path) -> None:
     """Four components of every head's output over all (x, y), by the logarithm (zero grey).
 
     scores  (depth, H, p^2, 4); log (p,)
