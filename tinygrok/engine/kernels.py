@@ -358,7 +358,6 @@ _activation(
 # -- optimisers ------------------------------------------------------------------------------------
 
 
-# AdamW: shrink = 1 - lr wd, rate = lr/(1 - b1^t), a1 = 1 - b1, a2 = 1 - b2, c2 = 1/(1 - b2^t).
 @fused(
     "T g, T shrink, T rate, T b1, T a1, T b2, T a2, T c2, T eps",
     "T w, T m, T v",
@@ -369,6 +368,7 @@ _activation(
     """,
 )
 def adamw(g, shrink, rate, b1, a1, b2, a2, c2, eps, w, m, v):
+    """shrink = 1 - lr wd, rate = lr/(1 - b1^t), a1 = 1 - b1, a2 = 1 - b2, c2 = 1/(1 - b2^t)"""
     m *= b1
     m += a1 * g
     v *= b2
@@ -388,6 +388,7 @@ def adamw(g, shrink, rate, b1, a1, b2, a2, c2, eps, w, m, v):
     "m = momentum * m + g + decay * w; w = w - rate * m;",
 )
 def sgd(g, rate, decay, momentum, w, m):
+    """rate = lr, decay = wd"""
     m *= momentum
     m += g
     m += decay * w
@@ -484,6 +485,7 @@ def rotate(u, v, c, s, sign, yu, yv):
 
 @fused("T z, int64 target, int64 classes", "T r", "r = z - (target == classes ? T(1) : T(0));")
 def subtract_onehot(z, target, classes, r):
+    """r = z - onehot(target); r may be z."""
     if r is not z:
         np.copyto(r, z)
     flat = r.reshape(-1, r.shape[-1])
