@@ -30,27 +30,13 @@ from .batches import Labelled
 from .loop import NonFiniteLoss, fit
 from .tables import Evaluation, Training
 
-DEFAULTS = {
-    "alpha": 0.5,
-    "xi": 0.35,
-    "rule": "uniform",
-    "weight_decay": 0.0,
-    "dropout": 0.0,
-    "lr": 0.01,
-    "seed": 0,
-    "p": 97,
-    "width": 500,
-    "task": "addition",
-    "activation": "square",
-    "loss": "mse",
-    "batch_size": None,
-    "batchnorm": False,
-    "steps": 1000,
-    "log_every": 10,
-    "dtype": "float32",
-}
-OWN = ("alpha", "xi", "rule", "weight_decay", "dropout", "lr", "seed")  # may differ between members
-COMMON = tuple(name for name in DEFAULTS if name not in OWN)
+# The settings and their defaults: each member's own, and those that a pack shares.
+OWN = {"alpha": 0.5, "xi": 0.35, "rule": "uniform", "weight_decay": 0.0, "dropout": 0.0}
+OWN |= {"lr": 0.01, "seed": 0}
+COMMON = {"p": 97, "width": 500, "task": "addition", "activation": "square", "loss": "mse"}
+COMMON |= {"batch_size": None, "batchnorm": False, "steps": 1000, "log_every": 10}
+COMMON |= {"dtype": "float32"}
+DEFAULTS = OWN | COMMON
 # On the CPU a pack only has to keep the worker threads busy; small packs lose little when killed.
 PACK_MEMBERS = 8
 SNAPSHOTS = {"phase_quarter": 0.25, "phase_half": 0.5}  # shares of the steps
