@@ -3,20 +3,14 @@ initialisation."""
 
 from pathlib import Path
 
-import numpy as np
-
-from .style import GREEN, ORANGE, SHARE, TEST, TRAIN, label, panels, save
+from .colors import GREEN, ORANGE, TEST, TRAIN
+from .style import SHARE, label, panels, save
 
 INITS = {"off": TRAIN, "kaiming": ORANGE, "xavier": GREEN, "autoinit": TEST}
 
 
 def autoinit(
-    norms: dict[str, np.ndarray],
-    tunings: list,
-    predicted: list | None,
-    tests: dict[str, list],
-    titles: tuple[str, str],
-    path: Path,
+    norms: dict, tunings: list, predicted: list | None, tests: dict, titles: tuple, path: Path
 ) -> None:
     """J of every block before and after, the Jacobian loss while tuning, and test accuracies.
 

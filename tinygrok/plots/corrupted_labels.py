@@ -5,22 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ..probes.phases import PHASES
-from .style import (
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SHARE,
-    TEST,
-    TRAIN,
-    UNIT,
-    figure,
-    histograms,
-    image,
-    label,
-    lines,
-    panels,
-    save,
-)
+from .colors import GREEN, ORANGE, PURPLE, TEST, TRAIN, UNIT
+from .style import SHARE, figure, histograms, image, label, lines, panels, save
 
 SPLITS = {
     "train": (TRAIN, "train, as given"),
@@ -101,12 +87,7 @@ def _pruning(ax, shares: np.ndarray, curves: dict) -> None:
 
 
 def examples(
-    predicted: np.ndarray,
-    given: np.ndarray,
-    true: np.ndarray,
-    train: np.ndarray,
-    margins: tuple,
-    path: Path,
+    predicted, given: np.ndarray, true: np.ndarray, train: np.ndarray, margins: tuple, path: Path
 ) -> None:
     """The whole table coloured by the network's answers, and the margins of corrupted examples.
 

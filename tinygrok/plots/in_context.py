@@ -6,22 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .style import (
-    ORANGE,
-    PURPLE,
-    SETS,
-    SHARE,
-    TEST,
-    TRAIN,
-    UNIT,
-    attention_maps,
-    figure,
-    image,
-    label,
-    lines,
-    panels,
-    save,
-)
+from .colors import ORANGE, PURPLE, SETS, TEST, TRAIN, UNIT
+from .style import SHARE, attention_maps, figure, image, label, lines, panels, save
 
 CLASSES = {"repeat": PURPLE, "multiple": TEST, "spanned": ORANGE, "unspanned": "0.6"}
 DIFFERENCE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
@@ -127,12 +113,7 @@ def cosine(maps: list[np.ndarray], titles: list[str], columns: int, path: Path) 
 
 
 def grids(
-    shots: list[int],
-    correct: np.ndarray,
-    ratio: np.ndarray,
-    span: np.ndarray,
-    title: str,
-    path: Path,
+    shots: list, correct: np.ndarray, ratio: np.ndarray, span: np.ndarray, title: str, path: Path
 ) -> None:
     """All queries, x down and y across, a row per number of shots.
 
@@ -156,16 +137,11 @@ def grids(
     save(fig, path)
 
 
-def shots(
-    counts: list[int],
-    accuracy: dict[str, dict[str, list]],
-    lens: dict[str, np.ndarray],
-    chance: float,
-    path: Path,
-) -> None:
+def shots(counts: list[int], accuracy: dict, lens: dict, chance: float, path: Path) -> None:
     """Accuracy against shots by what a query needs, and by block through the logit lens.
 
-    accuracy {"i.d. ...": {class: per count}, ...}; lens {set: (depth + 1,)}
+    accuracy {"i.d. ...": {class: one for each of the counts of shots}, ...}
+    lens     {set: (depth + 1,)}
     """
     fig, (*axes, last) = panels(len(accuracy) + 1, 4, 3.6)
     for ax, (name, curves) in zip(axes, accuracy.items(), strict=True):

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from ..probes.fourier import spectrum
-from .style import SHARE, TEST, TRAIN, UNIT, attention_maps, image, label, lines, panels, save
+from .colors import TEST, TRAIN, UNIT
+from .style import SHARE, attention_maps, image, label, lines, panels, save
 
 MOVES = {"not": "0.8", "by -delta": TRAIN, "by +2 delta": TEST, "otherwise": "0.35"}
 SPARSE_DOTS = (0, (1, 4))
@@ -39,9 +40,7 @@ def _scatter(ax, points: np.ndarray, q: int, title: str, components=(0, 1)) -> N
     ax.set(title=title, xlabel=f"component {first + 1}", ylabel=f"component {second + 1}")
 
 
-def digits(
-    tables: dict[str, dict[str, np.ndarray]], by_s: dict[int, np.ndarray], path: Path
-) -> None:
+def digits(tables: dict[str, dict], by_s: dict[int, np.ndarray], path: Path) -> None:
     """Accuracy of digits and numbers, a panel per modulus, and of numbers by s = v_2(a - 1).
 
     tables {modulus: {digit or "number": (T,)}}
@@ -65,11 +64,7 @@ def digits(
 
 
 def embedding(
-    scores: np.ndarray,
-    periods: dict[int, np.ndarray],
-    cosines: np.ndarray,
-    offsets: dict,
-    path: Path,
+    scores: np.ndarray, periods: dict, cosines: np.ndarray, offsets: dict, path: Path
 ) -> None:
     """Principal components of the embedding, their power by period, and cosine similarities.
 
@@ -144,16 +139,10 @@ def interventions(cases: dict[int, tuple], path: Path) -> None:
     save(fig, path)
 
 
-def edits(
-    top_k: dict[str, float],
-    pruned: dict[str, np.ndarray],
-    moduli: list[str],
-    heads: list[str],
-    path: Path,
-) -> None:
+def edits(top_k: dict, pruned: dict, moduli: list[str], heads: list[str], path: Path) -> None:
     """Accuracy at the end of the context with attention to k keys, and with one head replaced.
 
-    pruned {replacement: (moduli, heads)}, the first of the heads being "none"
+    top_k {k: accuracy}; pruned {replacement: (moduli, heads)}, the first of the heads "none"
     """
     width = 3 + 0.3 * len(heads)
     height = 1.8 + 0.25 * len(moduli)
@@ -178,9 +167,7 @@ def residues(points: dict[str, tuple[np.ndarray, int, float]], path: Path) -> No
     save(fig, path)
 
 
-def modulus(
-    similarity: np.ndarray, tokens: np.ndarray, m: int, patched: dict[str, np.ndarray], path: Path
-) -> None:
+def modulus(similarity: np.ndarray, tokens: np.ndarray, m: int, patched: dict, path: Path) -> None:
     """Cosine of what the first block's heads add with the embedding of every number, and patching.
 
     Red: the largest number so far. Patching replaces each head by a donor's of another modulus.
@@ -201,13 +188,7 @@ def modulus(
     save(fig, path)
 
 
-def prediction(
-    step: np.ndarray,
-    training: dict[str, np.ndarray],
-    curves: dict[str, np.ndarray],
-    bits: dict,
-    path: Path,
-) -> None:
+def prediction(step: np.ndarray, training: dict, curves: dict, bits: dict, path: Path) -> None:
     """Accuracy against steps, by numbers in context beside classical predictors, and by digit.
 
     training {name: (n,)}; curves {name: (T,)}, the network first; bits {period of the digit: (T,)}

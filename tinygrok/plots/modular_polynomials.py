@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from ..probes.fourier import neuron_ipr, neuron_rows, spectrum
-from .style import ORANGE, SHARE, TEST, TRAIN, curves, figure, histograms, image, label, save
+from .colors import ORANGE, TEST, TRAIN
+from .style import SHARE, curves, figure, histograms, image, label, save
 
 
-def grokking(
-    history: dict, weights, order, marks: list[int | None], loss_name: str, path: Path
-) -> None:
+def grokking(history: dict, weights, order, marks: list, loss_name: str, path: Path) -> None:
     """Losses and accuracies with the delay marked, and three learned neurons with their spectra.
 
     weights  {"U": (S, p, N), "W": (N, p)}
     order    along which neurons are waves (neuron_ipr)
-    marks    the steps at which training and test accuracy reached 99 %"""
+    marks    the steps at which training and test accuracy reached 99 %, or None"""
     fig = figure(11, 6.2)
     left, right = fig.subfigures(1, 2, width_ratios=(1, 1.25))
     loss, acc = left.subplots(2, 1, sharex=True)
@@ -48,9 +47,7 @@ def grokking(
     save(fig, path)
 
 
-def most_periodic(
-    weights: dict[str, np.ndarray], order: np.ndarray | None, count: int
-) -> list[int]:
+def most_periodic(weights: dict, order: np.ndarray | None, count: int) -> list[int]:
     """Neurons of the highest IPR, each of another dominant frequency."""
     chosen: dict[int, int] = {}
     read_out = neuron_rows(weights, order)[-1]
@@ -60,9 +57,7 @@ def most_periodic(
     return list(chosen.values())[:count]
 
 
-def analytic(
-    weights, order, profile, terms, sweep: dict, predicted: int | None, path: Path
-) -> None:
+def analytic(weights, order, profile, terms, sweep, predicted: int | None, path: Path) -> None:
     """Written weights, their spectra, the logits of one input and their terms, a sweep over widths.
 
     weights    {"U": (S, p, N), "W": (N, p)}
@@ -142,13 +137,7 @@ def _widths(ax, sweep: dict, predicted: int | None) -> None:
 
 
 def learnability(
-    rows: dict[str, dict],
-    history: dict,
-    before: dict,
-    after: dict,
-    order,
-    residuals: dict,
-    path: Path,
+    rows: dict, history: dict, before: dict, after: dict, order, residuals: dict, path: Path
 ) -> None:
     """Polynomials trained side by side: what generalised, and what multiplication learned.
 

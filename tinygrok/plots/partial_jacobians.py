@@ -5,18 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from ..criticality.meanfield import MeanField
-from .style import TEST, TRAIN, figure, save
+from .colors import TEST, TRAIN
+from .style import figure, save
 
 
 def critical_init(
-    case: MeanField,
-    maps: dict,
-    axes,
-    line,
-    profiles: dict,
-    table: dict,
-    zeta: float | None,
-    path: Path,
+    case: MeanField, maps: dict, axes, line, profiles: dict, table: dict, zeta, path: Path
 ) -> None:
     """Above: chi_J over (sigma_w^2, sigma_b^2), by theory and as measured, with the critical line.
 

@@ -8,15 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..engine.files import atomic_write
+from .colors import TEST, TRAIN, UNIT
 
-TRAIN = "#c44e52"
-TEST = "#4c72b0"
-ORANGE = "#dd8452"
-GREEN = "#55a868"
-PURPLE = "#8172b3"
-SETS = {"id_train": TRAIN, "id_test": ORANGE, "ood_train": TEST, "ood_test": GREEN}
 SHARE = (-0.02, 1.02)  # limits of an axis of accuracies
-UNIT = {"vmin": 0, "vmax": 1}  # how to colour an image of shares
 LOOK: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
