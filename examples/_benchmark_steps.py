@@ -42,7 +42,7 @@ def mlp(args, dev, torch, batchnorm=False, p=None, width=None):
     target = task.labels(inputs)
     net = TwoLayerNet(p or args.p, width or args.width, batchnorm=batchnorm)
     weights = net.init(generator(args.seed, "init"))
-    _, optimizer = equip(net, weights, dev, AdamW, lr=0.01, weight_decay=5.0)
+    _, optimizer = equip(net, args.seed, weights, dev, lr=0.01, weight_decay=5.0)
     nothing = Evaluation(inputs, {}, {})
     run = Training(dev, net, optimizer, [(inputs, target)], nothing, args.seed)
     candidates = {"tinygrok": lambda: run.step}
@@ -77,7 +77,7 @@ def sequences(args, dev, torch, net, tokens, positions, std=0.02):
     """AdamW step of a GPT on the same sequences always: cross-entropy at some positions."""
     weights = net.init(generator(args.seed, "init"), std)
     rates = {"lr": 1e-3, "weight_decay": 0.5, "no_decay": net.no_decay}
-    _, optimizer = equip(net, weights, dev, AdamW, **rates)
+    _, optimizer = equip(net, args.seed, weights, dev, **rates)
     run = SequenceTraining(dev, net, optimizer, lambda rng: tokens, positions, {}, args.seed)
     candidates = {"tinygrok": lambda: run.step}
     if torch:
@@ -160,7 +160,7 @@ def vgg(args, dev, torch, batch=64, divide=4):
     images = rng.standard_normal((batch, 32, 32, 3))
     labels = rng.integers(0, 10, batch)
     rates = {"lr": 1e-3, "weight_decay": 0.5, "no_decay": net.no_decay}
-    _, optimizer = equip(net, weights, dev, AdamW, **rates)
+    _, optimizer = equip(net, args.seed, weights, dev, **rates)
     run = ImageTraining(dev, net, optimizer, lambda rng: (images, labels), {}, args.seed)
     candidates = {"tinygrok": lambda: run.step}
     if torch:

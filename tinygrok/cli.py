@@ -249,15 +249,16 @@ class Experiment:
         self,
         run,
         log_every: int,
-        describe: Callable[[dict], str],
-        on_row: Callable[[dict], None] = lambda row: None,
-        every: float = 2.0,
+        describe: Callable,
+        on_row: Callable = lambda row: None,
+        every=2.0,
     ) -> int | None:
         """Train until args.steps as every example does: a progress line, checkpoints, Ctrl-C, a
         loss that is not finite. None when it got there, else the exit code to leave with.
 
-        describe  a row of the history -> the text of the progress line, every so many seconds
+        describe  a row of the history -> the text of the progress line
         on_row    what else to do with a row
+        every     seconds between progress lines
         """
         args = self.args
         path = self.out / CHECKPOINT
@@ -306,9 +307,7 @@ class Experiment:
         write_json(out / SETTINGS, settings)
         return out
 
-    def sweep(
-        self, packs: Sequence, work: Callable, executor, unit: str, describe: str
-    ) -> list | None:
+    def sweep(self, packs, work: Callable, executor, unit: str, describe: str) -> list | None:
         """Results of work(pack) for every pack (training/sweep.py), with a line of progress; None
         when one failed. Ctrl-C ends the process. A pack is one unit: the word for it."""
         folder = self.out / PACKS
@@ -336,27 +335,28 @@ class Experiment:
     def finish(
         self,
         results: dict,
-        history: Mapping[str, Sequence] | None = None,
-        figures: Callable[[Path], None] | None = None,
-        paper: dict[str, str] | None = None,
-        title: str = "",
+        history=None,
+        figures=None,
+        paper=None,
+        title="",
         shown: dict | None = None,
     ) -> None:
-        """Write log.csv and run.json, draw the figures, print the closing table.
+        """Write the files, print the closing table, list what is in the folder.
 
-        paper  {result: the paper's number}, under a title;  shown: what to print instead of results
+        history, figures   as in `write`
+        paper              {result: the paper's number}, under a title
+        shown              what to print instead of results
         """
         self.write(results, history, figures)
         print_table(results if shown is None else shown, paper or {}, title)
         self.list_files()
 
     def write(
-        self,
-        results: dict,
-        history: Mapping[str, Sequence] | None = None,
-        figures: Callable[[Path], None] | None = None,
+        self, results: dict, history: Mapping | None = None, figures: Callable | None = None
     ) -> None:
-        """The files of `finish`: for an example that prints a table of its own."""
+        """Write run.json, log.csv, and the figures: figures(folder) draws them.
+
+        history   {quantity: column}: the log"""
         if history is not None:
             write_csv(self.out / "log.csv", history)
         self._write_run(results)

@@ -11,12 +11,8 @@ from ..engine.files import atomic_write
 from .colors import TEST, TRAIN, UNIT
 
 SHARE = (-0.02, 1.02)  # limits of an axis of accuracies
-LOOK: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 9,
-    "font.size": 9,
-}
+LOOK: dict[Any, Any] = {"axes.titlesize": 9, "font.size": 9}
+LOOK |= {"axes.spines.top": False, "axes.spines.right": False}
 
 
 def figure(width: float, height: float) -> Any:

@@ -4,9 +4,7 @@ import math
 
 import numpy as np
 
-from ..engine.device import Device
 from ..engine.errors import InputError
-from ..engine.optim import AdamW, Optimizer
 from ..engine.rng import generator
 from ..models.chain import Chain
 from ..tasks.images import Images, augment, normalised
@@ -44,8 +42,6 @@ class ImageTraining(DrawnRun):
         weight_decay: float = 1e-4,
         shifts: int = 0,
         weights: dict[str, np.ndarray] | None = None,
-        device: str | Device = "auto",
-        optimizer: type[Optimizer] = AdamW,
         **options,
     ) -> "ImageTraining":
         """A chain on `batch` random training images a step, normalised; what has one axis does not
@@ -53,12 +49,11 @@ class ImageTraining(DrawnRun):
 
         shifts    pixels by which images are moved at random, and mirrored; 0: they stay as they are
         weights   first ones, and buffers, on the host; None: He's, drawn from the seed
-        device    a name for get_device, or a Device
-        options   of the optimiser: betas, momentum, schedule, clip, ...
+        options   device, optimizer (loop.equip), and the optimiser's: betas, momentum, clip, ...
         """
         weights = weights or model.init(generator(seed, "init"), HE)
         options |= {"lr": lr, "weight_decay": weight_decay, "no_decay": model.no_decay}
-        dev, optimiser = equip(model, weights, device, optimizer, **options)
+        dev, optimiser = equip(model, seed, weights, **options)
         data = normalised(images)
 
         def draw(rng: np.random.Generator) -> Labelled:

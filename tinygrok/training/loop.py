@@ -14,9 +14,9 @@ import numpy as np
 
 from ..engine.device import Array, Device, get_device
 from ..engine.errors import InputError
-from ..engine.optim import Optimizer
+from ..engine.optim import AdamW, Optimizer
 from ..engine.params import Arena
-from ..engine.rng import STREAMS
+from ..engine.rng import STREAMS, generator
 from ..models.protocol import Model
 from .batches import DrawnBatch
 from .objective import Objective
@@ -24,13 +24,20 @@ from .parallel import world
 
 
 def equip(
-    model: Model, weights: dict, device: str | Device, optimizer: type[Optimizer], **options
+    model: Model,
+    seed: int,
+    weights: dict[str, np.ndarray] | None = None,
+    device: str | Device = "auto",
+    optimizer: type[Optimizer] = AdamW,
+    **options,
 ) -> tuple[Device, Optimizer]:
-    """(device, optimiser) of a network with these first weights, as every on_task begins.
+    """(device, optimiser) of one network, as every on_task begins.
 
+    weights   first ones, on the host; None: drawn from the seed
     device    a Device, or a name for get_device
-    options   of the optimiser: lr, weight_decay, schedule, ...
+    options   of the optimiser: lr, weight_decay, betas, schedule, clip, ...
     """
+    weights = weights or model.init(generator(seed, "init"))
     dev = device if isinstance(device, Device) else get_device(device)
     params = Arena(dev, model.shapes)
     params.load({name: weights[name] for name in model.shapes})

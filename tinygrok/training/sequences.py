@@ -6,7 +6,6 @@ from typing import Protocol
 import numpy as np
 
 from ..engine.device import Device
-from ..engine.optim import AdamW, Optimizer
 from ..engine.rng import generator
 from ..models.gpt import GPT
 from .batches import EVERY_ROW, TokenBatch
@@ -66,28 +65,14 @@ class SequenceTraining(DrawnRun):
 
     @classmethod
     def on_task(
-        cls,
-        model: GPT,
-        data: SequenceData,
-        batch: int = 64,
-        seed: int = 0,
-        *,
-        lr: float = 1e-3,
-        weight_decay: float = 0.1,
-        weights: dict[str, np.ndarray] | None = None,
-        device: str | Device = "auto",
-        optimizer: type[Optimizer] = AdamW,
-        **options,
+        cls, model: GPT, data: SequenceData, batch=64, seed=0, lr=1e-3, weight_decay=0.1, **options
     ) -> "SequenceTraining":
         """A decoder on `batch` fresh sequences a step; what has one axis does not decay.
 
-        weights   first ones, on the host; None: drawn from the seed
-        device    a name for get_device, or a Device
-        options   of the optimiser: betas, schedule, clip, ...
+        options   weights, device, optimizer (loop.equip), and the optimiser's: betas, schedule, ...
         """
-        weights = weights or model.init(generator(seed, "init"))
         options |= {"lr": lr, "weight_decay": weight_decay, "no_decay": model.no_decay}
-        dev, optimiser = equip(model, weights, device, optimizer, **options)
+        dev, optimiser = equip(model, seed, **options)
 
         def draw(rng: np.random.Generator) -> np.ndarray:
             return data.batch(batch, rng)

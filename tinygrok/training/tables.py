@@ -8,7 +8,7 @@ import numpy as np
 
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
-from ..engine.optim import AdamW, Optimizer
+from ..engine.optim import Optimizer
 from ..engine.rng import STREAMS, generator, mask_keys
 from ..models.mlp import TwoLayerNet
 from ..ops.dropout import check_rate_host
@@ -132,22 +132,15 @@ class Training(Run):
         loss: str = "mse",
         batch_size: int | None = None,
         dropout: float = 0.0,
-        weights: dict[str, np.ndarray] | None = None,
-        device: str | Device = "auto",
-        optimizer: type[Optimizer] = AdamW,
         **options,
     ) -> "Training":
         """One network on a fraction of a task's table; the rest is the test set.
 
-        weights   first ones, on the host; None: drawn from the seed, as the split is
-        device    a name for get_device, or a Device
-        options   of the optimiser: betas, schedule, clip, ...
+        options   weights, device, optimizer (loop.equip), and the optimiser's: betas, schedule, ...
 
         Raises InputError for a fraction or a batch size that the table does not allow."""
         train, test = task.split(fraction, generator(seed, "split"))
-        weights = weights or model.init(generator(seed, "init"))
-        options |= {"lr": lr, "weight_decay": weight_decay}
-        dev, optimiser = equip(model, weights, device, optimizer, **options)
+        dev, optimiser = equip(model, seed, lr=lr, weight_decay=weight_decay, **options)
         inputs = task.inputs(train)
         data = [(inputs, task.labels(inputs))]
         evaluation = Evaluation.of_task(task, train=train, test=test)
