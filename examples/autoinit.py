@@ -31,7 +31,7 @@ from tinygrok.plots import autoinit as plots
 from tinygrok.tasks import images
 from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.images import HE, ImageTraining
-from tinygrok.training.loop import NonFiniteLoss, fit
+from tinygrok.training.loop import NonFiniteLoss
 from tinygrok.training.parallel import world
 
 MOMENTS = {"sgd": {"momentum": 0.9}, "adamw": {"betas": (0.9, 0.999)}}
@@ -154,13 +154,13 @@ def train(experiment, net, data, starts):
             save = functools.partial(save_training, path, config=config)
             when = (args.steps, args.measure_every, show, save, args.save_seconds, interrupt)
             try:
-                done = fit(run, *when)
+                run.fit(*when)
             except NonFiniteLoss as error:
                 print(f"{init}, lr {lr:g}: {error}")
                 save(run)
                 histories[init, lr, s] = None
                 continue
-            if not done:
+            if run.t < args.steps:
                 print(f"interrupted; the checkpoints are in {experiment.out}. {cli.to_go_on()}")
                 return None
             histories[init, lr, s] = run.history

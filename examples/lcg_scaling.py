@@ -24,7 +24,6 @@ import predict_lcg
 from tinygrok.engine.device import get_device
 from tinygrok.plots import lcg as plots
 from tinygrok.tasks import lcg
-from tinygrok.training.loop import fit
 from tinygrok.training.sweep import process_pools
 
 QUICK = {"moduli": [48, 54, 64], "steps": 1400}
@@ -87,7 +86,7 @@ def train_one(flags, device, threads):
     dev = get_device(device, flags["dtype"], threads)
     _, tests, run = predict_lcg.build(options, dev)
     began = time.perf_counter()
-    fit(run, options.steps, max(options.steps // 10, 1))
+    run.fit(options.steps, max(options.steps // 10, 1))
     ((name, (numbers, _)),) = tests.items()
     history = run.history[f"{name}_numbers"]
     curves = {"transformer": history[-1].tolist()}

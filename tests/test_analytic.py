@@ -38,7 +38,6 @@ from tinygrok.tasks.modular import (
     product,
     separable,
 )
-from tinygrok.training.loop import fit
 from tinygrok.training.tables import Evaluation, Training
 
 check = verify.verify
@@ -460,7 +459,7 @@ def train(task, width, steps, seed=0, lr=0.005, betas=(0.9, 0.999)):
     run = Training(
         dev, net, optimizer, data, Evaluation.of_task(task, train=parts[0], test=parts[1]), seed
     )
-    fit(run, steps, log_every=steps)
+    run.fit(steps, log_every=steps)
     return run.params.to_host(), run.history["test_accuracy"][-1], parts
 
 

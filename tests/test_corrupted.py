@@ -23,7 +23,6 @@ from tinygrok.training.ensembles import (
     packs,
     train_pack,
 )
-from tinygrok.training.loop import fit
 
 TASK = addition(31)
 NUMBERS = TASK.split(0.7, generator(0, "split"))[0]
@@ -167,7 +166,7 @@ def test_multiplication_is_seen_along_the_discrete_logarithm():
         get_device("cpu", "float32"),
         [CLAIM | {"task": "multiplication", "xi": 0.0, "weight_decay": 5.0, "steps": 300}],
     )
-    fit(run, 300, 100)
+    run.fit(300, 100)
     weights, order = run.params.to_host(0), TASKS["multiplication"](59).wave_order
     assert TASKS["addition"](59).wave_order is None
     assert sorted(order) == list(range(1, 59))
@@ -242,10 +241,10 @@ def test_a_member_of_a_pack_equals_the_network_alone(dev, more):
         SMALL | more | {"alpha": 0.4, "xi": 0.9, "seed": 1},
     ]
     together = build(dev, points)
-    fit(together, 20, 5)
+    together.fit(20, 5)
     for e, point in enumerate(points):
         alone = build(dev, [point])
-        fit(alone, 20, 5)
+        alone.fit(20, 5)
         for name, x in alone.params.to_host(0).items():
             ours = together.params.to_host(e)[name]
             if dev.kind == "cpu":
@@ -305,7 +304,7 @@ def trained():
         CLAIM | {"dropout": 0.6},
     ]
     run = build(get_device("cpu", "float32"), points)
-    fit(run, 600, 20)
+    run.fit(600, 20)
     return run, [outcome(member_history(run.history, e), point) for e, point in enumerate(points)]
 
 
@@ -365,7 +364,7 @@ def test_filtration_sees_the_rule_in_a_memoriser():
     answers the test set."""
     run = build(get_device("cpu", "float32"), [CLAIM | {"width": 400}])
     initial = run.params.to_host(0)
-    fit(run, 800, 100)
+    run.fit(800, 100)
     r = outcome(member_history(run.history, 0), CLAIM)
     assert r["phase"] == "Memorization"
     assert r["test_accuracy"] < 0.2
@@ -389,7 +388,7 @@ def test_batchnorm_scale_follows_ipr():
         "log_every": 250,
     }
     run = build(get_device("cpu", "float32"), [point])
-    fit(run, 1500, 250)
+    run.fit(1500, 250)
     weights = run.params.to_host(0)
     assert outcome(member_history(run.history, 0), CLAIM)["test_accuracy"] > 0.98
     assert neurons.rank_correlation(neuron_ipr(weights), np.abs(weights["norm.gain"])) > 0.6
@@ -407,7 +406,7 @@ def test_a_diverging_member_does_not_take_the_others_along():
 def test_clean_grokking():
     """xi 0, decay 5, 150 steps: test 100 %, mean IPR above 0.85."""
     run = build(get_device("cpu", "float32"), [CLAIM | {"xi": 0.0, "weight_decay": 5.0}])
-    fit(run, 150, 50)
+    run.fit(150, 50)
     assert run.history["test_accuracy"][-1] == 1
     assert neuron_ipr(run.params.to_host(0)).mean() > 0.85
 
@@ -418,7 +417,7 @@ def test_figure_1_at_p_97():
     the paper's."""
     points = [{"weight_decay": 5.0, "steps": 500}, {"weight_decay": 15.0, "steps": 500}]
     run = build(get_device("cpu", "float32"), points)
-    fit(run, 500, 100)
+    run.fit(500, 100)
     for e, (train, test) in enumerate([(0.786, 1.0), (0.654, 1.0)]):
         assert abs(run.history["train_accuracy"][-1][e] - train) < 0.03
         assert abs(run.history["test_accuracy"][-1][e] - test) < 0.03

@@ -19,7 +19,6 @@ from tinygrok.tasks import images
 from tinygrok.training.batches import SHARD_IMAGES
 from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.images import ImageTraining
-from tinygrok.training.loop import fit
 
 
 def idx(array):
@@ -208,7 +207,7 @@ def small(dev, batchnorm=False, count=3 * SHARD_IMAGES, seed=0):
 @pytest.mark.parametrize("batchnorm", [False, True])
 def test_it_learns(dev, batchnorm):
     run = small(dev, batchnorm, 64)
-    fit(run, 40, log_every=40)
+    run.fit(40, log_every=40)
     assert run.history["test_accuracy"][-1] > 0.8
     assert run.history["test_loss"][-1] < 0.4 < run.history["test_loss"][0]
 
@@ -256,10 +255,10 @@ def test_a_step_on_a_gpu_never_waits(batchnorm):
 @pytest.mark.parametrize("batchnorm", [False, True])
 def test_resumed_training_is_the_same(host_dev, tmp_path, batchnorm):
     whole, first, second = (small(host_dev, batchnorm) for _ in range(3))
-    fit(whole, 6, log_every=2)
-    fit(first, 3, log_every=2, save=lambda run: save_training(tmp_path / "c.npz", run, {"a": 1}))
+    whole.fit(6, log_every=2)
+    first.fit(3, log_every=2, save=lambda run: save_training(tmp_path / "c.npz", run, {"a": 1}))
     load_training(tmp_path / "c.npz", second, {"a": 1})
-    fit(second, 6, log_every=2)
+    second.fit(6, log_every=2)
     np.testing.assert_array_equal(whole.params.flat, second.params.flat)
     np.testing.assert_array_equal(whole.objective.buffers.flat, second.objective.buffers.flat)
     assert whole.history["test_loss"][-1] == second.history["test_loss"][-1]

@@ -15,7 +15,6 @@ from tinygrok.models.interop import from_torch_state_dict
 from tinygrok.tasks.in_context import InContextData
 from tinygrok.training import batches
 from tinygrok.training.checkpoint import load_training, save_training
-from tinygrok.training.loop import fit
 from tinygrok.training.sequences import SequenceTraining
 
 
@@ -44,7 +43,7 @@ def tiny(dev, positions=None, recompute=False):
 def test_devices_agree(dev, host_dev, positions):
     runs = [tiny(d, positions) for d in (dev, host_dev)]
     for run in runs:
-        fit(run, 5, 5)
+        run.fit(5, 5)
     tolerance = 1e-3 if dev.dtype == np.float32 else 1e-10
     for name, x in runs[1].params.to_host().items():
         np.testing.assert_allclose(
@@ -61,7 +60,7 @@ def test_threads_shards_and_recompute(monkeypatch):
     for threads, recompute in ((1, False), (3, False), (2, True)):
         run = tiny(get_device("cpu", "float32", threads), recompute=recompute)
         assert len(run.batch(1).shards()) > 3
-        fit(run, 5, 5)
+        run.fit(5, 5)
         results.append(run.params.to_host())
     for other in results[1:]:
         for name, x in results[0].items():
@@ -71,12 +70,12 @@ def test_threads_shards_and_recompute(monkeypatch):
 def test_resume_is_bitwise(dev, tmp_path):
     path, config = tmp_path / "c.npz", {"recompute": False}
     straight, first, second = (tiny(dev) for _ in range(3))
-    fit(straight, 8, 2)
-    fit(first, 4, 2, save=lambda run: save_training(path, run, config))
+    straight.fit(8, 2)
+    first.fit(4, 2, save=lambda run: save_training(path, run, config))
     load_training(
         path, second, config | {"recompute": True}
     )  # changes no bit, so it may be switched on
-    fit(second, 8, 2)
+    second.fit(8, 2)
     for name, x in straight.params.to_host().items():
         np.testing.assert_array_equal(second.params.to_host()[name], x)
     for column in straight.history:

@@ -11,7 +11,7 @@ from tinygrok.engine.optim import SGD, AdamW, clip_by_global_norm, cosine, linea
 from tinygrok.engine.params import Arena
 from tinygrok.training import batches
 from tinygrok.training.checkpoint import CheckpointError, load_training, save_training
-from tinygrok.training.loop import NonFiniteLoss, fit
+from tinygrok.training.loop import NonFiniteLoss
 
 
 def weights(run):
@@ -39,10 +39,10 @@ SETTINGS = {
 def test_member_equals_solo_run(dev, setting):
     seeds = [0, 1, 5]
     together = small_run(dev, seeds=seeds, **SETTINGS[setting])
-    fit(together, 6, log_every=3)
+    together.fit(6, log_every=3)
     for e, seed in enumerate(seeds):
         alone = small_run(dev, seeds=seed, **SETTINGS[setting])
-        fit(alone, 6, log_every=3)
+        alone.fit(6, log_every=3)
         for name, x in weights(alone).items():
             if dev.kind == "cpu":
                 np.testing.assert_array_equal(weights(together)[name][e], x)
@@ -73,7 +73,7 @@ def test_members_may_differ_in_everything(dev, more):
     )
     alone = small_run(dev, seeds=1, lr=0.003, decay=2.0, dropout=0.3, fractions=[0.4], **own)
     for run in (both, alone):
-        fit(run, 5)
+        run.fit(5)
     for split in ("train", "test"):
         both_losses = [row[1] for row in both.history[f"{split}_loss"]]
         np.testing.assert_allclose(both_losses, alone.history[f"{split}_loss"], rtol=1e-4)
@@ -87,7 +87,7 @@ def test_devices_agree(dev, host_dev, setting):
     batches."""
     runs = [small_run(d, **SETTINGS[setting]) for d in (dev, host_dev)]
     for run in runs:
-        fit(run, 10)
+        run.fit(10)
     tolerance = 2e-3 if dev.dtype == np.float32 else 1e-9
     for name, x in weights(runs[1]).items():
         np.testing.assert_allclose(weights(runs[0])[name], x, atol=tolerance * np.abs(x).max())
@@ -101,7 +101,7 @@ def test_result_does_not_depend_on_threads(monkeypatch, shard_bytes):
     for threads in (1, 2, 3):
         run = small_run(get_device("cpu", "float32", threads), dropout=0.2)
         assert len(run.full_batch.shards(None)) > 1
-        fit(run, 10)
+        run.fit(10)
         results.append(weights(run))
     assert_bitwise(results[0], results[1])
     assert_bitwise(results[0], results[2])
@@ -147,11 +147,11 @@ def test_resume_is_bitwise(dev, setting, tmp_path):
     history."""
     path, config = tmp_path / "c.npz", {"lr": 0.01}
     straight, first, second = (small_run(dev, **SETTINGS[setting]) for _ in range(3))
-    fit(straight, 20, log_every=5)
-    fit(first, 10, log_every=5, save=lambda run: save_training(path, run, config))
+    straight.fit(20, log_every=5)
+    first.fit(10, log_every=5, save=lambda run: save_training(path, run, config))
     load_training(path, second, config)
     assert second.t == 10
-    fit(second, 20, log_every=5)
+    second.fit(20, log_every=5)
     assert_bitwise(weights(straight), weights(second))
     for kind, arena in straight.optimizer.state.items():
         assert_bitwise(arena.to_host(), second.optimizer.state[kind].to_host())
@@ -161,7 +161,7 @@ def test_resume_is_bitwise(dev, setting, tmp_path):
 
 def saved(tmp_path, host_dev, **settings):
     run = small_run(host_dev, **settings)
-    fit(run, 2)
+    run.fit(2)
     path = tmp_path / "c.npz"
     save_training(path, run, {"p": 11})
     return path, run
@@ -224,7 +224,7 @@ def test_stops_at_the_first_loss_that_is_not_finite(dev):
     with pytest.raises(
         NonFiniteLoss, match=r"step \d+, member 1: the loss is (inf|nan).*(weight|gradient|logits)"
     ):
-        fit(run, 60, log_every=1)
+        run.fit(60, log_every=1)
     assert np.isfinite(weights(run)["W"][0]).all()
 
 
@@ -242,7 +242,7 @@ def test_refusals(host_dev):
 
 def test_stop_ends_after_a_step_and_saves(host_dev):
     run, saves = small_run(host_dev), []
-    assert not fit(run, 100, stop=lambda: run.t >= 3, save=lambda r: saves.append(r.t))
+    run.fit(100, stop=lambda: run.t >= 3, save=lambda r: saves.append(r.t))
     assert run.t == 3
     assert saves == [3]
 

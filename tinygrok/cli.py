@@ -30,7 +30,7 @@ from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
 from .engine.files import write_csv, write_json  # noqa: E402
 from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
-from .training.loop import NonFiniteLoss, fit  # noqa: E402
+from .training.loop import NonFiniteLoss  # noqa: E402
 from .training.parallel import launched, world  # noqa: E402
 from .training.progress import Interrupt, Progress  # noqa: E402
 from .training.sweep import SweepError, sweep  # noqa: E402
@@ -279,7 +279,7 @@ class Experiment:
                 return world().any(interrupt())
 
             try:
-                done = fit(run, args.steps, log_every, show, save, args.save_seconds, stop)
+                run.fit(args.steps, log_every, show, save, args.save_seconds, stop)
             except NonFiniteLoss as error:
                 broken = self.out / "nonfinite.npz"
                 save_training(broken, run, config(args))
@@ -291,7 +291,7 @@ class Experiment:
         self.trained = run.t - first
         self.seconds = time.perf_counter() - began
         world().any(True)
-        if not done:
+        if run.t < args.steps:
             print(f"interrupted at step {run.t}; everything is in {path}. {to_go_on()}")
             return 130
         return 0 if launched()[0] else None

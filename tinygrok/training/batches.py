@@ -60,12 +60,17 @@ class Batch(Protocol):
         ...
 
 
-def shard_edges(rows: int, wanted: float) -> list[int]:
+def even_slices(size: int, count: int) -> list[slice]:
+    """0, 1, ..., size - 1 as `count` slices of nearly the same length, in order."""
+    edges = [size * i // count for i in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def shard_rows(rows: int, wanted: float) -> list[slice]:
     """Cut rows into about the wanted number of shards: one, or a multiple of GROUPS, so that all
     groups have the same work, where so many are wanted."""
     least = 2 if wanted > 1 else 1
-    count = min(rows, max(GROUPS * round(wanted / GROUPS), least))
-    return [rows * i // count for i in range(count + 1)]
+    return even_slices(rows, min(rows, max(GROUPS * round(wanted / GROUPS), least)))
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -136,9 +141,9 @@ def _table_shards(
     rows = len(target)
     wanted = rows * model.width * dev.dtype.itemsize / TABLE_SHARD_BYTES[dev.kind]
     shards = []
-    for a, b in pairwise(shard_edges(rows, 1 if whole else wanted)):
-        read = model.prepare(dev, inputs[:, a:b])
-        shards.append(Shard(read, target[a:b], a))
+    for part in shard_rows(rows, 1 if whole else wanted):
+        read = model.prepare(dev, inputs[:, part])
+        shards.append(Shard(read, target[part], part.start))
     return shards
 
 
@@ -148,7 +153,7 @@ def _table_shards(
 class DrawnBatch:
     """What token and image batches share: one network, rows of equal weight.
 
-    read      (a, b) -> what the model reads of rows a..b-1
+    read      slice of the rows -> what the model reads of them
     targets   all labels of these rows, on the host
     size      number of labels of all ranks
     wanted    number of shards; a GPU trains on the whole batch
@@ -161,9 +166,9 @@ class DrawnBatch:
     ):
         at_once = training and dev.kind == "cuda"
         self._shards = []
-        for a, b in pairwise(shard_edges(len(targets), 1 if at_once else wanted)):
-            labels = dev.to_device(targets[a:b].reshape(-1))
-            self._shards.append(Shard(read(a, b), labels, a))
+        for part in shard_rows(len(targets), 1 if at_once else wanted):
+            labels = dev.to_device(targets[part].reshape(-1))
+            self._shards.append(Shard(read(part), labels, part.start))
         self.whole: Shard | None = self._shards[0] if at_once else None
         self.norm: int | None = size
         self.targets = targets
@@ -195,8 +200,8 @@ class TokenBatch(DrawnBatch):
         wanted = widest / TOKEN_SHARD_BYTES[dev.kind]
         select = _as_slice(positions)
 
-        def read(a: int, b: int) -> Tokens:
-            return Tokens(dev, inputs[a:b], model.vocab, select)
+        def read(part: slice) -> Tokens:
+            return Tokens(dev, inputs[part], model.vocab, select)
 
         super().__init__(dev, read, tokens[:, positions + 1], size, wanted, training)
 
@@ -221,7 +226,7 @@ class ImageBatch(DrawnBatch):
         images, labels = (x[rows] for x in data)
         wanted = 1 if training and model.batchnorm else len(labels) / SHARD_IMAGES
 
-        def read(a: int, b: int) -> Array:
-            return model.prepare(dev, images[a:b])
+        def read(part: slice) -> Array:
+            return model.prepare(dev, images[part])
 
         super().__init__(dev, read, labels, size, wanted, training)

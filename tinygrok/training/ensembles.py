@@ -27,7 +27,7 @@ from ..tasks import TASKS
 from ..tasks.corruption import corrupt
 from ..tasks.modular import ModularTask
 from .batches import Labelled
-from .loop import NonFiniteLoss, fit
+from .loop import NonFiniteLoss
 from .tables import Evaluation, Training
 
 # The settings and their defaults: each member's own, and those that a pack shares.
@@ -261,7 +261,7 @@ def train_pack(points: list[dict], device: str = "auto", threads: int | None = N
     common = points[0]
     run = build(get_device(device, common["dtype"], threads), points)
     try:
-        fit(run, common["steps"], common["log_every"])
+        run.fit(common["steps"], common["log_every"])
     except NonFiniteLoss as error:
         lost = error.member
         others = points[:lost] + points[lost + 1 :]

@@ -9,6 +9,7 @@ import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +25,14 @@ from .parallel import world
 
 
 def equip(
-    model: Model,
-    seed: int,
-    weights: dict[str, np.ndarray] | None = None,
-    device: str | Device = "auto",
-    optimizer: type[Optimizer] = AdamW,
-    **options,
+    model: Model, seed: int, weights: dict | None = None, device="auto", optimizer=AdamW, **options
 ) -> tuple[Device, Optimizer]:
     """(device, optimiser) of one network, as every on_task begins.
 
-    weights   first ones, on the host; None: drawn from the seed
-    device    a Device, or a name for get_device
-    options   of the optimiser: lr, weight_decay, betas, schedule, clip, ...
+    weights     first ones, on the host; None: drawn from the seed
+    device      a Device, or a name for get_device
+    optimizer   its class (engine.optim)
+    options     of the optimiser: lr, weight_decay, betas, schedule, clip, ...
     """
     weights = weights or model.init(generator(seed, "init"))
     dev = device if isinstance(device, Device) else get_device(device)
@@ -102,9 +99,30 @@ class Run:
             self.history.setdefault(name, []).append(value)
         return row
 
-    def fit(self, steps: int, log_every: int = 10) -> dict[str, list]:
-        """Train until step `steps`, measuring every log_every; returns the history."""
-        fit(self, steps, log_every)
+    def fit(
+        self,
+        steps: int,
+        log_every: int = 10,
+        on_log: Callable[[dict], None] = lambda row: None,
+        save: Callable[[Any], None] = lambda run: None,
+        save_seconds: float = 30.0,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, list]:
+        """Train until step `steps`, or until stop() asks to end; returns the history.
+
+        Measures at step 0, every log_every steps and at the end, and hands the row to on_log. Calls
+        save(run) every save_seconds and on leaving."""
+        saved = time.monotonic()
+        if not self.history["step"]:
+            on_log(self.measure())
+        while self.t < steps and not stop():
+            self.step()
+            if self.t % log_every == 0 or self.t == steps:
+                on_log(self.measure())
+            if time.monotonic() - saved > save_seconds:
+                save(self)
+                saved = time.monotonic()
+        save(self)
         return self.history
 
     def plot(self, path: str | Path) -> None:
@@ -209,31 +227,3 @@ class DrawnRun(Run):
         from ..plots import style
 
         style.sets(self.history, list(self.sets), path)
-
-
-def fit(
-    run: Run,
-    steps: int,
-    log_every: int = 10,
-    on_log: Callable[[dict], None] = lambda row: None,
-    save: Callable[[Run], None] = lambda run: None,
-    save_seconds: float = 30.0,
-    stop: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Train until step `steps`; True when it got there, False when stop() asked to end early (the
-    state is saved).
-
-    Measures at step 0, every log_every steps and at the end; saves every save_seconds and on
-    leaving."""
-    saved = time.monotonic()
-    if not run.history["step"]:
-        on_log(run.measure())
-    while run.t < steps and not stop():
-        run.step()
-        if run.t % log_every == 0 or run.t == steps:
-            on_log(run.measure())
-        if time.monotonic() - saved > save_seconds:
-            save(run)
-            saved = time.monotonic()
-    save(run)
-    return run.t >= steps

@@ -5,7 +5,6 @@ each group has a gradient of its own, and these are added in order.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..engine.errors import InputError
 from ..engine.params import Arena, cut
 from ..models.protocol import Mode, Model, NeuronModel
 from ..ops.loss import LOSSES, ROW_LOSSES
-from .batches import GROUPS, Batch, Shard
+from .batches import GROUPS, Batch, Shard, even_slices
 
 Dropout = tuple | None  # (keys (E, 2) or (2,), rate (E,) or float) of a step (engine/rng.mask_keys)
 
@@ -140,9 +139,7 @@ class Objective:
         w = self.tensors(e)
         g = grads.member(e)
         shard = batch.shards(e)[0]
-        count = min(GROUPS, model.width)
-        edges = [model.width * i // count for i in range(count + 1)]
-        parts = [slice(a, b) for a, b in pairwise(edges)]
+        parts = even_slices(model.width, min(GROUPS, model.width))
 
         @quiet()
         def forward(i: int) -> tuple[Array, dict]:
@@ -152,7 +149,7 @@ class Objective:
             mode = Mode(train=True, buffer=buffer)
             return model.forward(dev, model.neurons(w, parts[i]), shard.inputs, mode)
 
-        passes = dev.map(forward, range(count))
+        passes = dev.map(forward, range(len(parts)))
         z, _ = passes[0]
         with quiet():
             for more, _ in passes[1:]:
@@ -165,7 +162,7 @@ class Objective:
             _, tape = passes[i]
             model.backward(dev, dz, tape, model.neurons(g, parts[i]))
 
-        dev.map(backward, range(count))
+        dev.map(backward, range(len(parts)))
         return float(loss)
 
     # -- predictions -------------------------------------------------------------------------------
@@ -219,6 +216,5 @@ def _of_member(dropout: Dropout, e: int | None) -> Dropout:
 
 def _grouped(shards: list[Shard]) -> list[list[Shard]]:
     """At most GROUPS runs of consecutive shards."""
-    edges = [len(shards) * i // GROUPS for i in range(GROUPS + 1)]
-    groups = [shards[a:b] for a, b in pairwise(edges)]
+    groups = [shards[part] for part in even_slices(len(shards), GROUPS)]
     return [group for group in groups if group]

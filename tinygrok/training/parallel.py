@@ -15,6 +15,7 @@ from typing import Any
 
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
+from .batches import even_slices
 
 # rank, ranks, and rank on its own machine: Open MPI; MPICH and Intel MPI
 LAUNCHERS = [
@@ -76,9 +77,7 @@ class World:
         """This rank's rows of a batch."""
         if count < self.size:
             raise InputError(f"a batch of {count} rows cannot be shared by {self.size} ranks")
-        start = count * self.rank // self.size
-        stop = count * (self.rank + 1) // self.size
-        return slice(start, stop)
+        return even_slices(count, self.size)[self.rank]
 
     def sum(self, *arrays: Array) -> None:
         """Each array becomes its sum over the ranks, the same bits on all of them."""
