@@ -7,6 +7,7 @@ changes these three.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -156,9 +157,7 @@ def _linear_parameters(p: BlockPass, source: dict, name: str, columns: slice | N
     return weight[..., columns], None if bias is None else bias[..., columns]
 
 
-def linear_forward(
-    p: BlockPass, name: str, x: Array, out: Array, columns: slice | None = None
-) -> Array:
+def linear_forward(p: BlockPass, name: str, x: Array, out: Array, columns=None) -> Array:
     """y = x W + b, at some columns of W and b"""
     W, b = _linear_parameters(p, p.w, name, columns)
     y, _ = linear.linear_forward(p.dev, x, W, b, out)
@@ -166,7 +165,7 @@ def linear_forward(
 
 
 def linear_backward(
-    p: BlockPass, name: str, dy: Array, x: Array, out: Array, columns: slice | None = None
+    p: BlockPass, name: str, dy: Array, x: Array, out: Array, columns=None
 ) -> Array:
     """dx = dy W^T, written into out        dW = x^T dy        db = sum of dy over rows"""
     W, _ = _linear_parameters(p, p.w, name, columns)
@@ -177,6 +176,7 @@ def linear_backward(
 # -- the block -------------------------------------------------------------------------------------
 
 
+@dataclass(eq=False)
 class Block:
     """h += Attn(LN1(h)), then h += MLP(LN2(h)): what all blocks of a decoder have in common.
 
@@ -185,23 +185,15 @@ class Block:
     are meant, BlockPass.name says.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        context: int,
-        activation: str,
-        bias: bool,
-        shift: bool,
-        rotary: bool,
-    ):
-        self.width = width
-        self.heads = heads
-        self.context = context
-        self.activation = activation
-        self.bias = bias
-        self.shift = shift
-        self.rotary = rotary
+    width: int
+    heads: int
+    context: int
+    activation: str
+    bias: bool
+    shift: bool
+    rotary: bool
+
+    def __post_init__(self):
         self._angles: dict[Device, attention.Rotary] = {}
         self._masks: dict[tuple[Device, int], Array] = {}
 

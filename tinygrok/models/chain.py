@@ -31,7 +31,7 @@ import numpy as np
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..ops import activation, conv, linear, norm
-from .protocol import EVALUATION, Mode, Shapes, Stage
+from .protocol import EVALUATION, Shapes, Stage
 
 # -- rules: what the chain knows of an operation ---------------------------------------------------
 
@@ -60,25 +60,25 @@ class Rule(NamedTuple):
     rows: bool = False
 
 
-def _linear_parameters(K: int, N: int) -> dict:
+def _linear(K: int, N: int) -> dict:
     return {"weight": ((K, N), None), "bias": ((N,), None)}
 
 
-def _conv_parameters(C: int, N: int, k: int) -> dict:
+def _conv(C: int, N: int, k: int) -> dict:
     return {"weight": ((k, k, C, N), None), "bias": ((N,), None)}
 
 
-def _scale_parameters(C: int, value: float, shift: bool) -> dict:
+def _scale(C: int, value: float, shift: bool) -> dict:
     gain = {"gain": ((C,), value)}
     return {**gain, "shift": ((C,), 0.0)} if shift else gain
 
 
-def _norm_parameters(C: int) -> dict:
+def _norm(C: int) -> dict:
     return {"gain": ((C,), 1.0), "shift": ((C,), 0.0)}
 
 
-def _batchnorm_parameters(C: int) -> dict:
-    return {**_norm_parameters(C), "mean": ((C,), 0.0), "var": ((C,), 1.0)}
+def _batchnorm(C: int) -> dict:
+    return {**_norm(C), "mean": ((C,), 0.0), "var": ((C,), 1.0)}
 
 
 def _reshape_forward(dev: Device, x: Array, *shape: int):
@@ -99,22 +99,16 @@ def _swap_backward(dev: Device, dy: Array, cache: None) -> Array:
 
 RULES: dict[str, Rule] = {
     "linear": Rule(
-        linear.linear_forward,
-        linear.linear_backward,
-        parameters=_linear_parameters,
-        sizes=2,
-        rows=True,
+        linear.linear_forward, linear.linear_backward, parameters=_linear, sizes=2, rows=True
     ),
-    "conv": Rule(conv.conv_forward, conv.conv_backward, parameters=_conv_parameters, sizes=3),
-    "scale": Rule(
-        norm.scale_forward, norm.scale_backward, parameters=_scale_parameters, sizes=3, rows=True
-    ),
+    "conv": Rule(conv.conv_forward, conv.conv_backward, parameters=_conv, sizes=3),
+    "scale": Rule(norm.scale_forward, norm.scale_backward, parameters=_scale, sizes=3, rows=True),
     "layernorm": Rule(
         norm.layernorm_forward,
         norm.layernorm_backward,
         partial(norm.norm_tangent, axis=-1),
         norm.norm_pair,
-        parameters=_norm_parameters,
+        parameters=_norm,
         sizes=1,
         rows=True,
     ),
@@ -123,7 +117,7 @@ RULES: dict[str, Rule] = {
         norm.batchnorm_backward,
         partial(norm.norm_tangent, axis=-2),
         norm.norm_pair,
-        parameters=_batchnorm_parameters,
+        parameters=_batchnorm,
         sizes=1,
         rows=True,
     ),
@@ -373,12 +367,7 @@ class Chain:
         return f"Chain({len(self.blocks)} blocks, {self.size:,} parameters)"
 
     def init(
-        self,
-        rng: np.random.Generator,
-        sigma_w: float = 1.0,
-        sigma_b: float = 0.0,
-        fan: str = "in",
-        first: float | None = None,
+        self, rng: np.random.Generator, sigma_w=1.0, sigma_b=0.0, fan="in", first=None
     ) -> dict[str, np.ndarray]:
         """Fresh weights on the host, float64: kernels Normal(0, sigma_w^2/fan), biases Normal(0,
         sigma_b^2), the rest as declared.
@@ -407,9 +396,7 @@ class Chain:
         """Host images (B, H, W, C) on the device."""
         return dev.to_device(inputs)
 
-    def forward(
-        self, dev: Device, w: dict, inputs: Array, mode: Mode = EVALUATION
-    ) -> tuple[Array, dict]:
+    def forward(self, dev: Device, w: dict, inputs: Array, mode=EVALUATION) -> tuple[Array, dict]:
         """Outputs of the last block, and the tape: the output of every block by name. With
         mode.train BatchNorm takes and records the statistics of the batch."""
         p = Pass(dev, w, train=mode.train)
@@ -421,9 +408,7 @@ class Chain:
             tape[name, "caches"] = caches
         return x, tape
 
-    def backward(
-        self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate: bool = False
-    ) -> None:
+    def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate=False) -> None:
         """Write the gradient of every parameter into g, or add to g: rule by rule from the last
         block to the first."""
         p = replace(tape["pass"], g=g, accumulate=accumulate, first=self.first)

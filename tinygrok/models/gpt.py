@@ -1,7 +1,7 @@
 """The GPT decoder of the papers on in-context learning and on pseudo-random numbers."""
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from ..engine.gemm import matmul
 from ..ops.activation import resolve
 from ..ops.embedding import embedding_backward, embedding_forward
 from .block import Block, BlockPass, Past, copy_to, norm_backward, norm_forward, norm_shapes, rows
-from .protocol import EVALUATION, Mode, Shapes, Stage
+from .protocol import EVALUATION, Shapes, Stage
 from .tokens import Tokens
 
 POSITIONS = ("rotary", "learned", "digits")
 
 
+@dataclass(eq=False, repr=False)
 class GPT:
     """h = E[token] + positions;  per block h += Attn(LN1(h)), h += MLP(LN2(h));  logits LNf(h) E^T
 
@@ -50,53 +51,41 @@ class GPT:
     ((5, 11), (1, 4, 5, 5))
     """
 
-    buffers: Shapes = {}  # no state besides the parameters
+    vocab: int
+    width: int
+    depth: int
+    heads: int
+    context: int
+    positions: str = "rotary"
+    digits: int = 1
+    activation: str = "relu"
+    bias: bool = False
+    shift: bool = True
+    tied: bool = True
+    residual: tuple[str, ...] = ("mlp.out",)
+    recompute: bool = False
+
+    buffers = Shapes()  # no state besides the parameters
     batchnorm = False
     by_neurons = False
 
-    def __init__(
-        self,
-        vocab: int,
-        width: int,
-        depth: int,
-        heads: int,
-        context: int,
-        positions: str = "rotary",
-        digits: int = 1,
-        activation: str = "relu",
-        bias: bool = False,
-        shift: bool = True,
-        tied: bool = True,
-        residual: tuple[str, ...] = ("mlp.out",),
-        recompute: bool = False,
-    ):
-        resolve(activation)  # refuse an unknown name here, not in the first step
-        sizes = {"vocab": vocab, "width": width, "depth": depth, "heads": heads}
-        for what, value in {**sizes, "context": context, "digits": digits}.items():
+    def __post_init__(self):
+        resolve(self.activation)  # refuse an unknown name here, not in the first step
+        for size in ("vocab", "width", "depth", "heads", "context", "digits"):
+            value = getattr(self, size)
             if value < 1:
-                raise InputError(f"{what} must be at least 1, not {value}")
-        if positions not in POSITIONS:
-            raise InputError(f"unknown positions {positions!r}: choose {', '.join(POSITIONS)}")
-        if width % heads:
-            raise InputError(f"width {width} does not split into {heads} heads")
-        rotary = positions == "rotary"
-        if rotary and (width // heads) % 2:
-            raise InputError(f"width {width} does not split into {heads} heads of even size")
-        self.vocab = vocab
-        self.width = width
-        self.depth = depth
-        self.heads = heads
-        self.context = context
-        self.positions = positions
-        self.digits = digits
-        self.activation = activation
-        self.bias = bias
-        self.shift = shift
-        self.tied = tied
-        self.residual = tuple(residual)
-        self.recompute = recompute
-        self.block = Block(width, heads, context, activation, bias, shift, rotary)
-        self.output = "embed.token" if tied else "head"
+                raise InputError(f"{size} must be at least 1, not {value}")
+        if self.positions not in POSITIONS:
+            known = ", ".join(POSITIONS)
+            raise InputError(f"unknown positions {self.positions!r}: choose {known}")
+        rotary = self.positions == "rotary"
+        if self.width % self.heads or (rotary and self.width // self.heads % 2):
+            even = " of even size" if rotary else ""
+            raise InputError(f"width {self.width} does not split into {self.heads} heads{even}")
+        self.block = Block(
+            self.width, self.heads, self.context, self.activation, self.bias, self.shift, rotary
+        )
+        self.output = "embed.token" if self.tied else "head"
 
     @classmethod
     def in_context(
@@ -213,13 +202,7 @@ class GPT:
     # -- forward and backward ----------------------------------------------------------------------
 
     def forward(
-        self,
-        dev: Device,
-        w: dict,
-        inputs: Tokens,
-        mode: Mode = EVALUATION,
-        record: bool = False,
-        edit: Callable[[str, Array], None] | None = None,
+        self, dev: Device, w: dict, inputs: Tokens, mode=EVALUATION, record=False, edit=None
     ) -> tuple[Array, dict]:
         """Logits (..., B Tq, V) at the positions of the tokens, and the tape. The last block
         computes queries, MLP and logits at the positions only. There is no dropout and no state: of
@@ -264,9 +247,7 @@ class GPT:
         z, part = self.readout(run, h)
         return z, tape | part
 
-    def backward(
-        self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate: bool = False
-    ) -> None:
+    def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate=False) -> None:
         """Write the gradient of every parameter into g, or add to g (a further shard of the batch).
 
         x = LNf(h):  dx = dz E,  dE = dz^T x + sum of dh over the tokens of a row (tied: both add to
@@ -347,9 +328,7 @@ class GPT:
         B, T = first.shape
         total = T + count - 1
         if total > self.context:
-            raise InputError(
-                f"{T} tokens and {count} more do not fit the context of {self.context}"
-            )
+            raise InputError(f"{T} + {count} tokens do not fit the context of {self.context}")
         kept = (*lead, B, total, self.width)
         past = [Past(dev.empty(kept), dev.empty(kept), 0) for _ in range(self.depth)]
         result = dev.empty((*lead, B, count), "int64")

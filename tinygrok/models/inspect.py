@@ -1,7 +1,7 @@
 """What a network computes, as host arrays, for the probes: the tape of any model, and a trained
 decoder, opened, with its logits, attention maps, head outputs and residual streams."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -93,11 +93,7 @@ class Decoder:
     # -- runs --------------------------------------------------------------------------------------
 
     def _run_host(
-        self,
-        tokens: np.ndarray,
-        positions: slice | Sequence[int] | None,
-        read: Callable[[Array, dict], Array],
-        edit: Edit | None = None,
+        self, tokens: np.ndarray, positions: slice | None, read: Callable, edit: Edit | None = None
     ) -> np.ndarray:
         """read(logits, tape) of every shard, joined along the first axis. positions None: the tape
         holds everything."""

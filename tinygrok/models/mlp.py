@@ -10,7 +10,7 @@ from ..ops.embedding import RowIndex, embedding_backward, embedding_forward
 from ..ops.linear import linear_backward, linear_forward
 from ..ops.norm import batchnorm_backward, batchnorm_forward
 from .chain import Chain
-from .protocol import EVALUATION, Mode, Shapes, Stage
+from .protocol import EVALUATION, Shapes, Stage
 
 
 class TwoLayerNet:
@@ -111,7 +111,7 @@ class TwoLayerNet:
         return RowIndex(dev, inputs, self.p)
 
     def forward(
-        self, dev: Device, w: dict, inputs: RowIndex, mode: Mode = EVALUATION
+        self, dev: Device, w: dict, inputs: RowIndex, mode=EVALUATION
     ) -> tuple[Array, dict]:
         """Logits (..., B, C) and the tape. w holds parameters and buffers."""
         buffer = mode.buffer or dev.fresh
@@ -139,9 +139,7 @@ class TwoLayerNet:
         tape["logits"] = z
         return z, tape
 
-    def backward(
-        self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate: bool = False
-    ) -> None:
+    def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate=False) -> None:
         """Write dL/dU and dL/dW (dL/dgain, dL/dshift) into g, or add to U and W. The activations on
         the tape are overwritten: their memory holds da, then dh.
 

@@ -67,15 +67,11 @@ class Model(Protocol):
         """Host inputs in the form that forward reads."""
         ...
 
-    def forward(
-        self, dev: Device, w: dict, inputs: Any, mode: Mode = EVALUATION
-    ) -> tuple[Array, dict]:
+    def forward(self, dev: Device, w: dict, inputs: Any, mode=EVALUATION) -> tuple[Array, dict]:
         """Logits, and the tape: what backward reads and what can be looked at, by name."""
         ...
 
-    def backward(
-        self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate: bool = False
-    ) -> None:
+    def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate=False) -> None:
         """Write the gradient of every parameter into g, or add to g."""
         ...
 

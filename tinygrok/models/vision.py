@@ -5,8 +5,6 @@ Sources: Doshi, He, Gromov, arXiv 2111.12143 (MLPs, Mixer); Touvron et al., arXi
 (ResMLP); Simonyan and Zisserman, arXiv 1409.1556, in its form for small images (VGG-19).
 """
 
-from collections.abc import Callable
-
 from ..engine.errors import InputError
 from .chain import Chain
 
@@ -17,17 +15,12 @@ VGG19 = (  # channels, and where to pool
     *(512, 512, 512, 512, "M"),
     *(512, 512, 512, 512, "M"),
 )
+Image = tuple[int, int, int]  # H, W, C
 NORMS = ("none", "pre", "act", "batch", "post")
 
 
 def deep_mlp(
-    inputs: int,
-    width: int,
-    depth: int,
-    classes: int,
-    activation: str = "relu",
-    norm: str = "none",
-    mu: float = 0.0,
+    inputs: int, width: int, depth: int, classes: int, activation="relu", norm="none", mu=0.0
 ) -> Chain:
     """h = W x + b;  depth times h <- W phi(h) + b + mu h;  readout W phi(h) + b.
 
@@ -76,40 +69,26 @@ def _mlp(name: str, size: int, hidden: int, activation: str) -> tuple:
     )
 
 
-def _count_tokens(image: tuple[int, int, int], patch: int) -> int:
-    H, W, _ = image
-    if H % patch or W % patch:
-        raise InputError(f"images of {H} x {W} pixels do not split into patches of {patch}")
-    return (H // patch) * (W // patch)
-
-
-def _mixing(
-    image: tuple[int, int, int],
-    patch: int,
-    width: int,
-    depth: int,
-    classes: int,
-    mu: float,
-    norm: Callable[[str], tuple],
-    mix_tokens: Callable[[str], tuple],
-    mix_channels: Callable[[str], tuple],
-) -> Chain:
+def _mixing(image, patch, width, depth, classes, mu, norm, mix_tokens, mix_channels) -> Chain:
     """Patches become T tokens of `width` channels, x (T, width), which two halves of a block mix.
 
     depth times  x <- mix_tokens(norm(x)^T)^T + mu x  and  x <- mix_channels(norm(x)) + mu x;
     then norm, mean over tokens, linear.
-    norm: name -> an operation. mix_tokens, mix_channels: name -> operations; those of mix_tokens
-    start with tokens as the last axis, and swap back themselves."""
-    T = _count_tokens(image, patch)
+    norm: name -> an operation. mix_tokens: (name, T), mix_channels: name -> operations; those of
+    mix_tokens start with tokens as the last axis, and swap back themselves."""
+    H, W, C = image
+    if H % patch or W % patch:
+        raise InputError(f"images of {H} x {W} pixels do not split into patches of {patch}")
+    T = (H // patch) * (W // patch)
     blocks = []
     for i in range(depth):
         tokens = f"blocks.{i}.tokens"
-        mixed = (norm(tokens + ".norm"), ("swap",), *mix_tokens(tokens))
+        mixed = (norm(tokens + ".norm"), ("swap",), *mix_tokens(tokens, T))
         blocks.append((tokens, (("residual", tokens, mu, mixed),)))
         channels = f"blocks.{i}.channels"
         mixed = (norm(channels + ".norm"), *mix_channels(channels))
         blocks.append((channels, (("residual", channels, mu, mixed),)))
-    cut = ("conv", "input", image[2], width, patch, patch, 0)
+    cut = ("conv", "input", C, width, patch, patch, 0)
     mean = (("reshape", T, 1, width), ("avgpool", T, 1), ("reshape", -1))
     readout = (norm("final"), *mean, ("linear", "readout", width, classes))
     first = "input", (cut, ("reshape", -1, width))
@@ -117,7 +96,7 @@ def _mixing(
 
 
 def resmlp(
-    image: tuple[int, int, int],
+    image: Image,
     classes: int,
     patch: int = 16,
     width: int = 384,
@@ -136,7 +115,6 @@ def resmlp(
     >>> resmlp((32, 32, 3), 10, patch=8, width=16, depth=2, hidden=64)
     Chain(6 blocks, 8,282 parameters)
     """
-    T = _count_tokens(image, patch)
 
     def affine(name: str) -> tuple:
         return ("scale", name, width, 1.0, True)
@@ -144,7 +122,7 @@ def resmlp(
     def layer_scale(name: str) -> tuple:
         return ("scale", name + ".scale", width, scale, False)
 
-    def mix_tokens(name: str) -> tuple:
+    def mix_tokens(name: str, T: int) -> tuple:
         return ("linear", name, T, T), ("swap",), layer_scale(name)
 
     def mix_channels(name: str) -> tuple:
@@ -154,7 +132,7 @@ def resmlp(
 
 
 def mixer(
-    image: tuple[int, int, int],
+    image: Image,
     classes: int,
     patch: int = 4,
     width: int = 128,
@@ -170,12 +148,11 @@ def mixer(
     >>> mixer((32, 32, 3), 10, patch=8, width=16, depth=2, hidden=(8, 32))
     Chain(6 blocks, 6,122 parameters)
     """
-    T = _count_tokens(image, patch)
 
     def layernorm(name: str) -> tuple:
         return ("layernorm", name, width)
 
-    def mix_tokens(name: str) -> tuple:
+    def mix_tokens(name: str, T: int) -> tuple:
         return *_mlp(name, T, hidden[0], activation), ("swap",)
 
     def mix_channels(name: str) -> tuple:
@@ -185,12 +162,7 @@ def mixer(
 
 
 def vgg(
-    image: tuple[int, int, int],
-    classes: int,
-    plan: tuple = VGG19,
-    divide: int = 1,
-    batchnorm: bool = False,
-    activation: str = "relu",
+    image: Image, classes: int, plan: tuple = VGG19, divide=1, batchnorm=False, activation="relu"
 ) -> Chain:
     """3x3 convolutions of plan // divide channels, [BatchNorm,] phi, 2x2 max-pooling at "M" while
     there is more than a pixel; linear readout.
