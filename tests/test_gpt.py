@@ -9,7 +9,6 @@ import pytest
 
 from tinygrok.audit.checker import cpu_device
 from tinygrok.engine.errors import InputError
-from tinygrok.engine.params import Arena
 from tinygrok.models.gpt import GPT, Tokens
 from tinygrok.models.interop import from_torch_state_dict, to_torch_state_dict
 from tinygrok.models.protocol import Mode
@@ -320,76 +319,6 @@ def test_generation_waits_for_nothing():
 def test_refusals(make, message):
     with pytest.raises(InputError, match=message):
         make()
-
-
-# -- weights of PyTorch ----------------------------------------------------------------------------
-
-
-@each_model
-def test_state_dict_round_trip(tmp_path, kind):
-    """Weights -> state dict -> file -> weights: the same model and bits; prefixes and a missing
-    tied head do not matter."""
-    model = MODELS[kind]()
-    w, tokens, dz = draw(model)
-    state = to_torch_state_dict(model, w)
-    assert "lm_head.weight" in state
-    assert all(x.flags.c_contiguous for x in state.values())
-    np.savez(tmp_path / "w.npz", **{f"_orig_mod.module.{n}": x for n, x in state.items()})
-    without = {n: x for n, x in state.items() if n != "lm_head.weight" or not model.tied}
-    for source in (state, tmp_path / "w.npz", str(tmp_path / "w.npz"), without):
-        heads = None if model.positions == "rotary" else model.heads
-        again, found = from_torch_state_dict(source, heads, context=20)
-        assert again.shapes == model.shapes
-        assert (again.heads, again.activation) == (model.heads, model.activation)
-        assert (again.residual, again.context, again.digits) == (
-            model.residual,
-            again.context,
-            model.digits,
-        )
-        for name, x in w.items():
-            np.testing.assert_array_equal(found[name], x)
-        params = Arena(cpu_device("float32"), again.shapes)
-        params.load(found)  # what training takes
-    z = step(cpu_device(), model, w, tokens, dz)[0]
-    found = {
-        n: np.ascontiguousarray(x) for n, x in found.items()
-    }  # BLAS may round otherwise for another layout in memory
-    np.testing.assert_array_equal(step(cpu_device(), again, found, tokens, dz)[0], z)
-
-
-@each_model
-def test_safetensors(tmp_path, kind):
-    numpy = pytest.importorskip(
-        "safetensors.numpy", reason="safetensors is not installed (the interop extra)"
-    )
-    model = MODELS[kind]()
-    w = {n: x.astype("float32") for n, x in draw(model)[0].items()}
-    numpy.save_file(to_torch_state_dict(model, w), tmp_path / "w.safetensors")
-    _, found = from_torch_state_dict(tmp_path / "w.safetensors", model.heads)
-    assert all((found[n] == x).all() for n, x in w.items())
-
-
-def test_wrong_state_dicts_are_refused(tmp_path):
-    model = MODELS["rotary"]()
-    state = to_torch_state_dict(model, draw(model)[0])
-    frequencies = "transformer.h.1.attn.rotary_emb.freqs"
-    wrong = [
-        ({}, "not a state dict"),
-        ({n: x for n, x in state.items() if "freqs" not in n}, "pass heads"),
-        ({**state, frequencies: state[frequencies] * 2}, "frequencies"),
-        ({**state, "transformer.h.0.extra": np.zeros(3)}, "h.0.extra"),
-        (
-            {n: x for n, x in state.items() if n != "transformer.h.2.mlp.c_fc.weight"},
-            "h.2.mlp.c_fc",
-        ),
-        ({**state, "transformer.h.0.attn.o.weight": np.zeros((16, 8))}, "attn.o.weight: expected"),
-        (tmp_path / "none.npz", "cannot be read"),
-        (tmp_path / "w.pth", "torch.load"),
-    ]
-    (tmp_path / "broken.npz").write_bytes(b"PK no archive")
-    for source, message in [*wrong, (tmp_path / "broken.npz", "cannot be read")]:
-        with pytest.raises(InputError, match=message):
-            from_torch_state_dict(source)
 
 
 # -- the twin in PyTorch, with the parameter names of the authors' classes -------------------------

@@ -1,13 +1,21 @@
 """Weights of the authors' PyTorch classes, in and out: published checkpoints give the same logits
 here.
 
-Learning to grok (`ablghtianyi/ICL_Modular_Arithmetic`, class RoPETransformer) and How can
-transformers predict pseudo-random numbers (`dayal-kalra/transformer-prng`, classes GPT and
-GPT_oth_abacus). PyTorch keeps a linear layer as (out, in), this library as (in, out). PyTorch
-itself is not needed."""
+The two-layer networks of Grokking modular polynomials and To grok or not to grok
+(`d-doshi/Grokking`, class fcn), the decoders of Learning to grok (`ablghtianyi/
+ICL_Modular_Arithmetic`, class RoPETransformer) and of How can transformers predict pseudo-random
+numbers (`dayal-kalra/transformer-prng`, classes GPT and GPT_oth_abacus). PyTorch keeps a linear
+layer as (out, in), this library as (in, out). PyTorch is not needed, but for a .pth file, a pickle:
 
+    state = torch.load("model.pth", map_location="cpu", weights_only=True)
+    model, weights = tinygrok.from_torch_state_dict(state)
+"""
+
+import json
 import re
+import struct
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +23,7 @@ import numpy as np
 
 from ..engine.errors import InputError
 from .gpt import GPT
+from .mlp import TwoLayerNet
 
 TOKEN = "transformer.wte.weight"
 HEAD = "lm_head.weight"
@@ -31,7 +40,21 @@ LAYERS = {"ln1": "ln_1", "ln2": "ln_2", "mlp.in": "mlp.c_fc", "mlp.out": "mlp.c_
 # The two repositories name attention differently: the first has rotary positions, the second not.
 ROTARY_LAYERS = {**LAYERS, "attn.qkv": "attn.to_qkv", "attn.out": "attn.o"}
 OTHER_LAYERS = {**LAYERS, "attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj"}
+FCN = {"U": "fc1.weight", "W": "fc2.weight"}
+FCN_NORM = {
+    "norm.gain": "norm1.weight",
+    "norm.shift": "norm1.bias",
+    "norm.mean": "norm1.running_mean",
+    "norm.var": "norm1.running_var",
+}
 KINDS = {"gain": "weight", "shift": "bias", "weight": "weight", "bias": "bias"}
+# What the published classes compute, by positions and whether the linear layers have biases.
+ACTIVATION = {
+    ("rotary", False): "relu",
+    ("learned", False): "relu",
+    ("learned", True): "gelu",
+    ("digits", True): "gelu",
+}
 FREQUENCIES = "transformer.h.{}.attn.rotary_emb.freqs"  # stored, not trained: base^(-2j/D)
 
 
@@ -52,58 +75,113 @@ def torch_name(name: str, rotary: bool) -> str:
 
 
 def _is_linear(name: str) -> bool:
-    return name.startswith("blocks.") and name.endswith(".weight")
+    return name == "W" or (name.startswith("blocks.") and name.endswith(".weight"))
 
 
-def _transposed_host(name: str, x: np.ndarray) -> np.ndarray:
-    """A matrix of a linear layer with its axes swapped; anything else as it is."""
+def _to_torch_host(name: str, x: np.ndarray) -> np.ndarray:
+    """PyTorch's form of our array: (out, in) of a linear layer, U (S, p, N) as (N, S p)."""
+    if name == "U":
+        return x.transpose(2, 0, 1).reshape(x.shape[2], -1)
+    return x.T if _is_linear(name) else x
+
+
+def _from_torch_host(name: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of _to_torch_host."""
+    if name == "U":
+        return x.reshape(shape[2], *shape[:2]).transpose(1, 2, 0)
     return x.T if _is_linear(name) else x
 
 
 # -- reading ---------------------------------------------------------------------------------------
 
+WRAPPERS = ("model_state_dict", "state_dict", "model")  # entries of a checkpoint that hold weights
+PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")  # of DataParallel, Lightning, torch.compile
+MASK = re.compile(r"\.attn\.(bias|masked_bias|mask|causal_mask|tril)$")  # buffers, not parameters
+SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"}
+SAFETENSORS |= {f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)}
+SAFETENSORS |= {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
 
-def _load_host(path: Path) -> dict:
+
+def _bfloat16_host(bits: np.ndarray) -> np.ndarray:
+    """float32 of bfloat16, whose 16 bits are the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _safetensors_host(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors file: the length of a JSON header in 8 bytes, the header {name:
+    dtype, shape, first and last byte}, the bytes of all arrays."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > path.stat().st_size:
+            raise ValueError(f"its header of {length} bytes is longer than the file")
+        header = json.loads(file.read(length))
+        data = file.read()
+    header.pop("__metadata__", None)
+    arrays = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in SAFETENSORS:
+            raise ValueError(f"{name}: {entry['dtype']} is none of {', '.join(SAFETENSORS)}")
+        first, last = entry["data_offsets"]
+        if not 0 <= first <= last <= len(data):
+            raise ValueError(f"{name} does not lie inside the file")
+        flat = np.frombuffer(data[first:last], SAFETENSORS[entry["dtype"]])
+        x = flat.reshape(entry["shape"])
+        arrays[name] = _bfloat16_host(x) if entry["dtype"] == "BF16" else x
+    return arrays
+
+
+def _load_host(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz or .safetensors file."""
-    if path.suffix not in (".npz", ".safetensors"):
+    suffix = path.suffix.lower()
+    if suffix not in (".npz", ".safetensors"):
         raise InputError(
             f"{path}: give a .npz, a .safetensors or, of a .pth, the dict that torch.load returns"
         )
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file  # pyright: ignore[reportMissingImports]
-
-            return load_file(path)
+        if suffix == ".safetensors":
+            return _safetensors_host(path)
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
-    except ImportError as error:
-        raise InputError(
-            "a .safetensors file needs the package safetensors: pip install 'tinygrok[interop]'"
-        ) from error
-    except Exception as error:  # both packages raise errors of their own kinds on damaged files
+    except Exception as error:  # zip, JSON and NumPy raise errors of their own on damaged files
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def _array_host(x) -> np.ndarray:
-    """float64, of an array or a torch tensor."""
+    """float64, of an array or a torch tensor; NumPy reads bfloat16 as 2 bytes without a type."""
     torch = sys.modules.get("torch")  # where there is a tensor, torch is loaded
     if torch is not None and isinstance(x, torch.Tensor):
         x = x.detach().cpu().double().numpy()
-    return np.asarray(x, dtype=float)
+    x = np.asarray(x)
+    if x.dtype == "V2":
+        x = _bfloat16_host(x.view(np.uint16))
+    return x.astype(float)
+
+
+def _unwrapped(source: Mapping) -> Mapping:
+    """The state dict inside a checkpoint, beside which optimiser states and settings may stand."""
+    for name in WRAPPERS:
+        if isinstance(source.get(name), Mapping):
+            return _unwrapped(source[name])
+    return source
 
 
 def _read_host(source: Any) -> dict[str, np.ndarray]:
-    """float64 host arrays by name, without the prefixes that DistributedDataParallel and
-    torch.compile add."""
+    """float64 host arrays by name, without wrappers, prefixes of other packages and masks."""
     if isinstance(source, str | Path):
         source = _load_host(Path(source))
+    if not isinstance(source, Mapping):
+        raise InputError(f"a state dict maps names to arrays; this is a {type(source).__name__}")
     arrays = {}
-    try:
-        for name, x in source.items():
-            plain = re.sub(r"^((module|_orig_mod)\.)+", "", name)
-            arrays[plain] = _array_host(x)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a state dict holds arrays of numbers only ({error})") from error
+    for name, given in _unwrapped(source).items():
+        plain = PREFIX.sub("", str(name))
+        if plain in arrays:
+            raise InputError(f"two arrays are called {plain}, with and without a prefix")
+        try:
+            x = _array_host(given)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"a state dict holds numbers only; {name}: {error}") from error
+        if x.ndim == 1 or not MASK.search(plain):  # of these names, one axis is a bias
+            arrays[plain] = x
     return arrays
 
 
@@ -121,16 +199,17 @@ def _check_frequencies_host(stored: list[np.ndarray], size: int) -> None:
 
 def from_torch_state_dict(
     source: Any, heads: int | None = None, activation: str | None = None, context: int | None = None
-) -> tuple[GPT, dict[str, np.ndarray]]:
-    """(model, weights): the GPT that a state dict of the authors' classes belongs to, and its
-    weights, host float64.
+) -> tuple[GPT | TwoLayerNet, dict[str, np.ndarray]]:
+    """(model, weights): the network that a state dict of the authors' classes belongs to, and its
+    weights (and running statistics), host float64.
 
-    source      {name: array or torch tensor}, or the path of a .npz or .safetensors file
-    heads       not in the weights, except beside stored rotary frequencies: must be given for the
-                other classes
-    activation  not in the weights: "relu", and "gelu" for digits, unless given
+    source      {name: array or torch tensor}, a checkpoint that holds one as model_state_dict,
+                state_dict or model, or the path of a .npz or .safetensors file
+    heads       of a decoder: not in the weights, except beside stored rotary frequencies
+    activation  not in the weights; unless given that of the published class: x^S of fcn, ReLU of
+                the decoders without biases, GELU of those with biases
     context     with rotary positions: the longest sequence (512 unless given)
-    Raises InputError for missing, foreign or misshapen arrays.
+    Raises InputError for missing, foreign or misshapen arrays, and for what must be given.
 
     >>> import numpy as np
     >>> net = GPT.numbers(vocab=16, width=8, depth=1, heads=2, context=6)
@@ -140,43 +219,73 @@ def from_torch_state_dict(
     GPT(vocabulary 16, width 8, depth 1, 2 heads, learned positions, relu, 968 parameters)
     """
     arrays = _read_host(source)
+    if FCN["U"] in arrays and FCN["W"] in arrays:
+        arrays.pop("norm1.num_batches_tracked", None)
+        model = _two_layer_host(arrays, activation)
+        return model, _weights_host(arrays, model.shapes | model.buffers, _fcn_names(model))
+    if TOKEN not in arrays and HEAD in arrays:  # tied weights that were stored once
+        arrays[TOKEN] = arrays[HEAD]
     if TOKEN not in arrays:
-        raise InputError(f"no {TOKEN}: not a state dict of the known classes")
+        raise InputError(f"no {TOKEN} and no {FCN['U']}: not a state dict of the known classes")
     names = [name for name in arrays if name.endswith("rotary_emb.freqs")]
     stored = [arrays.pop(name) for name in names]
-    model = _model_host(arrays, stored, heads, activation, context)
+    model = _gpt_host(arrays, stored, heads, activation, context)
     _check_frequencies_host(stored, model.width // model.heads)
     if model.tied:
         arrays.pop(HEAD, None)
     wanted = {name: torch_name(name, model.positions == "rotary") for name in model.shapes}
+    return model, _weights_host(arrays, model.shapes, wanted)
+
+
+def _weights_host(arrays: dict, shapes: dict, wanted: dict[str, str]) -> dict[str, np.ndarray]:
+    """Our arrays from the authors', wanted {our name: theirs}: all of them and no other."""
     wrong = sorted(set(wanted.values()) ^ set(arrays))
     if wrong:
         more = ", ..." if len(wrong) > 5 else ""
         raise InputError(f"missing or foreign arrays: {', '.join(wrong[:5])}{more}")
     weights = {}
-    for name, shape in model.shapes.items():
-        x = _transposed_host(name, arrays[wanted[name]])
-        if x.shape != shape:
-            raise InputError(
-                f"{wanted[name]}: expected {shape} (linear layers: transposed), got {x.shape}"
-            )
-        weights[name] = x
-    return model, weights
+    for name, shape in shapes.items():
+        theirs = arrays[wanted[name]]
+        expected = _to_torch_host(name, np.empty(shape)).shape
+        if theirs.shape != expected:
+            raise InputError(f"{wanted[name]}: expected {expected}, got {theirs.shape}")
+        weights[name] = _from_torch_host(name, theirs, shape)
+    return weights
 
 
-def _model_host(
+def _two_layer_host(arrays: dict[str, np.ndarray], activation: str | None) -> TwoLayerNet:
+    """The network of fc1.weight (N, S p), on S one-hot inputs side by side, and fc2.weight (p, N);
+    BatchNorm, norm1, follows the activation."""
+    first = arrays[FCN["U"]].shape
+    second = arrays[FCN["W"]].shape
+    if len(first) != 2 or len(second) != 2 or not second[0] or first[1] % second[0]:
+        raise InputError(
+            f"fc1.weight must be (N, S p) and fc2.weight (p, N), not {first} and {second}"
+        )
+    p, width = second
+    terms = first[1] // p
+    usual = "square" if terms == 2 else f"power{terms}"
+    norm = FCN_NORM["norm.gain"] in arrays
+    return TwoLayerNet(p, width, terms, activation or usual, batchnorm=norm)
+
+
+def _fcn_names(model: TwoLayerNet) -> dict[str, str]:
+    return FCN | FCN_NORM if model.batchnorm else FCN
+
+
+def _gpt_host(
     arrays: dict[str, np.ndarray],
     frequencies: list[np.ndarray],
     heads: int | None,
     activation: str | None,
     context: int | None,
 ) -> GPT:
-    """The model that the names and shapes of a state dict belong to."""
+    """The decoder that the names and shapes of a state dict belong to."""
     sizes = {name: arrays[OUTER[name]].shape for name in EMBEDDINGS if OUTER[name] in arrays}
     if any(len(shape) != 2 for shape in sizes.values()):
         raise InputError("the embeddings of a state dict must be matrices")
     vocab, width = sizes["embed.token"]
-    if heads is None and frequencies:
+    if heads is None and frequencies and frequencies[0].size:
         heads = width // (2 * frequencies[0].size)
     if heads is None:
         raise InputError("the number of heads does not follow from the weights: pass heads")
@@ -189,7 +298,11 @@ def _model_host(
     else:
         positions = "digits" if "embed.digit" in sizes else "learned"
         longest = sizes["embed.position"][0] * digits
-    usual = "gelu" if positions == "digits" else "relu"
+    bias = any(n.endswith("mlp.c_fc.bias") for n in arrays)
+    activation = activation or ACTIVATION.get((positions, bias))
+    if activation is None:
+        kind = f"{positions} positions {'with' if bias else 'without'} biases"
+        raise InputError(f"no published class has {kind}: pass activation, 'relu' or 'gelu'")
     head = arrays.get(HEAD)
     return GPT(
         vocab,
@@ -199,8 +312,8 @@ def _model_host(
         context=longest,
         positions=positions,
         digits=digits,
-        activation=activation or usual,
-        bias=any(n.endswith("mlp.c_fc.bias") for n in arrays),
+        activation=activation,
+        bias=bias,
         shift=OUTER["final.shift"] in arrays,
         tied=head is None or np.array_equal(head, arrays[TOKEN]),
         residual=("mlp.out",) if positions == "rotary" else ("attn.out", "mlp.out"),
@@ -210,7 +323,7 @@ def _model_host(
 # -- writing ---------------------------------------------------------------------------------------
 
 
-def to_torch_state_dict(model: GPT, weights: dict) -> dict:
+def to_torch_state_dict(model: GPT | TwoLayerNet, weights: dict) -> dict:
     """The state dict, as host arrays, that the authors' class of this model loads (torch.from_numpy
     each, or np.savez).
 
@@ -220,10 +333,13 @@ def to_torch_state_dict(model: GPT, weights: dict) -> dict:
     >>> state["transformer.h.0.mlp.c_fc.weight"].shape  # (out, in)
     (32, 8)
     """
+    if isinstance(model, TwoLayerNet):
+        names = _fcn_names(model)
+        return {names[name]: _to_torch_host(name, x).copy() for name, x in weights.items()}
     rotary = model.positions == "rotary"
     state = {}
     for name, x in weights.items():
-        state[torch_name(name, rotary)] = _transposed_host(name, x).copy()
+        state[torch_name(name, rotary)] = _to_torch_host(name, x).copy()
     if model.tied:
         state[HEAD] = state[TOKEN]
     if rotary:
