@@ -314,16 +314,14 @@ def test_nothing_is_tuned_but_what_was_asked(dev):
     net, rng = vision.deep_mlp(64, 10, 2, 4, "tanh", "batch", 0.5), np.random.default_rng(0)
     w = net.init(rng, 1.5, 0.2)
     before = {n: a.copy() for n, a in w.items()}
-    tuned, history = autoinit(
-        dev, net, w, rng.standard_normal((32, 64)), rng, 50, tune=("gain",), tolerance=0.5
-    )
+    tuned, history = autoinit(dev, net, w, rng.standard_normal((32, 64)), rng, 50, tune=("gain",))
     for n in w:
         np.testing.assert_array_equal(w[n], before[n])  # the caller's arrays stay
         ratio = tuned[n] / np.where(w[n] == 0, 1, w[n])
         if w[n].any():
             assert np.ptp(ratio) < 1e-5, n
             assert (abs(ratio.flat[0] - 1) > 1e-3) == n.endswith(".gain"), n
-    assert len(history["loss"]) == 51 or history["loss"][-1] < 0.5
+    assert len(history["loss"]) == 51
     again, _ = autoinit(dev, net, w, np.ones((4, 64)), np.random.default_rng(0), 0)
     assert all((again[n] == w[n].astype(dev.dtype)).all() for n in w)
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tinygrok.criticality.meanfield import CLOSED, MeanField, critical_line, critical_point, dual
+from tinygrok.criticality.meanfield import KNOWN, MeanField, critical_line, critical_point, dual
 from tinygrok.engine.errors import InputError
 from tinygrok.models.vision import NORMS
 
@@ -388,4 +388,4 @@ def test_refusals():
 
 
 def test_closed_forms_cover_the_named_activations():
-    assert {"identity", "relu", "leaky_relu", "erf", "gelu"} <= set(CLOSED)
+    assert {"identity", "relu", "leaky_relu", "erf", "gelu"} <= set(KNOWN)

@@ -43,19 +43,15 @@ class Block(NamedTuple):
 
 
 def jacobian_loss(
-    dev: Device,
-    model: chain.Chain,
-    w: dict,
-    x: Array,
-    probes: Callable,
-    g: dict | None = None,
-    loss: str = "log",
+    dev: Device, model: chain.Chain, w: dict, x: Array, probes: Callable, g=None, loss="log"
 ) -> tuple[Array, Array]:
-    """(loss, J of every block); with g the exact gradient by every tensor in g (written).
+    """(loss, J of every block); the exact gradient by the tensors in g, unless g is None.
 
     x       (B, ...), the inputs
     probes  (block, shape of its output) -> a list of n arrays (B, ...) of unit vectors v; J_l is
             the mean over them of sum_b |u_b|^2 / B, u = (dF/dh)^T v
+    g       {name of a tensor of w: array, to be written}
+    loss    "log" or "square"
     """
     p = model.still(dev, w)
     blocks = []
@@ -77,21 +73,19 @@ def jacobian_loss(
         value = 0.5 * (J - 1) ** 2
         slope = J - 1
     if g is not None:
-        _gradient(dev, replace(p, g=g), g, blocks, slope, dev.xp.zeros_like(h))
+        _gradient(replace(p, g=g), blocks, slope, dev.xp.zeros_like(h))
     return value.sum(), J
 
 
-def _gradient(
-    dev: Device, p: chain.Pass, g: dict, blocks: list[Block], slope: Array, xbar: Array
-) -> None:
-    """Write the gradient into g, where p adds it up: slope[l] = dloss/dJ_l, xbar = 0 at the top.
+def _gradient(p: chain.Pass, blocks: list[Block], slope: Array, xbar: Array) -> None:
+    """Write the gradient into p.g: slope[l] = dloss/dJ_l, xbar = 0 at the top.
 
     In J_l = 1/(B n) sum |u|^2 the change of one term is d|u|^2 = 2 u . du. As u = F'(h)^T v,
     u . du = d(v . F'(h) udot) with udot = u held fixed: the change of v . ydot, where
     ydot = F'(h) udot is the tangent of the block. So ydot has the adjoint lam = 2/(B n) slope v,
     and the way back of the pair (xbar, lam) (models.chain) gives all gradients of the block.
     """
-    for gradient in g.values():
+    for gradient in p.g.values():
         gradient.fill(0)
     for number in reversed(range(len(blocks))):
         ops, cache, v, u = blocks[number]
@@ -100,7 +94,7 @@ def _gradient(
         for probe, udot in zip(v, u, strict=True):
             _, dots = chain.tangent(p, ops, udot, cache)
             lam = weight * probe
-            above = dev.xp.zeros_like(xbar) if below else xbar  # xbar goes down once
+            above = p.dev.xp.zeros_like(xbar) if below else xbar  # xbar goes down once
             adjoint, _ = chain.pair(p, ops, above, lam, cache, dots)
             below.append(adjoint)
         xbar = sum(below)
@@ -122,7 +116,6 @@ def autoinit(
     probes: int = 2,
     tune: tuple[str, ...] = ("weight", "bias"),
     schedule: Callable[[int], float] = constant,
-    tolerance: float = 0.0,
 ) -> tuple[dict, dict]:
     """One-shot initialisation: multiply tensors until every block's Jacobian norm J is near 1.
 
@@ -136,8 +129,8 @@ def autoinit(
               other, so lr < 1/(2 n) for every scale of the weights
     tune      endings of the names of what is tuned: weight, bias; gain and shift of norms and
               scales; mu
-    tolerance stop at a loss below; 2/(N B probes) a block is the noise of the estimate for ReLU
-              layers of N units
+    probes    for every example and block; their noise adds 2/(N B probes) a block to the loss of
+              ReLU layers of N units
 
     >>> import numpy as np
     >>> from tinygrok.criticality.autoinit import autoinit
@@ -169,12 +162,11 @@ def autoinit(
             value, J = jacobian_loss(dev, model, w, x, draw, g if t < steps else None, loss)
         value = float(value)
         if not math.isfinite(value):
-            raise InputError(
-                f"the Jacobian loss is {value} in step {t}: start from other weights, or in float64"
-            )
+            way_out = "start from other weights, or in float64"
+            raise InputError(f"the Jacobian loss is {value} in step {t}: {way_out}")
         history["loss"].append(value)
         history["apjn"].append(dev.to_host(J))
-        if t == steps or value < tolerance:
+        if t == steps:
             break
         slopes = [(g[name] * w[name]).sum() for name in multipliers]  # a dL/da
         slopes = dev.to_host(dev.xp.stack(slopes)).tolist()
@@ -214,9 +206,7 @@ def relu_converges(J: float, kappa: float, loss: str = "log") -> bool:
     kappa < 1 makes J = 1 stable: lr < 1/sigma_w^2 (input layer J = a^2: lr < 1/2). Beyond
     J = 1 + 2/kappa the square loss diverges.
     """
-    if loss == "square" and not 1 + 2 / kappa > J:
-        return False
-    return kappa < 1
+    return kappa < 1 and (loss == "log" or 1 + 2 / kappa > J)
 
 
 def relu_monotone(J: float, loss: str = "log") -> float:
@@ -227,9 +217,7 @@ def relu_monotone(J: float, loss: str = "log") -> float:
     return 1 / (J + y)
 
 
-def predicted_loss(
-    J: np.ndarray, steps: int, lr: float, schedule: Callable[[int], float] = constant
-) -> list[float]:
+def predicted_loss(J: np.ndarray, steps: int, lr: float, schedule=constant) -> list[float]:
     """The Jacobian log loss before every step of a tuning, from the J of the blocks at its start.
 
     Every block alone, one multiplier a of its weights, J ~ a^2 (ReLU, no residual connections):

@@ -52,9 +52,7 @@ def start(case: MeanField) -> float:
         sw2, sb2, critical = _critical_point(case.activation, case.mu)
         if np.allclose((sw2, sb2), (case.sw2, case.sb2), rtol=1e-5, atol=0):
             K = critical
-    if 1e-6 < K < ANY:
-        return K
-    return 1.0 + shared_variance(case)
+    return K if 1e-6 < K < ANY else 1.0 + shared_variance(case)
 
 
 def theory(case: MeanField, depth: int) -> Profiles:
@@ -64,9 +62,7 @@ def theory(case: MeanField, depth: int) -> Profiles:
     return Profiles(K, chi, np.append(J, 1.0))
 
 
-def propagation(
-    dev: Device, case: MeanField, width: int, depth: int, batch: int, rng: np.random.Generator
-) -> Propagation:
+def propagation(dev: Device, case: MeanField, width, depth, batch: int, rng) -> Propagation:
     """Random inputs of kernel `start(case)` on their way through the blocks of a random network."""
     net = deep_mlp(INPUTS, width, depth, 1, case.activation, case.norm, case.mu)
     x = rng.standard_normal((batch, INPUTS))
@@ -80,9 +76,7 @@ def propagation(
     return Propagation(dev, blocks, h)
 
 
-def measure(
-    dev: Device, case: MeanField, width: int, depth: int, batch: int, probes: int, rngs
-) -> Profiles:
+def measure(dev: Device, case: MeanField, width, depth, batch, probes: int, rngs) -> Profiles:
     """Profiles of networks, one a generator of rngs: (networks, layers), means over the inputs."""
 
     def one(rng):
@@ -94,9 +88,7 @@ def measure(
     return Profiles(*(np.array(rows) for rows in zip(*networks, strict=True)))
 
 
-def measure_last(
-    dev: Device, case: MeanField, width: int, depth: int, batch: int, probes: int, rngs, last: int
-) -> float:
+def measure_last(dev, case: MeanField, width, depth, batch, probes, rngs, last: int) -> float:
     """The mean chi_J of the last blocks of networks, one a generator of rngs."""
 
     def one(rng):

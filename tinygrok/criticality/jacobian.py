@@ -53,9 +53,7 @@ class Propagation:
             kernels.append((x * x).mean())
         self.kernels = np.array([float(k) for k in kernels])
 
-    def apjn(
-        self, rng: np.random.Generator, probes: int = 1, stop: int | None = None, start: int = 0
-    ) -> np.ndarray:
+    def apjn(self, rng, probes: int = 1, stop: int | None = None, start: int = 0) -> np.ndarray:
         """Estimates of J^{l0,stop} for l0 = start..stop: (probes, stop - start + 1).
 
         All of a row come from one backward pass, so they are correlated across l0. Cotangents are

@@ -144,25 +144,19 @@ def _silu_slope(z):
     return s * (1 + z - z * s)
 
 
-CLOSED = {
-    "identity": _homogeneous(1.0),
-    "relu": _homogeneous(0.0),
-    "leaky_relu": _homogeneous(LEAK),
-    "erf": _erf,
-    "gelu": _gelu,
-}
+# Closed forms; and SiLU, which is no activation of the library's networks.
+KNOWN = {"identity": _homogeneous(1.0), "relu": _homogeneous(0.0), "erf": _erf, "gelu": _gelu}
+KNOWN |= {"leaky_relu": _homogeneous(LEAK), "silu": _quadrature(_silu, _silu_slope)}
 
 
 def dual(activation: str) -> Callable:
-    """The Gaussian averages of an activation: closed forms, or sums over the library's own phi.
+    """The Gaussian averages of an activation: KNOWN ones, or sums over the library's own phi.
 
     Returns a function (k11, k22, k12) -> (E phi(u) phi(v), E phi'(u) phi'(v)). InputError for an
     unknown name.
     """
-    if activation in CLOSED:
-        return CLOSED[activation]
-    if activation == "silu":
-        return _quadrature(_silu, _silu_slope)
+    if activation in KNOWN:
+        return KNOWN[activation]
     resolve(activation)  # refuses unknown names
 
     def phi(z):
@@ -240,8 +234,7 @@ class MeanField:
         """The branch where the norm comes before phi: phi sees kernels 1, 1 and c = k12/s."""
         average = dual(self.activation)
         s = np.sqrt(k11 * k22)
-        one_input = k12 is k11
-        c = 1.0 if one_input else k12 / s
+        c = 1.0 if k12 is k11 else k12 / s  # of one input
         A, B = average(1.0, 1.0, c)
         if self.norm == "batch":
             A = A - average(1.0, 1.0, 0.0)[0]  # <phi>^2 is common to the batch
@@ -313,9 +306,7 @@ class MeanField:
         """
         K = min(max(self.fixed_point(K), 1e-12), 1e12)
         _, chi = self.step(K)
-        if abs(chi - 1) <= 1e-9:
-            return math.inf
-        return 1 / abs(math.log(chi))
+        return math.inf if abs(chi - 1) <= 1e-9 else 1 / abs(math.log(chi))
 
     def exponent(self, K: float = 1.0) -> float:
         """zeta of J ~ l^-zeta at criticality, nan off it; K: where the kernel starts.
@@ -332,9 +323,7 @@ class MeanField:
         if change < 1e-13 * K:
             return 0.0 if abs(chi - 1) < 1e-9 else math.nan
         zeta = (1 - chi) * K / change
-        if abs(zeta) >= 100:
-            return math.copysign(math.inf, zeta)
-        return float(zeta)
+        return float(zeta) if abs(zeta) < 100 else math.copysign(math.inf, zeta)
 
 
 def _root(f: Callable, x: float, factor: float) -> float:
@@ -375,10 +364,8 @@ def critical_line(activation: str, K, norm: str = "none", mu: float = 0.0):
     (1.7562, 0.1841)
     """
     if norm == "batch":
-        raise InputError(
-            "with BatchNorm there is no critical line: "
-            "chaotic at mu < 1, critical everywhere at mu = 1"
-        )
+        everywhere = "chaotic at mu < 1, critical everywhere at mu = 1"
+        raise InputError(f"with BatchNorm there is no critical line: {everywhere}")
     if norm == "post":  # chi_J = (sw2 B + mu^2)/(sw2 A + sb2 + mu^2) at K = 1: the line of "pre"
         norm = "pre"
         mu = 0.0
