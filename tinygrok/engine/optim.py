@@ -178,6 +178,7 @@ class AdamW(Optimizer):
 
     w <- (1 - lr wd) w - lr (m/(1 - b1^t)) / (sqrt(v/(1 - b2^t)) + eps)
 
+    betas is (b1, b2); weight_decay, schedule, no_decay and clip as in Optimizer.
     Source: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2; the papers' "Adam with weight
     decay".
 
@@ -214,6 +215,8 @@ class AdamW(Optimizer):
 
 class SGD(Optimizer):
     """m <- momentum m + g + wd w,  then w <- w - lr m        (coupled decay, as torch.optim.SGD)
+
+    weight_decay, schedule, no_decay and clip as in Optimizer.
 
     >>> import numpy as np
     >>> from tinygrok.engine.device import get_device

@@ -41,13 +41,7 @@ class TwoLayerNet:
     by_neurons = True
 
     def __init__(
-        self,
-        p: int,
-        width: int,
-        terms: int = 2,
-        activation: str = "square",
-        classes: int | None = None,
-        batchnorm: bool = False,
+        self, p: int, width: int, terms=2, activation="square", classes=None, batchnorm=False
     ):
         resolve(activation)  # refuse an unknown name here, not in the first step
         for what, value in (("p", p), ("width", width), ("terms", terms)):

@@ -1,7 +1,5 @@
 """The inputs of a decoder: sequences of token numbers, prepared once."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ..engine.device import Device
@@ -30,13 +28,7 @@ class Tokens:
     (2, (2, 4), array([1, 3]))
     """
 
-    def __init__(
-        self,
-        dev: Device,
-        tokens: np.ndarray,
-        vocab: int,
-        positions: slice | Sequence[int] | np.ndarray | None = None,
-    ):
+    def __init__(self, dev: Device, tokens: np.ndarray, vocab: int, positions=None):
         tokens = np.asarray(tokens)
         if tokens.ndim not in (2, 3):
             raise InputError(f"tokens must have shape (B, T) or (E, B, T), not {tokens.shape}")
