@@ -20,15 +20,15 @@ Proof that `exact` is exact. Let y_s = cos(theta_s + tau), tau = pi t/(S+1).
   1. Sum over eps. A phase pi flips the sign of y_s, and that of W's cosine as often. What is left
      is the polarisation identity
      sum_eps (prod_s sign_s) (sum_s sign_s y_s)^S = 2^(S-1) S! y_1 y_2 ... y_S: a monomial survives
-     only if every y_s, s > 1, has an odd power, and S letters then leave one for each.
+     only if every y_s, s > 1, has an odd power; powers that add up to S are then all 1.
   2. Sum over t. cos(omega t' + S tau) prod_s cos(theta_s + tau) is a sum of waves e^(2 i j tau),
      |j| <= S, and sum_t e^(2 pi i j t/(S+1)) = 0 unless j = 0. With j = 0 there is one cosine,
      2^-S cos(sum theta - omega t').
-  Together A^(S+1) (S+1)!/2 cos(sum theta - omega t') = w_f cos(...), nothing else, at every width
-  and for every omega.
-With w_f = 2/p for f = 1..(p-1)/2 and one constant neuron, 1/p, the sum over f is (1/p) sum_f cos(2
-pi f d/p) = [d = 0]: the logits are the one-hot answer. One frequency alone has its maximum at d =
-0: J neurons suffice whatever p is."""
+  Together A^(S+1) (S+1)!/2 cos(sum theta - omega t') = w_f cos(omega d), nothing else, at every
+  width and for every omega, with d = sum_s g_s(n_s) - t' the distance from the answer.
+With w_f = 2/p for f = 1..(p-1)/2 and one constant neuron, 1/p, the sum over f is (1/p) sum cos(2 pi
+f d/p) over f = 0..p-1, [d = 0 mod p]: the logits are the one-hot answer. One frequency alone has
+its maximum at d = 0: J neurons suffice whatever p is."""
 
 import itertools
 import math

@@ -7,7 +7,7 @@ and descent on the multipliers a lowers
     JLL = 1/2 sum_l (ln J_l)^2   Jacobian log loss
     JSL = 1/2 sum_l (J_l - 1)^2  Jacobian square loss
 
-Source: He, Doshi, Gromov, arXiv 2206.13568.
+Source: He, Doshi, Gromov, arXiv 2206.13568; gradients and learning rates are worked out here.
 """
 
 import math
@@ -80,10 +80,13 @@ def jacobian_loss(
 def _gradient(p: chain.Pass, blocks: list[Block], slope: Array, xbar: Array) -> None:
     """Write the gradient into p.g: slope[l] = dloss/dJ_l, xbar = 0 at the top.
 
-    In J_l = 1/(B n) sum |u|^2 the change of one term is d|u|^2 = 2 u . du. As u = F'(h)^T v,
-    u . du = d(v . F'(h) udot) with udot = u held fixed: the change of v . ydot, where
-    ydot = F'(h) udot is the tangent of the block. So ydot has the adjoint lam = 2/(B n) slope v,
-    and the way back of the pair (xbar, lam) (models.chain) gives all gradients of the block.
+    Block l, y = F(h), has J_l = 1/(B n) sum |u|^2 with u = F'(h)^T v, n probes v for each of the B
+    inputs. Let udot be u, held fixed while F and h change, and ydot = F'(h) udot its tangent:
+        d|u|^2 = 2 udot . du = 2 d(udot . F'(h)^T v) = 2 d(v . F'(h) udot) = 2 v . dydot
+    So slope dJ_l = sum over v of lam . dydot with lam = slope 2/(B n) v. The blocks above depend on
+    y and have left dloss/dy = xbar. chain.pair takes (xbar, lam) back to dloss/dh, the xbar of the
+    block below, and adds the gradients of the block to p.g; its lam of udot is of no use, for udot
+    is held fixed.
     """
     for gradient in p.g.values():
         gradient.fill(0)

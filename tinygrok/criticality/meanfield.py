@@ -64,7 +64,8 @@ def _erf(k11, k22, k12):
     E phi(u) phi(v) = 2/pi arcsin(2 k12/sqrt(P))        E phi'(u) phi'(v) = 4/(pi d)
 
     erf(u) = 2 Prob(w < u) - 1 for w of variance 1/2: with a w for u and one for v, the first is
-    E sign(u - w1) sign(v - w2), of variances k11 + 1/2, k22 + 1/2 and correlation 2 k12/sqrt(P).
+    E sign(u - w1) sign(v - w2), of variances k11 + 1/2, k22 + 1/2 and correlation 2 k12/sqrt(P):
+    2/pi times its arcsine.
     """
     P = (1 + 2 * k11) * (1 + 2 * k22)
     d2 = 1 + 2 * (k11 + k22) + 4 * (k11 * k22 - k12 * k12)  # large P and k12^2 cancel here
@@ -311,7 +312,7 @@ class MeanField:
     def exponent(self, K: float = 1.0) -> float:
         """zeta of J ~ l^-zeta at criticality, nan off it; K: where the kernel starts.
 
-        Where K tends to 0 or inf as a power of l, K/|K' - K| is l, so
+        Where K ~ 1/l or K ~ l, K/|K' - K| is l, so
         zeta = -d ln J/d ln l = (1 - chi_J) K/|K' - K|; where K settles, J does too: zeta = 0.
         -inf: chi_J tends to 1 more slowly than 1/l, and J grows as a stretched exponential.
         """
@@ -356,7 +357,7 @@ def critical_line(activation: str, K, norm: str = "none", mu: float = 0.0):
 
     from chi_J = sw2 B + mu^2 = 1 and K = sw2 A + sb2 + mu^2 K. At mu = 1 with a norm on
     pre-activations every (sw2, sb2) is critical; BatchNorm at mu < 1, where
-    chi_J* = mu^2 + (1 - mu^2) B/A > 1, has no line: InputError.
+    chi_J* = mu^2 + (1 - mu^2) K B/A > 1, has no line: InputError.
 
     >>> from tinygrok.criticality.meanfield import critical_line
     >>> sw2, sb2 = critical_line("erf", 1.0)

@@ -3,7 +3,7 @@
 The mathematics stands in four functions, attention and MLP each with its backward below; how a pass
 is made (buffers, selected positions, keys of earlier tokens, records) in BlockPass. The norm is
 LayerNorm in three functions, and nothing else here or in the decoder knows that: another one
-changes these three.
+changes these three. f'(dy) in a formula is the backward of f: its transposed Jacobian times dy.
 """
 
 from collections.abc import Callable
@@ -134,10 +134,13 @@ def norm_forward(p: BlockPass, name: str, h: Array) -> tuple[Array, tuple]:
 
 
 def norm_backward(p: BlockPass, name: str, dy: Array, cache: tuple) -> Array:
-    """dy -> dh, in the memory of dy, and the gradients of the norm's parameters"""
+    """dh = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)),  dxhat = gain dy
+
+    in the memory of dy; means over the channels. dgain = sum of dy xhat and dshift = sum of dy over
+    the rows go to p.g (ops.norm.layernorm_backward)."""
     dgain = p.g[p.name + name + ".gain"]
     dshift = p.g.get(p.name + name + ".shift")
-    return norm.layernorm_backward(p.dev, dy, cache, dgain, dshift, dy, p.accumulate)
+    return norm.layernorm_backward(p.dev, dy, cache, dgain, dshift, dx=dy, accumulate=p.accumulate)
 
 
 def linear_shapes(name: str, K: int, N: int, bias: bool) -> Shapes:
@@ -253,7 +256,8 @@ class Block:
     def attention_sublayer_backward(self, p: BlockPass, dh: Array, tape: dict, out: Array) -> Array:
         """dh + LN1'(dx),  dx = [dq | dk | dv] W^T,  dq, dk, dv = Attn'(dy),  dy = dh W_out^T
 
-        dx from k and v reaches all positions, dx from q and dh itself the selected ones."""
+        Rotary positions: dq and dk are turned back first. dx from k and v reaches all positions,
+        dx from q and dh itself the selected ones. Gradients of parameters go to p.g."""
         C = self.width
         ln1, xq, turns, attend = tape[p.name + "attn.cache"]
         x = tape[p.name + "ln1"]
@@ -295,7 +299,10 @@ class Block:
         return h, p.named(tape)
 
     def mlp_sublayer_backward(self, p: BlockPass, dh: Array, tape: dict) -> Array:
-        """dh += LN2'(dz),  dz = dpre W_in^T,  dpre = phi'(pre) dhidden,  dhidden = dh W_out^T"""
+        """dhidden = dh W_out^T,  dpre = phi'(pre) dhidden,  dz = dpre W_in^T,  dh += LN2'(dz)
+
+        dW_out = hidden^T dh, dW_in = z^T dpre, the sums of dh and dpre over the rows for b_out and
+        b_in, and the gradients of LN2 go to p.g."""
         ln2, act = tape[p.name + "mlp.cache"]
         z = tape[p.name + "ln2"]
         hidden = tape[p.name + "mlp.hidden"]

@@ -16,9 +16,9 @@ An operation is a tuple of its kind, a name where it has parameters, and setting
     ("reshape", ...)                            of one example, as (-1,) or (-1, C)
 
 Activations are (B, ...) with channels last; linear layers, norms and scales act on the last axis.
-The gradient of a function of values x and tangents xdot (the squared norm of a Jacobian is one)
-carries the pair of their adjoints, xbar and lam, back through the chain (AutoInit, arXiv
-2206.13568)."""
+The gradient of a function of values x and tangents xdot (the squared norm of a Jacobian is one:
+criticality/autoinit.py) carries the pair of their adjoints, xbar and lam, back through the
+chain."""
 
 import math
 from collections.abc import Callable
@@ -206,6 +206,8 @@ def _tangent(p: Pass, o: Op, xdot: Array, cache: Any):
 
 
 def _pair(p: Pass, o: Op, xbar: Array, lam: Array, cache: Any, dot: Any):
+    """The rule's own pair; an affine map y = a x + shift, ydot = a xdot, takes xbar and lam back as
+    dy: both add to abar, xbar alone to that of the shift."""
     rule = RULES[o.kind]
     if rule.pair is not None:
         gradients = p.of(o, p.g)
@@ -244,7 +246,7 @@ def forward(p: Pass, ops: Ops, x: Array) -> tuple[Array, list]:
 
 
 def backward(p: Pass, ops: Ops, dy: Array, caches: list) -> Array:
-    """dy -> dx, and the gradients of parameters        residual: dx = inner'(dy) + mu dy
+    """dy -> dx, and the gradients of parameters        residual: dx = inner'(x)^T dy + mu dy
 
     None instead of dx where the first operation reads the inputs: nobody asks for it."""
     for o, cache in zip(reversed(ops), reversed(caches), strict=True):
@@ -281,9 +283,12 @@ def tangent(p: Pass, ops: Ops, xdot: Array, caches: list) -> tuple[Array, list]:
 def pair(
     p: Pass, ops: Ops, xbar: Array, lam: Array, caches: list, dots: list
 ) -> tuple[Array, Array]:
-    """Adjoints xbar and lam of y and ydot -> of x and xdot, and the gradients of parameters.
+    """Adjoints xbar, lam of y and ydot -> of x and xdot, and of every parameter a, added to p.g:
 
-    residual: both as dy in backward;  mubar = <xbar, x> + <lam, xdot>, added where asked for"""
+    <xbar, dy> + <lam, dydot> = <new xbar, dx> + <new lam, dxdot> + sum over a of <abar, da>
+    residual: y = inner(x) + mu x, ydot = inner'(x) xdot + mu xdot, so that
+    new xbar = that of inner + mu xbar, new lam = that of inner + mu lam,
+    mubar = <xbar, x> + <lam, xdot>"""
     for o, cache, dot in zip(reversed(ops), reversed(caches), reversed(dots), strict=True):
         if o.inner:
             x, inner = cache

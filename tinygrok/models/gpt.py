@@ -250,8 +250,9 @@ class GPT:
     def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate=False) -> None:
         """Write the gradient of every parameter into g, or add to g (a further shard of the batch).
 
-        x = LNf(h):  dx = dz E,  dE = dz^T x + sum of dh over the tokens of a row (tied: both add to
-        one array). Then dh goes through every block, last to first, to the embeddings.
+        x = LNf(h), z = x E^T:  dx = dz E,  dE = dz^T x.  dh = LNf'(dx) goes through every block,
+        last to first, to the embeddings: row n of dE gets the sum of dh over all places of token n
+        (tied: added to dz^T x; otherwise dz^T x is the gradient of the output matrix).
         """
         run = tape["pass"]._replace(g=g, accumulate=accumulate)
         tokens = tape["tokens"]

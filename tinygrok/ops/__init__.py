@@ -9,8 +9,10 @@ they can be written.
 
 dX        dL/dX, of the shape of X, for a loss L that nobody needs to know: dy comes in, dx and the
           gradients of the parameters go out
-xdot      a tangent, the derivative of X along some direction; op_tangent maps xdot to ydot. xbar
-          and lam are the adjoints of X and xdot, which op_pair maps from outputs to inputs
+xdot      a tangent, the derivative of X along some direction; op_tangent maps xdot to ydot
+xbar, lam the adjoints dL/dX and dL/dxdot of a loss L that depends on values and tangents; op_pair
+          makes those of x and xdot from those of y and ydot, so that for every dx and dxdot
+          <xbar of y, dy> + <lam of ydot, dydot> = <xbar of x, dx> + <lam of xdot, dxdot>
 shapes    E ensemble, B batch, T time, C channels, H heads, D head size, K in, N out, V classes;
           (..., B, N): any leading axes, such as members of an ensemble; images are (B, H, W, C)
 out=, dx= an array to write the result into, which may often be the input (then the docstring says

@@ -58,7 +58,9 @@ def _shown(name: str) -> str:
 
 
 def activation_forward(dev: Device, x: Array, kind: str, out=None):
-    """y = f(x) element by element, x and y of one shape; f of every kind: activation_table()"""
+    """y = f(x) element by element, x and y of one shape; f of every kind: activation_table()
+
+    Backward reads x: out may be x where f' is the same at f(x), as for ReLU."""
     activation, args = resolve(kind)
     out = dev.empty(x.shape) if out is None else out
     activation.f(dev, *args, x, out)
@@ -77,7 +79,7 @@ def activation_backward(dev: Device, dy: Array, cache: tuple, dx=None):
 def activation_second(dev: Device, x: Array, kind: str, out=None) -> Array:
     """f''(x), as in activation_table().
 
-    Gradients of Jacobian norms need it (AutoInit, arXiv 2206.13568)."""
+    Gradients of Jacobian norms need it (criticality/autoinit.py)."""
     activation, args = resolve(kind)
     out = dev.empty(x.shape) if out is None else out
     activation.d2f(dev, *args, x, out)
@@ -93,7 +95,7 @@ def activation_pair(dev: Device, xbar: Array, lam: Array, cache: tuple, xdot: Ar
     """xbar <- f'(x) xbar + f''(x) xdot lam        lam <- f'(x) lam
 
     The adjoints of x and xdot from those of y = f(x) and ydot = f'(x) xdot, xbar and lam:
-    d<lam, ydot> = <lam, f''(x) xdot dx + f'(x) dxdot>        (AutoInit, arXiv 2206.13568)
+    <xbar, dy> + <lam, dydot> = <xbar, f'(x) dx> + <lam, f''(x) xdot dx + f'(x) dxdot>
     """
     x, kind = cache
     curved = activation_second(dev, x, kind) * xdot * lam

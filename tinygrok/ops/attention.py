@@ -162,12 +162,12 @@ def attention_forward(
 
 
 def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Array, dv: Array):
-    """dv = A^T dy        dA = dy v^T        dS = A (dA - <dA, A>)
+    """dv = A^T dy        dA = dy v^T        dS_ts = A_ts (dA_ts - sum_r A_tr dA_tr)
 
-    dq = dS k / sqrt D        dk = dS^T q / sqrt D, with S = q k^T / sqrt D + mask
-    <dA, A>, the sum over the keys s of a query, needs no dA: it is
-    sum_s A_s <dy, v_s> = <dy, sum_s A_s v_s> = <dy, y>, summed over the channels of the head.
-    Writes dq, dk, dv, which may be slices of one array.
+    dq = dS k / sqrt D        dk = dS^T q / sqrt D, with A = softmax(S), S = q k^T / sqrt D + mask:
+    A_tr has the derivative A_tr ([r = s] - A_ts) by S_ts. The sum over the keys r of a query t
+    needs no dA: sum_r A_tr <dy_t, v_r> = <dy_t, sum_r A_tr v_r> = <dy_t, y_t>, products over the
+    channels of the head. Writes dq, dk, dv, which may be slices of one array.
     """
     q, k, v, att, y, blocks = cache  # this q is q / sqrt D already
     heads = att.shape[0]
@@ -179,7 +179,7 @@ def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Arra
     dkh = _split(dev, dk, heads)
     dvh = _split(dev, dv, heads)
     product = dev.xp.multiply(dy, y, out=dev.workspace.get("attention.product", y.shape))
-    inner = _split(dev, product, heads).sum(axis=-1, keepdims=True)  # <dy, y>
+    inner = _split(dev, product, heads).sum(axis=-1, keepdims=True)  # <dy_t, y_t>
     dscores = dev.workspace.get("attention.scores", att.shape)
     for a, b in blocks:
         queries = slice(a, b)

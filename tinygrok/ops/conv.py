@@ -80,8 +80,9 @@ def conv_backward(
 ):
     """dw[u,v,c,n] = sum over b, i, j of x[b, s i + u - p, s j + v - p, c] dy[b,i,j,n]
 
-    db = sum over b, i, j of dy        dx = sum of dy[b,i,j,:] w[u,v,:,:]^T over the patches in
-    which a pixel lies. Writes dw and db where given, or adds. need_dx=False: no dx, None (a first
+    db_n = sum over b, i, j of dy[b,i,j,n]
+    dx[b, s i + u - p, s j + v - p, c] gets sum_n dy[b,i,j,n] w[u,v,c,n], for all i, j, u and v
+    that meet this pixel. Writes dw and db where given, or adds. need_dx=False: no dx, None (a first
     layer).
     """
     x, w, stride, pad = cache
@@ -140,7 +141,9 @@ def maxpool_backward(dev: Device, dy: Array, cache: tuple):
 
 
 def maxpool_tangent(dev: Device, xdot: Array, cache: tuple) -> tuple:
-    """ydot[b,i,j,c] = xdot[b, k i + u, k j + v, c] where (u, v) held the maximum"""
+    """ydot[b,i,j,c] = xdot[b, k i + u, k j + v, c] where (u, v) held the maximum
+
+    It is linear in xdot: maxpool_backward with the same cache takes its adjoint back."""
     _, which, k = cache
     ydot = sum(cell * (which == n) for n, cell in enumerate(_cells(xdot, k)))
     return ydot, cache

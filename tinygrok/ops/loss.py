@@ -49,7 +49,8 @@ def mse_forward(dev: Device, logits: Array, target: Array, weight=None, norm=Non
 def mse_backward(dev: Device, dloss, cache: tuple, dlogits=None):
     """dz_bc = 2 weight_b/(norm C) (z_bc - [c = target_b]) dL
 
-    dL a float or (...); dlogits may be the residual"""
+    dL a float or (...). The cache holds the residual r = z - onehot(target) and q = weight/norm;
+    dlogits may be r."""
     r, q = cache
     scale = q * (2.0 / r.shape[-1]) * _as_column(dloss)
     return dev.xp.multiply(r, scale, out=dlogits)
@@ -108,7 +109,10 @@ def cross_entropy_forward(
 
 
 def cross_entropy_backward(dev: Device, dloss, cache: tuple, dlogits=None):
-    """dz_bc = weight_b/norm (softmax(z)_bc - [c = target_b]) dL        dL a float or (...)"""
+    """dz_bc = weight_b/norm (softmax(z)_bc - [c = target_b]) dL        dL a float or (...)
+
+    since log sum_k exp z_k has the derivative exp z_c / sum_k exp z_k = softmax(z)_c. The cache
+    holds r = softmax(z) - onehot(target) and q = weight/norm: dz = r q dL. dlogits may be r."""
     r, q = cache
     scale = q * _as_column(dloss)
     return dev.xp.multiply(r, scale, out=dlogits)

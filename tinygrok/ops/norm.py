@@ -175,15 +175,20 @@ def norm_pair(
 ):
     """xbar <- S(t) - xhat rstd mean(lam xhatdot)        lam <- S(lam)
 
-    The adjoints of x and xdot from those of y and ydot, xbar and lam (AutoInit, arXiv 2206.13568).
-    With both times gain, means over the axis, and q and xhatdot as in norm_tangent:
+    The adjoints of x and xdot from those of y and ydot, xbar and lam, which are first multiplied by
+    gain. Means, and sums <a, b>, over the axis; c, q and xhatdot as in norm_tangent:
     S(z) = rstd (z - mean(z) - xhat mean(xhat z))        p = mean(xhat lam)
-    t = xbar - rstd q (lam + p xhat) - p xhatdot
-    Derivation. xhatdot = S(xdot) and S is symmetric: so the lam of xdot; likewise dxhat = S(dx).
-    In xhatdot = rstd (c - xhat q) x also moves xhat, by itself and in q: adjoint -rstd q lam -
-    rstd p c, with rstd c = xhatdot + rstd q xhat; and rstd, by drstd = -rstd^2 mean(xhat dx): the
-    term outside S.
-    Adds sum_b (xbar xhat + lam xhatdot) to dgain and sum_b xbar to dshift, where given.
+    t = xbar - rstd (q lam + p c),  where the code has rstd c = xhatdot + rstd q xhat
+
+    Derivation. Moving x by dx and xdot by dxdot in xhatdot = rstd (c - xhat q), q = mean(xhat c):
+    dxhat = S(dx)        drstd = -rstd^2 mean(xhat dx)
+    dxhatdot = S(dxdot) - rstd (q dxhat + xhat mean(c dxhat)) + xhatdot drstd/rstd
+    <lam, dxhatdot> = <lam, S(dxdot)> - <rstd (q lam + p c), dxhat>
+                      - <xhat rstd mean(lam xhatdot), dx>
+    Adding <xbar, dxhat> makes <t, S(dx)> of it; S is symmetric, <t, S(dx)> = <S(t), dx>.
+
+    Adds sum_b (xbar xhat + lam xhatdot) to dgain and sum_b xbar to dshift, where given, from xbar
+    and lam before gain.
     """
     xhat, rstd, gain = cache[:3]
     xhatdot, q, axis = tangent

@@ -27,7 +27,7 @@ def attention_forward(dev: Device, q: Array, k: Array, v: Array, heads: int, mas
 
 
 def attention_backward(dev: Device, dy: Array, cache: tuple):
-    """dv = A^T dy        dA = dy v^T        dS = A (dA - sum_s dA_s A_s)
+    """dv = A^T dy        dA = dy v^T        dS_ts = A_ts (dA_ts - sum_r A_tr dA_tr)
 
     S = q k^T / sqrt D: dq = dS k / sqrt D, dk = dS^T q / sqrt D. Returns (dq, dk, dv)."""
     q, k, v, patterns = cache
