@@ -145,7 +145,8 @@ def build(args, dev):
         return data.batch(args.batch, rng)
 
     positions = np.arange(train.shape[1] - 1)
-    run = SequenceTraining(dev, net, optimizer, draw, positions, sets, args.seed, numbers_right)
+    run = SequenceTraining(dev, net, optimizer, draw, positions, sets, args.seed)
+    run.extra = numbers_right
     return data, tests, run
 
 

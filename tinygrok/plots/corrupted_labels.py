@@ -38,8 +38,7 @@ def training(history: dict, phases: list[str], path: Path) -> None:
         lines(ax, by_matrix, x=steps)
     share = {"gradient share of corrupted labels": history["gradient_share"]}
     lines(ipr, share, ["0.5"], steps, ls=":")
-    filtered = {"test accuracy, one frequency a neuron": history["filtered_test"]}
-    lines(ipr, filtered, ["k"], steps, ls="--")
+    ipr.plot(steps, history["filtered_test"], "k--", label="test accuracy, one frequency a neuron")
     label(ipr, xlabel="step + 1", ylabel="mean IPR, shares", ylim=SHARE)
     label(norm, xlabel="step + 1", ylabel="weight norm")
     save(fig, path)

@@ -78,8 +78,8 @@ def embedding(
     first.set(title="first component", xlabel="number")
     first.locator_params(axis="x", integer=True)
     power.plot(spectrum(scores[:, 0]), color=TEST, lw=1)
-    power.set_title("|rfft| of the first component")
-    power.set_xlabel(f"frequency, of {len(scores)} numbers")
+    frequency = f"frequency, of {len(scores)} numbers"
+    power.set(title="|rfft| of the first component", xlabel=frequency)
     table = np.array(list(periods.values())).T
     components = range(1, len(table) + 1)
     _table(shares, table, components, periods, title="share of the power")

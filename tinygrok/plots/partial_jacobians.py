@@ -58,16 +58,11 @@ def _panels(case: MeanField, profiles: dict, table: dict, zeta: float | None) ->
     """{title: profile} of K, chi_J and J, with J's exponent or its decay a layer.
 
     Without K for BatchNorm, where the theory's is the variance over the batch."""
-    if zeta is None:
-        fit = "decay a layer"
-        at_depth, measured, error, _ = table["-d ln J/dl"]
-        limit = ""
-    else:
-        fit = "exponent"
-        at_depth, measured, error, _ = table["-d ln J/d ln l"]
-        limit = f", at infinite depth {zeta:.3g}"
+    law = "decay a layer" if zeta is None else "exponent"
+    limit = "" if zeta is None else f", at infinite depth {zeta:.3g}"
+    at_depth, measured, error, _ = table["-d ln J/dl" if zeta is None else "-d ln J/d ln l"]
     last = len(profiles["J"][0])
-    fit = f"{fit} {measured:.3f} $\\pm$ {error:.3f}\ntheory {at_depth:.3f}{limit}"
+    fit = f"{law} {measured:.3f} $\\pm$ {error:.3f}\ntheory {at_depth:.3f}{limit}"
     panels = {
         "kernel $K^l$": profiles["K"],
         "$\\chi_J^l = J^{l,l+1}$": profiles["chi_J"],

@@ -99,9 +99,7 @@ def build(
     if any(_common(point) != _common(common) for point in points):
         raise InputError("the members of a pack must share all settings but " + ", ".join(OWN))
     task = TASKS[common["task"]](common["p"])
-    net = TwoLayerNet(
-        common["p"], common["width"], activation=common["activation"], batchnorm=common["batchnorm"]
-    )
+    net = TwoLayerNet(**{name: common[name] for name in ("p", "width", "activation", "batchnorm")})
     params = Arena(dev, net.shapes, len(points))
     for e, point in enumerate(points):
         params.load(net.init(generator(point["seed"], "init")), e)
@@ -110,11 +108,9 @@ def build(
     decay = own["weight_decay"]
     optimizer = AdamW(dev, params, grads, lr=own["lr"], betas=(0.9, 0.98), weight_decay=decay)
     data, evaluation = _labelled(task, points)
-    seeds = own["seed"]
-    loss = common["loss"]
-    size = common["batch_size"]
-    rates = own["dropout"]
-    return Training(dev, net, optimizer, data, evaluation, seeds, loss, size, rates, extra)
+    settings: dict = {name: common[name] for name in ("loss", "batch_size")}
+    settings |= {"dropout": own["dropout"], "extra": extra}
+    return Training(dev, net, optimizer, data, evaluation, own["seed"], **settings)
 
 
 def _labelled(task: ModularTask, points: list[dict]) -> tuple[list[Labelled], Evaluation]:
@@ -269,6 +265,5 @@ def train_pack(points: list[dict], device: str = "auto", threads: int | None = N
         known = outcome(member_history(run.history, lost), points[lost])
         diverged = dict.fromkeys([*known, *SNAPSHOTS]) | {"phase": "Diverged"}
         return [*results[:lost], diverged, *results[lost:]]
-    return [
-        _with_snapshots(member_history(run.history, e), point) for e, point in enumerate(points)
-    ]
+    histories = (member_history(run.history, e) for e in range(len(points)))
+    return [_with_snapshots(record, point) for record, point in zip(histories, points, strict=True)]

@@ -154,27 +154,21 @@ class Run:
         return where
 
 
-def no_more(run: "DrawnRun", predicted: dict) -> dict:
-    """No further numbers for the history."""
-    return {}
-
-
 class DrawnRun(Run):
     """A network that trains on batches drawn anew for every step, by one or several ranks.
 
     draw    generator -> the data of a training batch
     sets    {name: data}: measured as accuracy and loss, by position where a row has several labels
     seed    drives the batches: that of step t is a pure function of (seed, t)
-    extra   (run, {set: predictions of this measurement}) -> further numbers for the history
+    extra   (run, {set: predictions of this measurement}) -> further numbers for the history; none
+            unless it is set
     """
 
-    def __init__(
-        self, dev: Device, model: Model, optimizer, draw: Callable, sets, seed: int, extra=no_more
-    ):
+    def __init__(self, dev: Device, model: Model, optimizer, draw: Callable, sets: dict, seed: int):
         super().__init__(dev, model, optimizer, "cross_entropy")
         self.draw = draw
         self.seed = seed
-        self.extra = extra
+        self.extra: Callable[[Any, dict], dict] = lambda run, predicted: {}
         self.sets = {name: self.make_batch(data) for name, data in sets.items()}
         self.world = world()
         self.world.join(dev)

@@ -9,7 +9,7 @@ from ..engine.device import Device
 from ..engine.rng import generator
 from ..models.gpt import GPT
 from .batches import EVERY_ROW, TokenBatch
-from .loop import DrawnRun, equip, no_more
+from .loop import DrawnRun, equip
 
 
 class SequenceData(Protocol):
@@ -36,7 +36,6 @@ class SequenceTraining(DrawnRun):
     draw        generator -> sequences (B, T + 1): the batch of a step
     positions   input positions that carry loss
     sets        {name: sequences}: measured as accuracy and loss by position
-    extra       (run, {set: predictions (B, Tq) of this measurement}) -> further numbers
 
     >>> import tinygrok as tg
     >>> data = tg.InContextData.make(5, 4, 8, 0.6, tg.generator(0, "split"))
@@ -50,18 +49,10 @@ class SequenceTraining(DrawnRun):
     model: GPT
 
     def __init__(
-        self,
-        dev: Device,
-        model: GPT,
-        optimizer,
-        draw: Callable,
-        positions,
-        sets,
-        seed,
-        extra=no_more,
+        self, dev: Device, model: GPT, optimizer, draw: Callable, positions, sets, seed: int
     ):
         self.positions = np.asarray(positions)
-        super().__init__(dev, model, optimizer, draw, sets, seed, extra)
+        super().__init__(dev, model, optimizer, draw, sets, seed)
 
     @classmethod
     def on_task(

@@ -41,15 +41,14 @@ def _read(path: Path, pack: Sequence[dict]) -> list[dict] | None:
         return None
 
 
-def _work(run: Callable, pack: Sequence[dict], path: str) -> list[dict]:
+def _work(run: Callable, pack: Sequence[dict], path: Path) -> list[dict]:
     """In a worker: run a pack unless its file is there, and write the file before reporting."""
-    target = Path(path)
-    results = _read(target, pack)
+    results = _read(path, pack)
     if results is None:
         results = run(pack)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         temporary.write_text(json.dumps({"points": list(pack), "results": results}))
-        os.replace(temporary, target)
+        os.replace(temporary, path)
     return results
 
 
@@ -66,7 +65,7 @@ class _Sweep:
         for pack in packs:
             path = out / pack_name(pack)
             self.results.append(_read(path, pack))
-            self.jobs.append(functools.partial(_work, run, pack, str(path)))
+            self.jobs.append(functools.partial(_work, run, pack, path))
         self.done = len(packs) - len(self.unfinished())
         on_done(self.done, len(packs))
 

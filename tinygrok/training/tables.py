@@ -2,6 +2,7 @@
 ensemble."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,8 @@ class Training(Run):
         data = [(inputs, task.labels(inputs))]
         evaluation = Evaluation.of_task(task, train=train, test=test)
         run = cls(dev, model, optimiser, data, evaluation, seed, loss, batch_size, dropout)
-        run.order = _wave_order(task)
+        with suppress(TaskError):  # where no order is known the figure shows neurons as they stand
+            run.order = task.wave_order
         return run
 
     def make_batch(self, data: Sequence[Labelled]) -> TableBatch:
@@ -203,11 +205,3 @@ class Training(Run):
         loss = f"{self.objective.loss.replace('_', '-')} loss"
         weights = self.params.to_host()
         modular_polynomials.grokking(self.history, weights, self.order, marks, loss, path)
-
-
-def _wave_order(task: ModularTask) -> np.ndarray | None:
-    """The order in which a figure shows neurons: as they stand where none is known."""
-    try:
-        return task.wave_order
-    except TaskError:
-        return None
