@@ -218,9 +218,9 @@ def test_dropout_mask_is_a_function_of_the_element(dev):
 
 
 def test_refusals(dev):
-    with pytest.raises(IndexError, match="0..4"):
+    with pytest.raises(InputError, match="0..4"):
         embedding.RowIndex(dev, np.array([[0, 5]]), 5)
-    with pytest.raises(IndexError):
+    with pytest.raises(InputError, match="not 0.5"):
         embedding.RowIndex(dev, np.array([0.5]), 5)
     with pytest.raises(InputError, match="relu"):
         activation.resolve("rulu")

@@ -42,14 +42,11 @@ from ..engine.errors import InputError
 from ..engine.rng import generator
 from ..tasks.modular import Circle, ModularTask
 
+Weights = dict[str, np.ndarray]
 MAX_TERMS = 20
 MAX_WEIGHTS = 200_000_000  # 1.6 GB in float64
-LATTICES = {
-    # S: (L, a), the smallest that cancel everything
-    2: (6, (1, 4)),
-    3: (18, (1, 3, 12)),
-    4: (54, (1, 3, 9, 36)),
-}
+# S: (L, a), the smallest that cancel everything
+LATTICES = {2: (6, (1, 4)), 3: (18, (1, 3, 12)), 4: (54, (1, 3, 9, 36))}
 
 
 class AnalyticError(InputError):
@@ -173,14 +170,7 @@ def constant_wave(period: int, terms: int) -> Waves:
     )
 
 
-def choose_waves(
-    task: ModularTask,
-    circle: Circle,
-    width: int | None,
-    phases: str,
-    rng: np.random.Generator | None,
-    extra: int = 0,
-) -> Waves:
+def choose_waves(task: ModularTask, circle: Circle, width, phases: str, rng, extra=0) -> Waves:
     """The waves of a network of a total width, of which `extra` neurons are no waves.
 
     Without a width: N* neurons for random phases, else every frequency; J, 2 J, 3 J, ... neurons
@@ -249,12 +239,7 @@ def render(circle: Circle, p: int, waves: Waves) -> dict[str, np.ndarray]:
     return {"U": U, "W": W}
 
 
-def addition_weights(
-    task: ModularTask,
-    width: int | None = None,
-    phases: str = "exact",
-    rng: np.random.Generator | None = None,
-) -> dict[str, np.ndarray]:
+def addition_weights(task: ModularTask, width=None, phases="exact", rng=None) -> Weights:
     """U (S, p, N), W (N, p), float64, for a task that is a sum mod p; activation x^S.
 
     A task of tasks.modular.addition, subtraction or separable.

@@ -17,7 +17,7 @@ import itertools
 import numpy as np
 
 from ..tasks.modular import ModularTask
-from .addition import AnalyticError, choose_waves, render
+from .addition import AnalyticError, Weights, choose_waves, render
 
 # Of the exact network: the read-out of the zero neurons loses two digits a factor (2e-12 at 5).
 MAX_FACTORS = 6
@@ -38,12 +38,7 @@ def zero_neurons(terms: int) -> tuple[np.ndarray, np.ndarray]:
     return forms, readout
 
 
-def multiplication_weights(
-    task: ModularTask,
-    width: int | None = None,
-    phases: str = "exact",
-    rng: np.random.Generator | None = None,
-) -> dict[str, np.ndarray]:
+def multiplication_weights(task: ModularTask, width=None, phases="exact", rng=None) -> Weights:
     """U (S, p, N), W (N, p), float64, for a task that is a product mod p; activation x^S.
 
     A task of tasks.modular.multiplication, division or product. The neurons for zero come first,

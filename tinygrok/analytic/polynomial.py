@@ -8,7 +8,7 @@
 Why beta hardly matters for exact experts: the softmax of a one-hot vector is (x - y) e + y (1, ...,
 1), and a cosine over a full circle sums to 0, so only the neuron of frequency 0 sees the constant:
 z = (x - y)^S (one-hot - 1/p) + 1/p.
-Source: Grokking modular polynomials, section 4, eq. 10-13. (Its table of errors belongs to logits
+Source: Grokking modular polynomials, eq. 10-13. (Its table of errors belongs to logits
 of 3/4 this size: 1/N for 2^S/(N S!) at S = 3.)
 """
 
@@ -163,15 +163,9 @@ class PolynomialNetwork:
     """
 
     def __init__(
-        self,
-        p: int,
-        monomials: Polynomial,
-        phases: str = "exact",
-        widths: tuple[int | None, int | None] = (None, None),
-        beta: float | None = 100.0,
-        rng: np.random.Generator | None = None,
+        self, p, monomials: Polynomial, phases="exact", widths=(None, None), beta=100.0, rng=None
     ):
-        require_prime(p, "a polynomial network")
+        p = require_prime(p, "a polynomial network")
         rng = rng or generator(0, "init")
         self.p = p
         self.beta = beta

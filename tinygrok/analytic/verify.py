@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..engine.border import integers
 from ..engine.device import Array, Device, get_device
 from ..engine.rng import generator
 from ..models.mlp import TwoLayerNet
@@ -31,7 +32,7 @@ class ForwardRows(RowIndex):
 
     def __init__(self, dev: Device, index: np.ndarray, rows: int):
         self.rows = rows
-        self.host = index
+        self.host = index = integers(index, "inputs", 0, rows - 1)
         self.groups = [[None] * len(index)]
         if dev.kind == "cuda":
             self.index = dev.to_device(index.astype(np.int32))
@@ -185,14 +186,7 @@ class _Chunk(NamedTuple):
 
 
 def verify(
-    network,
-    task: ModularTask,
-    dev: Device | None = None,
-    limit: int = EXHAUSTIVE,
-    sample: int = SAMPLE,
-    seed: int = 0,
-    terms: bool = True,
-    on_chunk: Callable[[int, int], None] = lambda done, total: None,
+    network, task, dev=None, limit=EXHAUSTIVE, sample=SAMPLE, seed=0, terms=True, on_chunk=None
 ) -> Verification:
     """Run a network over every input of a task, in chunks over the worker threads.
 
@@ -201,6 +195,7 @@ def verify(
 
     network   weights {"U", "W"} (the library's two-layer network with activation x^S), or a
               PolynomialNetwork
+    task      a ModularTask
     dev       float64 on the CPU by default
     terms     list the families of terms too
     on_chunk  called with (inputs begun, inputs in all) while it runs
@@ -226,7 +221,8 @@ def verify(
 
     def chunk(start: int) -> _Chunk:
         stop = min(start + rows, count)
-        on_chunk(start, count)
+        if on_chunk is not None:
+            on_chunk(start, count)
         n = task.inputs(np.arange(start, stop)) if drawn is None else drawn[:, start:stop]
         n = n[:, task.defined(n)]
         if n.size == 0:

@@ -8,29 +8,29 @@ backward is a sum over contiguous segments, with no atomics and no add.at."""
 import numpy as np
 
 from ..engine import kernels
+from ..engine.border import integers
 from ..engine.device import Array, Device
+from ..engine.errors import InputError
 
 
 class RowIndex:
     """Which row of each of S tables every input takes, and the inputs grouped by row.
 
-    index    (S, B), or (E, S, B) when members see different inputs; host integers in [0, P)
-    order    argsort of index along B
-    starts   (..., S, P + 1): the inputs of row v are order[starts[v]:starts[v + 1]]
+    host     (S, B), or (E, S, B) when members see different inputs: the given index, int64 in [0, P)
+    groups   on a CPU only, by member and table: the inputs of every row
+    index    on a GPU only: host as int32
+    order    on a GPU only: argsort of index along B
+    starts   on a GPU only, (..., S, P + 1): the inputs of row v are order[starts[v]:starts[v + 1]]
 
     Sort the inputs by n_1 where their order is free: the first table is then summed without a
-    gather.
-    Raises IndexError for an index outside the table (a GPU would read another row silently).
+    gather. Raises InputError, which names `what` is indexed, for what is no integer of the table (a
+    GPU would read another row silently).
     """
 
-    def __init__(self, dev: Device, index: np.ndarray, rows: int):
-        index = np.asarray(index)
-        if index.dtype.kind not in "iu" or index.ndim not in (2, 3):
-            given = f"{index.dtype} {index.shape}"
-            raise IndexError(f"index must hold integers (S, B) or (E, S, B), not {given}")
-        if index.size and (index.min() < 0 or index.max() >= rows):
-            span = f"from {index.min()} to {index.max()}"
-            raise IndexError(f"index runs {span}, but the table has rows 0..{rows - 1}")
+    def __init__(self, dev: Device, index: np.ndarray, rows: int, what: str = "inputs"):
+        index = integers(index, what, 0, rows - 1)
+        if index.ndim not in (2, 3):
+            raise InputError(f"{what} must have shape (S, B) or (E, S, B), not {index.shape}")
         self.rows = rows
         self.host = index
         *lead, S, B = index.shape
@@ -95,7 +95,7 @@ def embedding_forward(dev: Device, u: Array, rows: RowIndex, out=None):
     """h_b = sum_s u[s, n_s(b)]        u (..., S, P, N)   n (S, B) or (E, S, B)   h (..., B, N)
 
     S = 1 is an embedding, S = 2 the pair embedding W1[a] + W2[b] of one-hot inputs.
-    Source: Grokking modular polynomials, section 2 (first layer).
+    Source: Grokking modular polynomials (first layer).
     """
     S, P, N = u.shape[-3:]
     B = len(rows)

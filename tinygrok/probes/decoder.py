@@ -6,7 +6,7 @@ D channels each, C = H D channels in the residual stream.
 
 import numpy as np
 
-from ..tasks.lcg import prime_factors
+from ..tasks.modular import modulus, prime_factors
 from .digits import digits, interventions, modulus_estimates, residue_share
 from .representation import cosine
 
@@ -97,6 +97,7 @@ def order_2_moves(decoder, tokens: np.ndarray, m: int) -> tuple[dict, tuple]:
        unmoved_...            mean shares of answers that stay when another number moves
     -> (look-backs, deltas, shares (look-backs, deltas, 4)): of the answers that stay, move by
        -delta, by 2 delta, otherwise; a residue mod m that is two of these counts as the first"""
+    m = modulus(m)
     longest = min(tokens.shape[1] // 2, m - 1)
     half = max(back for back in range(1, longest + 1) if m % back == 0)
     others = sorted({half // 2, half + half // 2} - {0, 1, half})

@@ -11,23 +11,25 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..engine.border import integers
 from .representation import cosine
 
 
 def digits(x: np.ndarray, factors: dict[int, int]) -> dict[int, np.ndarray]:
     """{p^i: floor(x / p^(i-1)) mod p} for i = 1..e of every p^e in m = prod p^e, keyed by period.
 
-    factors {p: e}"""
+    factors {p: e}; -1 where x < 0, a predictor's mark for no answer"""
+    x = integers(x, "numbers", high=2**64)
     parts = {}
     for p, e in factors.items():
+        rest = x
         for i in range(1, e + 1):
-            parts[p**i] = x // p ** (i - 1) % p
+            parts[p**i] = np.where(x < 0, -1, rest % p).astype(np.int64)
+            rest = rest // p
     return parts
 
 
-def digit_accuracy(
-    predicted: np.ndarray, target: np.ndarray, factors: dict[int, int]
-) -> dict[int, np.ndarray]:
+def digit_accuracy(predicted, target, factors: dict[int, int]) -> dict[int, np.ndarray]:
     """{p^i: (T,)}: share of the sequences (B, T) whose digit is right, after 1, 2, ... numbers.
 
     Chance is 1/p."""
@@ -39,10 +41,11 @@ def digit_accuracy(
 def by_valuation(right: np.ndarray, a: np.ndarray) -> dict[int, np.ndarray]:
     """{s: (T,)}: accuracy of the sequences, right (B, T), with 2^s the largest power in a - 1.
 
-    a (B,) not 1. A difference over r numbers has v_2(r) zero bits, one of order n has n v_2(r) +
+    a (B,), 2 or more. A difference over r numbers has v_2(r) zero bits, one of order n has n v_2(r) +
     (n - 1) s: the larger s, the easier."""
+    a = integers(a, "multipliers", 2)
     lowest_bit = (a - 1) & (1 - a)
-    s = np.round(np.log2(lowest_bit)).astype(int)
+    s = np.round(np.log2(lowest_bit.astype(float))).astype(int)
     return {int(v): right[s == v].mean(axis=0) for v in np.unique(s)}
 
 
@@ -70,26 +73,22 @@ def largest_mass(pattern: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return mass.mean(axis=(0, 3, 4))
 
 
-def interventions(
-    predict: Callable[[np.ndarray], np.ndarray],
-    tokens: np.ndarray,
-    m: int,
-    backs: list[int],
-    deltas: list[int],
-) -> np.ndarray:
+def interventions(predict: Callable, tokens, m: int, backs: list, deltas: list) -> np.ndarray:
     """How the answer moves when one number of its context moves: table (backs, deltas, m).
 
     predict   tokens (B, T) -> next numbers (B, T)
     [i, j, u] share of the sequences whose last answer moves by u mod m when the number at look-back
               backs[i] moves by deltas[j] mod m
     """
-    clean = predict(tokens)[:, -1]
+    tokens = integers(tokens, "tokens", 0)
+    backs = integers(backs, "look-backs", 1, tokens.shape[1])
+    clean = integers(predict(tokens), "answers")[:, -1]
     table = np.empty((len(backs), len(deltas), m))
     for i, back in enumerate(backs):
         for j, delta in enumerate(deltas):
             changed = tokens.copy()
             changed[:, -back] = (changed[:, -back] + delta) % m
-            moved = (predict(changed)[:, -1] - clean) % m
+            moved = (integers(predict(changed), "answers")[:, -1] - clean) % m
             table[i, j] = np.bincount(moved, minlength=m) / len(tokens)
     return table
 
@@ -111,15 +110,13 @@ def residue_share(x: np.ndarray, q: int) -> float:
     return float(between / total)
 
 
-def modulus_estimates(
-    outputs: np.ndarray, embedding: np.ndarray, tokens: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def modulus_estimates(outputs, embedding, tokens) -> tuple[np.ndarray, np.ndarray]:
     """What a head says about m, and the maximum estimator, after every number of tokens (B, T).
 
     The number v whose embedding (V, C) is most like what the head adds to the stream, outputs (B,
     T, C); max x + 1. Both (B, T)."""
     says = cosine(outputs, embedding).argmax(axis=-1)
-    return says, np.maximum.accumulate(tokens, axis=1) + 1
+    return says, np.maximum.accumulate(integers(tokens, "tokens", 0), axis=1) + 1
 
 
 def agreements(predictions: list[np.ndarray], targets: list[np.ndarray]) -> np.ndarray:

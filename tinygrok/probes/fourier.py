@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ..engine.border import integers
+
 
 def spectrum(x: np.ndarray, axis: int = -1) -> np.ndarray:
     """|rfft(x)|, frequencies 0 .. p//2, the constant included.
@@ -48,11 +50,11 @@ def neuron_ipr(weights: dict[str, np.ndarray], order: np.ndarray | None = None) 
     return np.mean([ipr(x) for x in neuron_rows(weights, order)], axis=0)
 
 
-def neuron_rows(
-    weights: dict[str, np.ndarray], order: np.ndarray | None = None
-) -> list[np.ndarray]:
+def neuron_rows(weights: dict[str, np.ndarray], order=None) -> list[np.ndarray]:
     """[U_1, ..., U_S, W], each (N, inputs or classes), along which neurons are waves."""
-    kept = slice(None) if order is None else order
+    kept = slice(None)
+    if order is not None:
+        kept = integers(order, "the order of inputs", 0, weights["W"].shape[1] - 1)
     inputs = [u[kept].T for u in weights["U"]]
     return [*inputs, weights["W"][:, kept]]
 

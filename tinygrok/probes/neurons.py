@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..engine.border import integers
 from ..engine.errors import InputError
 from .fourier import neuron_ipr, neuron_rows, spectrum
 
@@ -15,9 +16,7 @@ Weights = dict[str, np.ndarray]
 SCORES = ("ipr", "norm", "product", "gain", "readout", "random")
 
 
-def scores(
-    weights: Weights, kind: str, seed: int = 0, order: np.ndarray | None = None
-) -> np.ndarray:
+def scores(weights: Weights, kind: str, seed=0, order=None) -> np.ndarray:
     """A score per neuron to prune by.
 
     "ipr"      of the neuron along `order` (see neuron_ipr); 0 for a dead neuron
@@ -48,13 +47,7 @@ def scores(
     return score.astype(float)
 
 
-def pruning_curves(
-    a: np.ndarray,
-    w: np.ndarray,
-    order: np.ndarray,
-    splits: dict[str, tuple[np.ndarray, np.ndarray]],
-    shares: np.ndarray,
-) -> dict[str, np.ndarray]:
+def pruning_curves(a, w, order, splits: dict[str, tuple], shares) -> dict[str, np.ndarray]:
     """Accuracy of every split {name: (mask (B,), labels (B,))} without the first share of neurons.
 
     order   the neurons, in the order of removal
@@ -76,14 +69,7 @@ def pruning_curves(
     return curves
 
 
-def neurons_needed(
-    a: np.ndarray,
-    w: np.ndarray,
-    order: np.ndarray,
-    mask: np.ndarray,
-    labels: np.ndarray,
-    level=0.99,
-) -> int | None:
+def neurons_needed(a, w, order, mask, labels, level=0.99) -> int | None:
     """The smallest number of neurons, kept from the end of the order, that reaches the accuracy.
 
     None if none does."""
@@ -105,12 +91,10 @@ def margin_order(a: np.ndarray, w: np.ndarray, mask: np.ndarray, labels: np.ndar
 def _margin_shares(a: np.ndarray, w: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(B, N) what every neuron adds to the logit of the label minus the mean logit."""
     above = w.T - w.mean(axis=1)  # (C, N)
-    return a * above[labels]
+    return a * above[integers(labels, "labels", 0, len(above) - 1)]
 
 
-def removals(
-    weights: Weights, a: np.ndarray, test: tuple, seed: int = 0, order: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def removals(weights: Weights, a, test: tuple, seed=0, order=None) -> dict[str, np.ndarray]:
     """Orders of removal {name: neurons}: by IPR (along order), by chance, and by a rival score.
 
     The rival is |gain| with BatchNorm, else the margins of the test inputs (mask, labels)."""
@@ -127,9 +111,7 @@ def removals(
     return found
 
 
-def filtered(
-    weights: Weights, keep: int = 1, order: np.ndarray | None = None
-) -> tuple[Weights, Weights]:
+def filtered(weights: Weights, keep=1, order=None) -> tuple[Weights, Weights]:
     """(G, R): every neuron split into its `keep` strongest frequencies, and the rest.
 
     The same frequencies for all its rows and its read-out column. Strength: the sum of the
@@ -166,7 +148,7 @@ def _normalised_spectrum(x: np.ndarray) -> np.ndarray:
 
 
 def filtration(
-    weights: Weights, accuracy: Callable, keep: int, order: np.ndarray | None = None
+    weights: Weights, accuracy: Callable, keep: int, order=None
 ) -> dict[str, np.ndarray]:
     """{"G test", "R corrupted"}: accuracies (keep,) of the two parts with 1 .. keep frequencies.
 
@@ -180,9 +162,7 @@ def filtration(
     return {"G test": general, "R corrupted": rest}
 
 
-def contributions(
-    a: np.ndarray, w: np.ndarray, labels: np.ndarray, ipr: np.ndarray, threshold: float = 0.5
-) -> tuple[np.ndarray, np.ndarray]:
+def contributions(a, w, labels, ipr, threshold=0.5) -> tuple[np.ndarray, np.ndarray]:
     """(periodic, other): what neurons above and below an IPR add to each example's margin.
 
     The margin is the logit of its label minus its mean logit: the sum of the two. Shapes (B,)."""

@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from ..engine.border import integers
+
 
 def pca(x: np.ndarray, components: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Principal components of the rows of x (n, d): x - mean = U S V^T, scores U S.
@@ -32,6 +34,7 @@ def character_power(feature: np.ndarray, order: np.ndarray) -> np.ndarray:
     f(g^k) = sum_m c_m exp(2 pi i m k/(p-1)),  share_m = (|c_m|^2 + |c_-m|^2) / sum over m != 0
     for m = 1..(p-1)/2, |.| over d; the last one is the Legendre symbol alone. 0 is left out. All
     nan for a feature that does not depend on the number."""
+    order = integers(order, "the order", 1, len(feature) - 1)
     n = len(order)
     waves = np.fft.rfft(feature[order], axis=0)
     power = (np.abs(waves) ** 2).sum(axis=1)

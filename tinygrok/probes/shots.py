@@ -8,13 +8,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..tasks.modular import all_pairs, inverses, pair_numbers
+from ..engine.border import integers
+from ..tasks.modular import all_pairs, inverses, modulus, pair_numbers
 
 Logits = Callable[[np.ndarray], np.ndarray]
 
 
 def directions(p: int) -> np.ndarray:
     """(p^2,) the line through 0 on which a query lies: y/x mod p, p for x = 0, -1 for (0, 0)."""
+    p = modulus(p)
     x, y = all_pairs(p).T
     slope = y * inverses(p)[x] % p
     on_axis = np.where(y > 0, p, -1)
@@ -31,9 +33,10 @@ def covered(p: int, context: np.ndarray) -> np.ndarray:
 
 def spanned(p: int, context: np.ndarray) -> np.ndarray:
     """(p^2,) the span of the context (k, 2) over GF(p): all, once two pairs are independent."""
-    lines = directions(p)[pair_numbers(context, p)]
-    rank_two = len(np.unique(lines[lines >= 0])) > 1
-    return np.ones(p * p, bool) if rank_two else covered(p, context)
+    lines = directions(p)
+    seen = lines[pair_numbers(context, p)]
+    rank_two = len(np.unique(seen[seen >= 0])) > 1
+    return np.ones(len(lines), bool) if rank_two else covered(p, context)
 
 
 def grid(logits: Logits, p: int, task: np.ndarray, context: np.ndarray) -> dict[str, np.ndarray]:
@@ -42,10 +45,11 @@ def grid(logits: Logits, p: int, task: np.ndarray, context: np.ndarray) -> dict[
     -> correct (p^2,), loss (p^2,), prediction (p^2,), logits (p^2, V)
     """
     k = len(context)
-    triples = np.empty((p * p, k + 1, 3), dtype=int)
-    triples[:, :k, :2] = context
-    triples[:, k, :2] = all_pairs(p)
-    triples[..., 2] = triples[..., :2] @ task % p
+    pairs = all_pairs(p)
+    triples = np.empty((len(pairs), k + 1, 3), dtype=int)
+    triples[:, :k, :2] = integers(context, "context", 0, p - 1)
+    triples[:, k, :2] = pairs
+    triples[..., 2] = triples[..., :2] @ integers(task, "the task", 0, p - 1) % p
     truth = triples[:, -1, 2]
     answer = logits(triples)[:, -1]
     prediction = answer.argmax(axis=-1)
@@ -65,8 +69,8 @@ def classes(p: int, context: np.ndarray) -> dict[str, np.ndarray]:
     spanned     a combination of two examples, but of no single one: modular regression
     unspanned   cannot be known
     """
-    repeat = np.isin(np.arange(p * p), pair_numbers(context, p))
     ratio = covered(p, context)
+    repeat = np.isin(np.arange(len(ratio)), pair_numbers(context, p))
     span = spanned(p, context)
     return {
         "repeat": repeat,
@@ -84,7 +88,7 @@ def line_failures(p: int, correct: np.ndarray, within: np.ndarray, least: float 
     lines (directions y/x; p stands for x = 0)"""
     wrong = within & ~correct
     lines = directions(p)
-    share = np.array([wrong[lines == line].mean() for line in range(p + 1)])
+    share = np.array([wrong[lines == line].mean() for line in range(lines.max() + 1)])
     failed = np.flatnonzero(share >= least)
     return {
         "errors": int(wrong[lines >= 0].sum()),
@@ -93,9 +97,7 @@ def line_failures(p: int, correct: np.ndarray, within: np.ndarray, least: float 
     }
 
 
-def noise_random(
-    logits: Logits, p: int, triples: np.ndarray, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
+def noise_random(logits: Logits, p: int, triples: np.ndarray, rng) -> dict[str, np.ndarray]:
     """Accuracy and loss after k examples of which m, at random places, have a wrong label.
 
     The label is z + e, e uniform in 1..p-1; targets stay clean. triples (B, n, 3), clean ->
@@ -104,6 +106,7 @@ def noise_random(
     row is uniform in 0..n and their places are a random subset, so that the m of them before a
     query are again a uniform subset of its k.
     """
+    triples = integers(triples, "triples", 0, p - 1)
     B, n, _ = triples.shape
     place = rng.permuted(np.tile(np.arange(n), (B, 1)), axis=1)
     wrong = place < rng.integers(n + 1, size=(B, 1))
@@ -128,13 +131,12 @@ def noise_random(
         return {"accuracy": right / count, "loss": loss / count, "count": count}
 
 
-def noise_single(
-    logits: Logits, p: int, triples: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def noise_single(logits: Logits, p: int, triples, rng) -> tuple[np.ndarray, np.ndarray]:
     """Every answer with one wrong label z_j: right (B, n, n), and clean (B, n), without any.
 
     right [j, k]: the query after k examples when label j is wrong, = clean for k <= j. triples
     (B, n, 3)."""
+    triples = integers(triples, "triples", 0, p - 1)
     B, n, _ = triples.shape
     truth = triples[..., 2]
     noisy = np.repeat(triples[:, None], n + 1, axis=1)  # row j < n has label j wrong, row n none

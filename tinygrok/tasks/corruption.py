@@ -11,11 +11,7 @@ RULES = ("uniform", "strict", "symmetric", "subtraction")
 
 
 def corrupt(
-    task: ModularTask,
-    numbers: np.ndarray,
-    fraction: float,
-    rng: np.random.Generator,
-    rule: str = "uniform",
+    task: ModularTask, numbers, fraction: float, rng, rule="uniform"
 ) -> tuple[np.ndarray, np.ndarray]:
     """(labels as given, corrupted?) of training inputs with these numbers, in their random order.
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from .modular import ModularTask, TaskError
+from .modular import ModularTask, TaskError, modulus
 
 DEGREES = {math.factorial(k): k for k in range(3, 7)}  # {p: k} with p = k!
 
@@ -49,6 +49,7 @@ def dihedral(p: int) -> ModularTask:
     >>> task.labels(np.array([[1, 4], [4, 1]]))  # turn after mirror, mirror after turn
     array([5, 7])
     """
+    p = modulus(p)
     if p < 6 or p % 2:
         raise TaskError(f"a dihedral group needs an even p of at least 6, not {p}")
     m = p // 2

@@ -6,6 +6,7 @@ and size is checked.
 
 import gzip
 import math
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -17,22 +18,33 @@ from ..engine.errors import InputError
 
 CIFAR_RECORDS = 10_000  # in every file
 CIFAR_BYTES = 1 + 3 * 32 * 32  # of a record: the label, then red, green and blue
+CIFAR_TEST = "test_batch.bin"
 DIGITS_TRAIN = 1500  # of scikit-learn's 1797
+# Of MNIST and its kin: train-images-idx3-ubyte, train-images.idx3-ubyte.gz, and EMNIST's
+# emnist-letters-test-labels-idx1-ubyte. What is no whole name, .part or .tmp, is not read.
+IDX_NAME = re.compile(r"(.*)(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(\.gz)?")
 
 
 class Images(NamedTuple):
-    """Images (n, H, W, C) and labels (n,) for training and for testing."""
+    """Images (n, H, W, C) and labels (n,) for training and for testing.
+
+    classes   the largest label + 1 (27 for EMNIST's letters, whose labels start at 1)
+    """
 
     train: np.ndarray
     train_labels: np.ndarray
     test: np.ndarray
     test_labels: np.ndarray
 
+    @property
+    def classes(self) -> int:
+        return int(max(self.train_labels.max(), self.test_labels.max())) + 1
+
 
 def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
@@ -53,17 +65,30 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def _idx_pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    names = (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
-    images_path, labels_path = (next(folder.glob(f"{name}*"), None) for name in names)
-    if images_path is None or labels_path is None:
-        raise InputError(f"{folder}: {' or '.join(names)} is missing, or test_batch.bin")
-    x = read_idx(images_path)
-    y = read_idx(labels_path)
-    belong = x.ndim == 3 and y.shape == x.shape[:1]
-    if not belong or y.size == 0 or y.max() > 9:
-        shapes = f"images {x.shape} and labels {y.shape}"
-        raise InputError(f"{folder}: {shapes} of {part} do not belong together")
+def _idx_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """{what stands before train or test in the names: {"train images": file, ...}}.
+
+    Of names for the same thing the shortest, then -idx before .idx: never as a folder lists them.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    paths = [path for path in folder.glob("*-ubyte*") if path.is_file()]
+    for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
+        if name := IDX_NAME.fullmatch(path.name):
+            part = "train" if name[2] == "train" else "test"
+            found.setdefault(name[1], {}).setdefault(f"{part} {name[3]}", path)
+    return found
+
+
+def _idx_pair(folder: Path, files: dict[str, Path], part: str) -> tuple[np.ndarray, np.ndarray]:
+    for kind in ("images", "labels"):
+        if f"{part} {kind}" not in files:
+            raise InputError(f"{folder}: the {part} {kind} are missing beside the other files")
+    x = read_idx(files[f"{part} images"])
+    y = read_idx(files[f"{part} labels"])
+    if x.ndim != 3 or y.ndim != 1:
+        raise InputError(f"{folder}: {part} images of shape {x.shape}, labels of shape {y.shape}")
+    if len(x) != len(y) or len(y) == 0:
+        raise InputError(f"{folder}: {len(x)} images, but {len(y)} labels in the {part} set")
     return x[..., None], y.astype(np.int64)
 
 
@@ -76,24 +101,49 @@ def _cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return planes.transpose(0, 2, 3, 1), records[:, 0].astype(np.int64)
 
 
-def load(folder: Path | None = None) -> Images:
+def load(folder: str | Path | None = None) -> Images:
     """The images in a folder, told by the names of its files; None: scikit-learn's digits.
 
-    Of the 1797 digits of 8 x 8 the last 297 are for testing. Raises InputError for a folder with
-    neither kind of files, and for files that are damaged.
+    Or in torchvision's folders below it, where only one holds images. Any number of classes; labels
+    are those of the files. Of the 1797 digits of 8 x 8 the last 297 are for testing. Raises
+    InputError where there is no such folder, no images in it or several sets, where a file is
+    missing or damaged, and where the numbers of images and labels differ.
 
-    >>> load(Path("no/such/folder"))  # doctest: +ELLIPSIS
+    >>> load("no/such/folder")
     Traceback (most recent call last):
-    tinygrok.engine.errors.InputError: no/such/folder: train-images-idx3-ubyte or ... is missing...
+    tinygrok.engine.errors.InputError: no/such/folder: no such folder
     """
     if folder is None:
         return _digits()
-    if (folder / "test_batch.bin").exists():
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    folder = _place(folder)
+    if (folder / CIFAR_TEST).exists():
         batches = [_cifar(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
         train = np.concatenate([x for x, _ in batches])
         train_labels = np.concatenate([y for _, y in batches])
-        return Images(train, train_labels, *_cifar(folder / "test_batch.bin"))
-    return Images(*_idx_pair(folder, "train"), *_idx_pair(folder, "t10k"))
+        return Images(train, train_labels, *_cifar(folder / CIFAR_TEST))
+    sets = _idx_files(folder)
+    if len(sets) > 1 and "" not in sets:
+        names = ", ".join(f"{name}..." for name in sorted(sets))
+        raise InputError(f"{folder}: several sets ({names}): give one a folder of its own")
+    files = sets.get("") or next(iter(sets.values()))
+    return Images(*_idx_pair(folder, files, "train"), *_idx_pair(folder, files, "test"))
+
+
+def _place(folder: Path) -> Path:
+    """The folder itself where it holds images, else the only one of torchvision's below it."""
+    below = [folder / "raw", folder / "cifar-10-batches-bin", *sorted(folder.glob("*/raw"))]
+    for places in ([folder], below):
+        found = [p for p in places if (p / CIFAR_TEST).exists() or _idx_files(p)]
+        if len(found) > 1:
+            names = ", ".join(str(p.relative_to(folder)) for p in found)
+            raise InputError(f"{folder}: images in {names}: name one of these folders")
+        if found:
+            return found[0]
+    known = "train-images-idx3-ubyte and its kin, or CIFAR-10's test_batch.bin"
+    raise InputError(f"{folder}: no images in it ({known})")
 
 
 def _digits() -> Images:
@@ -111,10 +161,13 @@ def _digits() -> Images:
 
 
 def normalised(data: Images) -> Images:
-    """Float32 images with mean 0 and variance 1 in every channel of the training set."""
+    """Float32 images with mean 0 and variance 1 in every channel of the training set.
+
+    A channel that is the same everywhere in training has no variance: it is only shifted to 0."""
     pixels = (0, 1, 2)
     mean = np.mean(data.train, axis=pixels, dtype=np.float64)
     std = np.std(data.train, axis=pixels, dtype=np.float64)
+    std = np.where(np.ptp(data.train, axis=pixels) > 0, std, 1)
 
     def scaled(x: np.ndarray) -> np.ndarray:
         return ((x - mean) / std).astype(np.float32)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .modular import TaskError, all_pairs, inverses, pair_numbers, require_prime
+from ..engine.border import integer, integers
+from .modular import TaskError, all_pairs, inverses, modulus, pair_numbers, require_prime
 
 MAX_OOD = 256  # held-out tasks that are measured (authors' code)
 QUESTIONS = 14  # rows of inputs, at least, in a measured set
@@ -18,9 +19,10 @@ QUESTIONS = 14  # rows of inputs, at least, in a measured set
 
 def random_tasks(p: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` distinct tasks (a, b), zeros allowed, uniformly from Z_p^2; shape (count, 2)."""
-    if not 1 <= count <= p * p:
-        raise TaskError(f"there are {p * p} tasks mod {p}, not {count}")
-    return all_pairs(p)[rng.permutation(p * p)[:count]]
+    pairs = all_pairs(p)
+    if not 1 <= count <= len(pairs):
+        raise TaskError(f"there are {len(pairs)} tasks mod {p}, not {count}")
+    return pairs[rng.permutation(len(pairs))[:count]]
 
 
 def rectangle_tasks(p: int, base: int, rng: np.random.Generator, restarts: int = 200) -> np.ndarray:
@@ -31,6 +33,8 @@ def rectangle_tasks(p: int, base: int, rng: np.random.Generator, restarts: int =
     are listed and one is drawn, and when there is none the whole selection starts again.
     Raises TaskError when `restarts` selections fail, or 4 base > p^2.
     """
+    p = modulus(p)
+    base = integer(base, "base tasks")
     if not 1 <= 4 * base <= p * p:
         raise TaskError(f"{base} rectangles need {4 * base} tasks, and there are {p * p} mod {p}")
     for _ in range(restarts):
@@ -85,22 +89,21 @@ class InContextData:
     test_pool: np.ndarray
     replace: bool = True
 
+    def __post_init__(self):
+        self.p = require_prime(self.p, "the in-context task")
+        self.shots = integer(self.shots, "shots", 1)
+        for name in ("id_tasks", "ood_tasks", "train_pool", "test_pool"):
+            setattr(self, name, integers(getattr(self, name), name, 0, self.p - 1))
+
     @classmethod
     def make(
-        cls,
-        p: int,
-        shots: int,
-        tasks: int,
-        alpha: float,
-        rng,
-        rule: str = "rectangle",
-        replace: bool = True,
+        cls, p: int, shots: int, tasks: int, alpha: float, rng, rule="rectangle", replace=True
     ):
         """Draw tasks and split the p^2 inputs: round(alpha p^2) to train.
 
         rule "rectangle" (4 to a base task) or "random". Raises TaskError for a composite p, an
         impossible number of tasks, or a pool too small for a row."""
-        require_prime(p, "the in-context task")
+        p = require_prime(p, "the in-context task")
         if rule not in ("rectangle", "random"):
             raise TaskError(f"unknown selection rule {rule!r}: choose rectangle or random")
         if rule == "random":
@@ -136,6 +139,8 @@ class InContextData:
         """Tokens (tasks rows, 3 shots): every task gets the same rows of pairs (rows, shots, 2).
 
         Task-major, as the paper's batches."""
+        tasks = integers(tasks, "tasks", 0, self.p - 1)
+        pairs = integers(pairs, "pairs", 0, self.p - 1)
         z = np.einsum("tc,rsc->trs", tasks, pairs) % self.p
         xy = np.broadcast_to(pairs, (len(tasks), *pairs.shape))
         triples = np.concatenate([xy, z[..., None]], axis=-1)
@@ -169,9 +174,7 @@ class InContextData:
         return result
 
 
-def phase(
-    id_train: float, id_test: float, ood_train: float, ood_test: float, high: float = 0.75
-) -> str:
+def phase(id_train: float, id_test: float, ood_train: float, ood_test: float, high=0.75) -> str:
     """The paper's four phases from last-shot accuracies; `high` is our threshold (it states none).
 
     >>> phase(id_train=1.0, id_test=0.97, ood_train=0.1, ood_test=0.1)
@@ -187,13 +190,21 @@ def phase(
 # -- reference solvers: (p, X (R, k, n), Z (R, k), queries (R, n)) -> (answers (R,), known? (R,)) --
 
 
-def ratio_matching(
-    p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+Answers = tuple[np.ndarray, np.ndarray]
+
+
+def _residues(p: int, *arrays) -> tuple:
+    """p, and examples and queries mod p."""
+    p = modulus(p)
+    return p, *(integers(x, "examples and queries") % p for x in arrays)
+
+
+def ratio_matching(p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray) -> Answers:
     """If the query is c times an example, answer c z: one division, one multiplication.
 
     Two vectors are parallel when x_i q_j = x_j q_i for all i, j; c comes from the first coordinate
     where x_i != 0. Query 0: answer 0."""
+    p, X, Z, queries = _residues(p, X, Z, queries)
     if not X.shape[1]:
         return np.zeros(len(X), int), np.zeros(len(X), bool)
     products = X[:, :, :, None] * queries[:, None, None, :]  # x_i q_j (R, k, n, n)
@@ -211,16 +222,15 @@ def ratio_matching(
     return answers, match.any(axis=1) | zero
 
 
-def modular_regression(
-    p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def modular_regression(p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray) -> Answers:
     """Gaussian elimination of [X | Z] over GF(p), any number of variables.
 
     The query is answered when it lies in the span of the examples, as the same combination of their
     answers: what reduces [q | 0] to [0 | -answer]."""
+    p, X, Z, queries = _residues(p, X, Z, queries)
     inverse = inverses(p)
-    rows = np.concatenate([X, Z[..., None]], axis=-1) % p  # (R, k, n + 1)
-    query = np.pad(queries, ((0, 0), (0, 1))) % p
+    rows = np.concatenate([X, Z[..., None]], axis=-1)  # (R, k, n + 1)
+    query = np.pad(queries, ((0, 0), (0, 1)))
     used = np.zeros(rows.shape[:2], dtype=bool)
     system = np.arange(len(rows))
     columns = X.shape[-1] if X.shape[1] else 0
@@ -243,12 +253,11 @@ def modular_regression(
     return -query[:, -1] % p, spanned
 
 
-def retrieval(
-    p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray, tasks: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def retrieval(p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray, tasks) -> Answers:
     """A learner that knows its pre-training tasks only, tasks (T, n).
 
     Those that agree with most examples vote on the query."""
+    p, X, Z, queries, tasks = _residues(p, X, Z, queries, tasks)
     right = X @ tasks.T % p == Z[..., None]  # (R, k, T)
     agreements = right.sum(axis=1)
     best = agreements == agreements.max(axis=1, keepdims=True)
@@ -271,6 +280,8 @@ def exact_accuracy(p: int, k: int) -> dict[str, float]:
     ratio_coverage   c = p^-2 [k >= 1] + (1 - p^-2)(1 - (1 - (p-1)/p^2)^k)
     ratio_matching   c + (1 - c)/p
     """
+    p = modulus(p)
+    k = integer(k, "examples", 0)
     p0 = p ** (-2 * k)
     p1 = (p**k - 1) * (p + 1) / p ** (2 * k)
     p2 = (1 - p**-k) * (1 - p ** (1 - k))

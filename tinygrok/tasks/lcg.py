@@ -11,42 +11,39 @@ from functools import partial
 
 import numpy as np
 
-from .modular import TaskError
+from ..engine.border import INT64, integer, integers
+from .modular import TaskError, modulus, prime_factors
 
-# a x + c <= m (m - 1) fits 64 bits up to LARGEST; beyond it a modulus must be a power of two, where
-# wrapping around is exact.
-LARGEST = 2**32
-LARGEST_POWER = 2**62
+LARGEST = 2**64  # modulus
+LARGEST_LIST = 2**26  # modulus whose residues, or numbers as tokens, are listed
 PAPER_TEST_MODULI = (2048, 1521, 1800, 1936, 2178, 2312, 2352)
 
 # -- generators ------------------------------------------------------------------------------------
 
 
-def check_modulus(m: int) -> int:
-    """m itself, or TaskError where sequences mod m would not be exact."""
-    power_of_two = m & (m - 1) == 0
-    if m < 2 or m > LARGEST_POWER or (m > LARGEST and not power_of_two):
-        raise TaskError(
-            f"the modulus must lie between 2 and 2^32, or be a power of two up to 2^62, not {m}"
-        )
-    return m
+def _exact_type(m: np.ndarray) -> type:
+    """uint64 where a x + c <= m (m - 1) fits, else Python's integers."""
+    return np.uint64 if np.max(m, initial=0) <= 2**32 else object
 
 
 def generate(m, a, c, x0, length: int) -> np.ndarray:
-    """x_0, x_1, ..., x_{length-1}: integers that broadcast to (n,) -> int64 (n, length), exact.
+    """x_0, x_1, ..., x_{length-1}: integers that broadcast to (n,) -> (n, length), exact.
 
-    By doubling: x_{t+r} = a_r x_t + c_r with a_{2r} = a_r^2, c_{2r} = a_r c_r + c_r (all mod m),
+    Moduli up to 2^64; int64, or Python's integers (dtype object) where a number exceeds 2^63. By
+    doubling: x_{t+r} = a_r x_t + c_r with a_{2r} = a_r^2, c_{2r} = a_r c_r + c_r (all mod m),
     a_1 = a, c_1 = c.
 
     >>> generate(7, 3, 1, 2, 5)
     array([2, 0, 1, 4, 6])
     """
-    columns = (np.asarray(v, dtype=np.uint64)[..., None] for v in (m, a, c, x0))
-    m, a, c, x0 = np.broadcast_arrays(*columns)
-    a = a % m
-    c = c % m
-    x = np.empty((*x0.shape[:-1], length), dtype=np.uint64)
-    x[..., :1] = x0 % m
+    m = integers(m, "the modulus", 2, LARGEST)
+    exact = _exact_type(m)
+    given = (integers(v, "a, c and x_0", -LARGEST, LARGEST) for v in (a, c, x0))
+    m, *columns = (v[..., None] for v in np.broadcast_arrays(m, *given))
+    a, c, x0 = ((v % m).astype(exact) for v in columns)
+    m = m.astype(exact)
+    x = np.empty((*x0.shape[:-1], length), dtype=exact)
+    x[..., :1] = x0
     r = 1
     while r < length:
         end = min(2 * r, length)
@@ -54,21 +51,7 @@ def generate(m, a, c, x0, length: int) -> np.ndarray:
         c = (a * c + c) % m
         a = a * a % m
         r *= 2
-    return x.astype(np.int64)
-
-
-def prime_factors(m: int) -> dict[int, int]:
-    """{p: e} with m = prod p^e."""
-    factors: dict[int, int] = {}
-    p = 2
-    while p * p <= m:
-        while m % p == 0:
-            factors[p] = factors.get(p, 0) + 1
-            m //= p
-        p += 1 if p == 2 else 2
-    if m > 1:
-        factors[m] = factors.get(m, 0) + 1
-    return factors
+    return integers(x, "numbers", 0, LARGEST)
 
 
 def hull_dobell_step(m: int) -> int:
@@ -76,7 +59,8 @@ def hull_dobell_step(m: int) -> int:
 
     With gcd(c, m) = 1 every seed has the full period m exactly when lambda(m) divides a - 1 (Hull
     and Dobell 1962)."""
-    radical = math.prod(prime_factors(check_modulus(m)))
+    m = modulus(m, LARGEST)
+    radical = math.prod(prime_factors(m))
     return 2 * radical if m % 4 == 0 else radical
 
 
@@ -85,19 +69,18 @@ def multipliers(m: int) -> range:
 
     Raises TaskError where it is empty: for square-free m (primes too) and for 4 times an odd
     square-free number."""
+    m = modulus(m, LARGEST)
     step = hull_dobell_step(m)
     count = m // step - 1
     if count < 1:
         raise TaskError(
             f"mod {m} no multiplier but a = 1 has the full period (Hull-Dobell): "
-            "choose a power of 2 above 4, for instance"
+            "choose a power of 2 from 8 on, for instance"
         )
     return range(step + 1, count * step + 2, step)
 
 
-def draw_multipliers(
-    m: int, count: int, rng: np.random.Generator, replace: bool = False
-) -> np.ndarray:
+def draw_multipliers(m: int, count: int, rng: np.random.Generator, replace=False) -> np.ndarray:
     """`count` elements of A(m), distinct unless replace."""
     candidates = multipliers(m)
     if count > len(candidates) and not replace:
@@ -105,19 +88,18 @@ def draw_multipliers(
             f"mod {m} there are {len(candidates)} multipliers of full period, fewer than {count}"
         )
     k = rng.choice(len(candidates), count, replace=replace)
-    return candidates.start + candidates.step * k
+    return integers([candidates[i] for i in k.tolist()], "multipliers", 1, LARGEST)
 
 
 def increments(m: int) -> np.ndarray:
-    """C(m) = {3 <= c < m: gcd(c, m) = 1}, the authors' candidates."""
-    candidates = np.arange(3, check_modulus(m))
+    """C(m) = {3 <= c < m: gcd(c, m) = 1}, the authors' candidates; m up to 2^26."""
+    candidates = np.arange(3, modulus(m, LARGEST_LIST))
     return candidates[np.gcd(candidates, m) == 1]
 
 
-def draw_increments(
-    m: int, count: int, rng: np.random.Generator, replace: bool = False
-) -> np.ndarray:
+def draw_increments(m: int, count: int, rng: np.random.Generator, replace=False) -> np.ndarray:
     """`count` elements of C(m), distinct unless replace (above 2^20: always distinct)."""
+    m = modulus(m, LARGEST)
     if m <= 2**20:
         candidates = increments(m)
         if len(candidates) < (1 if replace else count):
@@ -126,27 +108,37 @@ def draw_increments(
         return rng.choice(candidates, count, replace=replace)
     found: dict[int, None] = {}  # in the order of drawing, without repeats
     while len(found) < count:
-        c = rng.integers(3, m, count)
-        prime_to_m = c[np.gcd(c, m) == 1]
-        found |= dict.fromkeys(prime_to_m.tolist())
-    return np.array(list(found)[:count])
+        drawn = rng.integers(3, m, count, dtype=np.uint64).tolist()
+        found |= dict.fromkeys(c for c in drawn if math.gcd(c, m) == 1)
+    return integers(list(found)[:count], "increments", 3, LARGEST)
 
 
 # -- numbers as tokens -----------------------------------------------------------------------------
 
 
 def to_digits(x: np.ndarray, base: int, count: int) -> np.ndarray:
-    """Base-b digits (..., count) of integers (...), the lowest first.
+    """Base-b digits (..., count) of integers (...) from 0 to base^count - 1, the lowest first.
 
     >>> to_digits(np.array([2026]), 10, 4)
     array([[6, 2, 0, 2]])
     """
-    return x[..., None] // base ** np.arange(count) % base
+    places, limit = _places(base, count)
+    digits = integers(x, "numbers", 0, limit - 1)[..., None] // places % int(base)
+    return digits.astype(np.int64, copy=False)
 
 
 def from_digits(digits: np.ndarray, base: int) -> np.ndarray:
     """The integers (...) with digits (..., count), the lowest first."""
-    return (digits * base ** np.arange(digits.shape[-1])).sum(axis=-1)
+    digits = integers(digits, "digits", 0, base - 1)
+    places, limit = _places(base, digits.shape[-1])
+    return integers((digits * places).sum(axis=-1), "numbers", 0, limit)
+
+
+def _places(base: int, count: int) -> tuple[np.ndarray, int]:
+    """1, b, b^2, ... in a type that holds every number of `count` digits, and b^count."""
+    base = integer(base, "the base", 2)
+    *places, limit = (base**i for i in range(count + 1))
+    return np.array(places, dtype=np.int64 if limit <= INT64 else object), limit
 
 
 # -- data sets -------------------------------------------------------------------------------------
@@ -177,13 +169,19 @@ class LcgData:
     base: int | None = None
     digits: int = 1
 
+    def __post_init__(self):
+        for name in ("length", "vocab", "first", "digits"):
+            setattr(self, name, integer(getattr(self, name), name, 0))
+
     @property
     def positions(self) -> np.ndarray:
         """Input positions that carry loss: all of them."""
         return np.arange(self.length * self.digits - 1)
 
     def _numbers(self, m, a, c, rng: np.random.Generator) -> np.ndarray:
-        x = generate(m, a, c, rng.integers(0, m), self.length + self.first)
+        largest = (integers(m, "moduli", 2, LARGEST) - 1).astype(np.uint64)
+        x0 = rng.integers(0, largest, dtype=np.uint64, endpoint=True)
+        x = generate(m, a, c, x0, self.length + self.first)
         return x[:, self.first :]
 
     def batch(self, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -257,6 +255,7 @@ def fixed_modulus(m: int, length: int, rng: np.random.Generator, draws: int = 64
     array([[19, 32, 30, 50, 42, 58],
            [ 2, 29, 21, 21, 21, 21]])
     """
+    m = modulus(m, LARGEST_LIST)
     tests = {str(m): _test_grid(m, draws, rng)}
     _, test_a, test_c = tests[str(m)]
     everything = np.arange(1, m)
@@ -266,13 +265,7 @@ def fixed_modulus(m: int, length: int, rng: np.random.Generator, draws: int = 64
 
 
 def unseen_modulus(
-    m: int,
-    length: int,
-    rng: np.random.Generator,
-    train_moduli: int = 128,
-    pool: int = 128,
-    draws: int = 64,
-    held_out=None,
+    m: int, length: int, rng, train_moduli=128, pool=128, draws=64, held_out=None
 ) -> LcgData:
     """Many moduli around m, a token a number; tests on m and on others that it never trains on.
 
@@ -288,6 +281,7 @@ def unseen_modulus(
     >>> bool(np.isin(256, data.moduli))
     False
     """
+    m = modulus(m, LARGEST_LIST)
     vocab = int(1.2 * m)
     candidates = np.arange(length, vocab + 1)
     if held_out is None:
@@ -328,24 +322,20 @@ def _richest_moduli(m: int, candidates: np.ndarray) -> list[int]:
 
 
 def _check_digits(base: int, digits: int, largest: int, what: str) -> None:
-    if largest > base**digits:
-        held = f"{digits} digits in base {base} hold numbers below {base**digits}"
+    _, limit = _places(base, digits)
+    if largest > limit:
+        held = f"{digits} digits in base {base} hold numbers below {limit}"
         raise TaskError(f"{held}, too few for {what} {largest}")
 
 
 def fixed_modulus_digits(
-    m: int,
-    length: int,
-    base: int,
-    digits: int,
-    rng: np.random.Generator,
-    pool: int = 1024,
-    draws: int = 64,
+    m: int, length: int, base: int, digits: int, rng, pool=1024, draws=64
 ) -> LcgData:
     """One modulus up to base^digits, numbers cut in digits, tested on a and c never trained on.
 
     `pool` multipliers and increments of full period in training, `draws` others of each in the
     tests, all pairs. Sequences start at x_1."""
+    m = modulus(m, LARGEST)
     _check_digits(base, digits, m, "the modulus")
     a = draw_multipliers(m, pool + draws, rng)
     c = draw_increments(m, pool + draws, rng)
@@ -357,20 +347,14 @@ def fixed_modulus_digits(
 
 
 def unseen_modulus_digits(
-    largest: int,
-    length: int,
-    base: int,
-    digits: int,
-    rng: np.random.Generator,
-    train_moduli: int = 2048,
-    pool: int = 8,
-    draws: int = 64,
+    largest: int, length: int, base: int, digits: int, rng, train_moduli=2048, pool=8, draws=64
 ) -> LcgData:
     """Moduli up to `largest`, numbers cut in digits; tests on the powers of 2, 3, 5, 7 in there.
 
     Squares at least. Every training modulus has `pool` multipliers and increments, of
     full period as far as some 8 `pool` draws find such besides the tests' values, which no modulus
     trains on, then arbitrary ones below `largest`."""
+    largest = modulus(largest, LARGEST_LIST)
     _check_digits(base, digits, largest, "moduli up to")
     smallest = max(base, length, 5)
     powers = _prime_powers(smallest, largest)
@@ -405,7 +389,7 @@ def _prime_powers(low: int, high: int) -> list[int]:
     """Squares and higher powers of 2, 3, 5 and 7 from low to high, ascending."""
     powers = []
     for p in (2, 3, 5, 7):
-        powers += [p**e for e in range(2, 40) if low <= p**e <= high]
+        powers += [p**e for e in range(2, 65) if low <= p**e <= high]
     return sorted(powers)
 
 
@@ -438,13 +422,15 @@ def known_modulus(x: np.ndarray, m) -> np.ndarray:
     common divisor with m. Under Hull-Dobell d_0 is prime to m, so that three numbers suffice. m
     (B,) or an integer.
     """
-    m = np.broadcast_to(np.asarray(m, dtype=np.uint64), len(x))
-    x = x.astype(np.uint64)
-    negative = m[:, None] - x[:, :-1]  # -x_i mod m, without a sign
-    d = (x[:, 1:] + negative) % m[:, None]
+    x = integers(x, "numbers", 0, LARGEST)
+    m = np.broadcast_to(integers(m, "the modulus", 2, LARGEST), len(x))
+    exact = _exact_type(m)
+    d = (np.diff(x) % m[:, None]).astype(exact)
+    answer = np.full(x.shape, -1, dtype=object if exact is object else int)
+    x = x.astype(exact)
+    m = m.astype(exact)
     g = m
     ag = np.zeros_like(m)  # the pair (m, a m = 0) holds as well
-    answer = np.full(x.shape, -1)
     for t in range(1, x.shape[1]):
         last = d[:, t - 1]
         if t > 1:
@@ -452,13 +438,11 @@ def known_modulus(x: np.ndarray, m) -> np.ndarray:
         step = last // g * ag % m
         following = (x[:, t] + step) % m
         known = last % g == 0
-        answer[:, t] = np.where(known, following.astype(np.int64), -1)
-    return answer
+        answer[known, t] = following[known]
+    return integers(answer, "answers", -1, LARGEST)
 
 
-def _euclid(
-    g: np.ndarray, ag: np.ndarray, d: np.ndarray, ad: np.ndarray, m: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _euclid(g, ag, d, ad, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(h, a h mod m), h = gcd(g, d), of the pairs (g, a g) and (d, a d); all (B,), unsigned."""
     g, ag, d, ad = (v.copy() for v in (g, ag, d, ad))
     while d.any():
@@ -479,26 +463,28 @@ def estimated_modulus(x: np.ndarray) -> np.ndarray:
 
     d_{i+2} d_i - d_{i+1}^2 is a multiple of m; M_t, the greatest common divisor of all of them, is
     m times a small factor soon: the estimate is the smallest M_t / q, q <= 64, that is above every
-    number seen."""
+    number seen, and at most 2^64."""
+    x = integers(x, "numbers", 0, LARGEST)
     large = x.max(initial=0) >= 2**30  # the products reach 2 m^2
     d = np.diff(x).astype(object if large else np.int64)
     multiples = d[:, 2:] * d[:, :-2] - d[:, 1:-1] ** 2
     divisor = np.gcd.accumulate(np.abs(multiples), axis=1)
     largest = np.maximum.accumulate(x, axis=1)[:, 3:]
-    estimate = np.full(x.shape, -1)
+    estimate = np.full(x.shape, -1, dtype=d.dtype)
     known = estimate[:, 3:]  # a view: two products need four numbers
     for q in range(64, 0, -1):
         quotient = divisor // q
-        fits = (divisor % q == 0) & (quotient > largest) & (quotient < 2**63)
+        fits = (divisor % q == 0) & (quotient > largest) & (quotient <= LARGEST)
         new = fits & (known < 0)
         known[new] = quotient[new]
-    return estimate
+    return integers(estimate, "estimates", -1, LARGEST)
 
 
 def unknown_modulus(x: np.ndarray, m=None) -> np.ndarray:
     """known_modulus with the estimate of the modulus at every position; m is not used."""
+    x = integers(x, "numbers", 0, LARGEST)
     estimate = estimated_modulus(x)
-    answer = np.full(x.shape, -1)
+    answer = np.full_like(estimate, -1)
     for t in range(3, x.shape[1]):
         m = estimate[:, t]
         new = (m > 0) & (m != estimate[:, t - 1])
@@ -518,9 +504,13 @@ def look_back(x: np.ndarray, m: int, order: int = 1) -> np.ndarray:
     def weight(j: int) -> int:
         return (-1) ** (j + 1) * math.comb(order, j)
 
+    m = modulus(m, LARGEST)
+    order = integer(order, "the order", 1)
+    exact = np.int64 if m << order < INT64 else object
+    x = integers(x, "numbers", 0, m - 1).astype(exact)
     length = x.shape[1]
     divisors = [r for r in range(1, length // order + 1) if m % r == 0]
-    answer = np.full(x.shape, -1)
+    answer = np.full_like(x, -1)
     ends = [order * r - 1 for r in divisors[1:]] + [length]
     for r, last in zip(divisors, ends, strict=False):  # no divisor, no answer
         first = order * r  # r is the largest with first .. last numbers in context
@@ -528,7 +518,7 @@ def look_back(x: np.ndarray, m: int, order: int = 1) -> np.ndarray:
         for j in range(1, order + 1):
             total = total + weight(j) * x[:, first - j * r : last + 1 - j * r]
         answer[:, first - 1 : last] = total % m
-    return answer
+    return integers(answer, "answers", -1, m)
 
 
 SOLVERS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {

@@ -4,27 +4,86 @@ Inputs are numbered 0 .. p^S - 1 in lexicographic order, so a table of any size 
 chunks."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..engine.border import integer, integers
 from ..engine.errors import InputError
+
+LARGEST_TABLE = 2**24  # tables of p entries; products of residues stay far from 2^63
+WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 
 class TaskError(InputError):
     """A task that does not exist; the message says why in one line."""
 
 
+def modulus(p, largest: int = LARGEST_TABLE) -> int:
+    """p as a Python integer; TaskError unless it lies between 2 and the largest."""
+    try:
+        return integer(p, "the modulus", 2, largest)
+    except InputError as error:
+        raise TaskError(str(error)) from None
+
+
 def is_prime(n: int) -> bool:
-    """Trial division: exact, and quick for every modulus whose table fits in memory."""
-    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
+    """Miller and Rabin's test with the first twelve primes: exact below 3.1 10^23.
+
+    Source: Sorenson, Webster, Strong pseudoprimes to twelve prime bases, arXiv 1509.00864."""
+    n = integer(n, "n", high=2**64)
+    if n < 2 or any(n % b == 0 for b in WITNESSES):
+        return n in WITNESSES
+    twos = ((n - 1) & (1 - n)).bit_length() - 1  # n - 1 = 2^twos odd
+    odd = n >> twos
+
+    def passes(b: int) -> bool:
+        return pow(b, odd, n) == 1 or any(pow(b, odd << i, n) == n - 1 for i in range(twos))
+
+    return all(passes(b) for b in WITNESSES)
 
 
-def require_prime(p: int, why: str) -> None:
-    """TaskError unless p is prime; `why` names what needs it."""
+def require_prime(p, why: str) -> int:
+    """p as a Python integer; TaskError unless it is prime. `why` names what needs it."""
+    p = modulus(p)
     if not is_prime(p):
         raise TaskError(f"{why} needs a prime modulus; {p} is not prime")
+    return p
+
+
+def prime_factors(m: int) -> dict[int, int]:
+    """{p: e} with m = prod p^e, the smallest p first; m up to 2^64.
+
+    >>> prime_factors(2352)
+    {2: 4, 3: 1, 7: 2}
+    """
+    exponents: Counter[int] = Counter()
+    parts = [integer(m, "m", 1, 2**64)]
+    while parts:
+        n = parts.pop()
+        if is_prime(n):
+            exponents[n] += 1
+        elif n > 1:
+            d = _divisor(n)
+            parts += [d, n // d]
+    return dict(sorted(exponents.items()))
+
+
+def _divisor(n: int, c: int = 1) -> int:
+    """A divisor of a composite n, not 1 or n: a small prime, or what Pollard's x^2 + c finds."""
+    for p in WITNESSES:
+        if n % p == 0:
+            return p
+    slow = fast = 2
+    d = 1
+    while d == 1:
+        slow = (slow * slow + c) % n
+        fast = (fast * fast + c) % n
+        fast = (fast * fast + c) % n
+        d = math.gcd(slow - fast, n)
+    return d if d < n else _divisor(n, c + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +139,8 @@ class ModularTask:
     circle: Circle | None = None
 
     def __post_init__(self):
-        if self.p < 2:
-            raise TaskError(f"the modulus must be at least 2, not {self.p}")
+        object.__setattr__(self, "p", modulus(self.p))
+        object.__setattr__(self, "terms", integer(self.terms, "terms"))
         if self.terms < 1:
             raise TaskError(f"a task needs at least 1 term, not {self.terms}")
 
@@ -108,11 +167,15 @@ class ModularTask:
 
     def inputs(self, numbers) -> np.ndarray:
         """Inputs (S, B) with the given numbers in lexicographic order (n_1 is the slowest)."""
-        return np.stack(np.unravel_index(np.asarray(numbers), (self.p,) * self.terms))
+        numbers = integers(numbers, "numbers of inputs", 0, self.size - 1)
+        return np.stack(np.unravel_index(numbers, (self.p,) * self.terms))
 
     def labels(self, inputs: np.ndarray) -> np.ndarray:
-        """The answers (B,) in 0..p-1 for inputs (S, B)."""
-        return self.function(inputs) % self.p
+        """The answers (B,) in 0..p-1 for inputs (S, B); those that are not defined mean nothing."""
+        n = integers(inputs, f"inputs of {self.name}", 0, self.p - 1)
+        if len(n) != self.terms:
+            raise TaskError(f"{self.name} reads inputs ({self.terms}, B), not {n.shape}")
+        return integers(self.function(n), f"answers of {self.name}") % self.p
 
     def table(self) -> np.ndarray:
         """The whole table, shape (p,) * S; -1 where the function is not defined."""
@@ -145,8 +208,9 @@ def separable(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
     """h(g_1(n_1) + ... + g_S(n_S)) mod p for any functions, as tables g (S, p) and h (p,).
 
     h is the identity by default."""
-    answers = np.arange(p) if h is None else np.asarray(h) % p
-    circle = Circle(p, np.asarray(tables) % p, answers)
+    p = modulus(p)
+    answers = np.arange(p) if h is None else integers(h, "the table h") % p
+    circle = Circle(p, integers(tables, "the tables g") % p, answers)
     return ModularTask("separable", p, len(circle.positions), circle.answer, circle=circle)
 
 
@@ -158,13 +222,11 @@ def addition(p: int, coefficients: tuple[int, ...] = (1, 1)) -> ModularTask:
     >>> addition(7, (1, 2, 3)).labels(np.array([[1], [1], [1]]))
     array([6])
     """
-    if p < 2:
-        raise TaskError(f"the modulus must be at least 2, not {p}")
-    for c in coefficients:
-        if c % p == 0:
-            raise TaskError(f"coefficient {c} is 0 mod {p}: that input would not matter")
-    tables = [[c * n % p for n in range(p)] for c in coefficients]
-    return replace(separable(p, tables), name="addition")
+    p = modulus(p)
+    c = integers(coefficients, "coefficients", -math.inf, math.inf) % p
+    if (c == 0).any():
+        raise TaskError(f"{coefficients} has a 0 mod {p}: that input would not matter")
+    return replace(separable(p, np.outer(c, np.arange(p))), name="addition")
 
 
 def subtraction(p: int) -> ModularTask:
@@ -173,7 +235,7 @@ def subtraction(p: int) -> ModularTask:
     >>> int(subtraction(7).table()[2, 5])
     4
     """
-    n = np.arange(p)
+    n = np.arange(modulus(p))
     return replace(separable(p, [n, -n]), name="subtraction")
 
 
@@ -181,11 +243,13 @@ def product(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
     """h(g_1(n_1) g_2(n_2) ...) mod p for any functions, as tables g (S, p) and h (p,), p prime.
 
     On the nonzero values a product is a sum of discrete logarithms mod p - 1."""
-    require_prime(p, "multiplication")
-    h = np.arange(p) if h is None else np.asarray(h) % p
+    p = require_prime(p, "multiplication")
+    h = np.arange(p) if h is None else integers(h, "the table h") % p
     log = discrete_log(p)
     powers_of_root = np.argsort(log)[1:]  # 1, g, g^2, ...; log 0 = -1 comes first
-    circle = Circle(p - 1, log[np.asarray(tables) % p], h[powers_of_root], zero=int(h[0]))
+    circle = Circle(
+        p - 1, log[integers(tables, "the tables g") % p], h[powers_of_root], zero=int(h[0])
+    )
     return ModularTask("product", p, len(circle.positions), circle.answer, circle=circle)
 
 
@@ -208,7 +272,7 @@ def division(p: int) -> ModularTask:
     >>> division(7).table()[1].tolist()  # 1/0 is not defined, 1/2 = 4 mod 7
     [-1, 1, 4, 5, 2, 3, 6]
     """
-    require_prime(p, "division")
+    p = require_prime(p, "division")
     task = product(p, [np.arange(p), inverses(p)])
     return replace(task, name="division", defined=lambda n: n[1] != 0)
 
@@ -218,21 +282,26 @@ def division(p: int) -> ModularTask:
 
 def all_pairs(p: int) -> np.ndarray:
     """(p^2, 2): pair number x p + y is (x, y)."""
+    p = modulus(p)
     return np.stack(np.divmod(np.arange(p * p), p), axis=1)
 
 
 def pair_numbers(pairs: np.ndarray, p: int) -> np.ndarray:
     """(n,) the numbers x p + y of pairs (n, 2)."""
-    return pairs @ np.array([p, 1])
+    p = modulus(p)
+    return integers(pairs, "pairs", 0, p - 1) @ np.array([p, 1])
 
 
 def powers(p: int, exponent: int) -> np.ndarray:
     """(p,) n^exponent mod p for n = 0..p-1; 0^0 = 1."""
+    p = modulus(p)
+    exponent = integer(exponent, "exponents", 0, math.inf)
     return np.array([pow(n, exponent, p) for n in range(p)])
 
 
 def inverses(p: int) -> np.ndarray:
     """(p,) n^-1 mod p for n = 0..p-1 and prime p; 0 for n = 0."""
+    p = require_prime(p, "the table of inverses")
     return np.array([0] + [pow(n, -1, p) for n in range(1, p)])
 
 
@@ -240,16 +309,17 @@ def primitive_root(p: int) -> int:
     """The smallest g whose powers run through 1..p-1, p prime.
 
     That is g^((p-1)/r) != 1 mod p for every prime r that divides p - 1."""
-    factors = [r for r in range(2, p) if (p - 1) % r == 0 and is_prime(r)]
+    p = require_prime(p, "a primitive root")
 
     def generates(g: int) -> bool:
-        return all(pow(g, (p - 1) // r, p) != 1 for r in factors)
+        return all(pow(g, (p - 1) // r, p) != 1 for r in prime_factors(p - 1))
 
     return next(g for g in range(1, p) if generates(g))
 
 
 def discrete_log(p: int) -> np.ndarray:
     """log (p,): g^log[x] = x mod p for x = 1..p-1, g the smallest primitive root; log[0] = -1."""
+    p = require_prime(p, "the discrete logarithm")
     g = primitive_root(p)
     log = np.full(p, -1)
     x = 1
@@ -262,9 +332,7 @@ def discrete_log(p: int) -> np.ndarray:
 # -- polynomials -----------------------------------------------------------------------------------
 
 
-def polynomial(
-    p: int, monomials: dict[tuple[int, ...], int], name: str = "polynomial"
-) -> ModularTask:
+def polynomial(p: int, monomials: dict[tuple, int], name="polynomial") -> ModularTask:
     """sum of c n_1^a_1 n_2^a_2 ... mod p for {(a_1, a_2, ...): c}; 0^0 = 1.
 
     >>> task = polynomial(7, {(2, 0): 1, (0, 1): 3})  # n_1^2 + 3 n_2
@@ -277,7 +345,11 @@ def polynomial(
         raise TaskError(
             "a polynomial needs monomials {(a_1, ..., a_S): c} with one exponent >= 0 per variable"
         )
-    terms = [(c % p, [powers(p, a) for a in exponents]) for exponents, c in monomials.items()]
+    p = modulus(p)
+    terms = []
+    for exponents, c in monomials.items():
+        coefficient = integer(c, "coefficients", -math.inf, math.inf) % p
+        terms.append((coefficient, [powers(p, a) for a in exponents]))
 
     def evaluate(n: np.ndarray) -> np.ndarray:
         total = np.zeros_like(n[0])

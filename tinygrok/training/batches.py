@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..engine.border import integers
 from ..engine.device import Array, Device
 from ..models.gpt import GPT
 from ..models.mlp import TwoLayerNet
@@ -89,7 +90,7 @@ class TableBatch:
     def __init__(
         self, dev: Device, model: TwoLayerNet, data: Sequence[Labelled], whole: bool = False
     ):
-        self.data = [_sorted(inputs, target) for inputs, target in data]
+        self.data = [_sorted(inputs, target, model.classes) for inputs, target in data]
         self.sizes = [len(target) for _, target in self.data]
         self.whole: Shard | None = None
         self.weight: Array | None = None
@@ -122,8 +123,9 @@ class TableBatch:
         return 0 if e is None or len(self.data) == 1 else e
 
 
-def _sorted(inputs: np.ndarray, target: np.ndarray) -> Labelled:
+def _sorted(inputs: np.ndarray, target: np.ndarray, classes: int) -> Labelled:
     """By n_1: the rows of a batch that read one row of the first table stand side by side."""
+    target = integers(target, "labels", 0, classes - 1)
     order = np.argsort(inputs[0], kind="stable")
     return inputs[:, order], target[order]
 
@@ -193,6 +195,8 @@ class TokenBatch(DrawnBatch):
     def __init__(
         self, dev: Device, model: GPT, tokens: np.ndarray, positions, rows=EVERY_ROW, training=False
     ):
+        tokens = integers(tokens, "tokens", 0, model.vocab - 1)
+        positions = integers(positions, "positions with a next token", 0, tokens.shape[1] - 2)
         size = len(tokens) * len(positions)
         tokens = tokens[rows]
         inputs = tokens[:, : positions[-1] + 1]  # nothing behind the last prediction is read

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..engine.border import integers
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..engine.optim import Optimizer
@@ -38,7 +39,8 @@ class Evaluation:
     ):
         order = np.argsort(inputs[0], kind="stable")  # as TableBatch sorts
         self.inputs = inputs[:, order]
-        self.labels = {name: x[..., order] for name, x in labels.items()}
+        known = {name: integers(x, f"labels {name!r}", 0) for name, x in labels.items()}
+        self.labels = {name: x[..., order] for name, x in known.items()}
         self.splits = {name: (mask[..., order], which) for name, (mask, which) in splits.items()}
         self.predicted: np.ndarray | None = None
 
@@ -47,7 +49,10 @@ class Evaluation:
         """Splits of a task by the numbers of their inputs: of_task(task, train=..., test=...)."""
         every = np.arange(task.size)
         inputs = task.inputs(every)
-        splits = {name: (np.isin(every, chosen), "true") for name, chosen in numbers.items()}
+        splits = {}
+        for name, chosen in numbers.items():
+            chosen = integers(chosen, f"numbers of {name} inputs", 0, task.size - 1)
+            splits[name] = (np.isin(every, chosen), "true")
         return cls(inputs, {"true": task.labels(inputs)}, splits)
 
     def __call__(self, objective: Objective, batch: Batch) -> dict[str, np.ndarray]:
@@ -115,6 +120,8 @@ class Training(Run):
             raise InputError(f"the batch size must lie {bounds}, not {batch_size}")
         if model.batchnorm and (batch_size or smallest) < 2:
             raise InputError("BatchNorm needs at least 2 training inputs in a batch")
+        for name, labels in evaluation.labels.items():
+            integers(labels, f"labels {name!r}", 0, model.classes - 1)
         unlabelled = np.zeros(evaluation.inputs.shape[1], int)
         self.table = TableBatch(dev, model, [(evaluation.inputs, unlabelled)])
         self.full_batch = self.make_batch(self.data) if batch_size is None else None
