@@ -15,28 +15,30 @@ QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}, "vgg": {"steps": 60}, "vgg_bn":
 QUICK_SIZE["resmlp"] = QUICK_SIZE["mixer"] = {"width": 32, "depth": 2, "steps": 100}
 
 
-def build(args, image):
+def build(args, image, classes):
     """The network that the flags describe, for images of a shape (H, W, C)."""
     H, W, C = image
     if args.model == "mlp":
-        size = (H * W * C, args.width, args.depth, 10)
+        size = (H * W * C, args.width, args.depth, classes)
         return vision.deep_mlp(*size, args.activation, args.norm, args.mu or 0.0)
     if args.model.startswith("vgg"):
-        return build_vgg(args, image)
+        return build_vgg(args, image, classes)
     # At least 16 tokens.
     patches = [n for n in (1, 2, 4, 7, 8) if H % n == W % n == 0 and 4 * n <= H]
     sizes = {"patch": args.patch or max(patches), "width": args.width, "depth": args.depth}
     options = {"activation": args.activation, "mu": 1.0 if args.mu is None else args.mu}
     if args.model == "mixer":
-        return vision.mixer(image, 10, hidden=(2 * args.width, 2 * args.width), **sizes, **options)
+        return vision.mixer(
+            image, classes, hidden=(2 * args.width, 2 * args.width), **sizes, **options
+        )
     hidden = 4 * args.width
-    return vision.resmlp(image, 10, hidden=hidden, scale=args.layer_scale, **sizes, **options)
+    return vision.resmlp(image, classes, hidden=hidden, scale=args.layer_scale, **sizes, **options)
 
 
-def build_vgg(args, image):
+def build_vgg(args, image, classes):
     channels = 64  # of the first convolution
     if channels % args.width:
         allowed = "VGG's first convolution has 64 channels or a divisor of that"
         raise InputError(f"--width {args.width}: {allowed}")
     options = {"batchnorm": args.model == "vgg_bn", "activation": args.activation}
-    return vision.vgg(image, 10, divide=channels // args.width, **options)
+    return vision.vgg(image, classes, divide=channels // args.width, **options)

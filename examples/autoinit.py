@@ -37,7 +37,6 @@ from tinygrok.training.parallel import world
 MOMENTS = {"sgd": {"momentum": 0.9}, "adamw": {"betas": (0.9, 0.999)}}
 TUNABLE = ("weight", "bias", "gain", "shift", "mu")
 INITS = ("off", "kaiming", "xavier", "autoinit")
-CHANCE = 0.1  # the accuracy of a network that diverged
 
 
 def arguments(argv=None):
@@ -168,12 +167,13 @@ def train(experiment, net, data, starts):
     return histories
 
 
-def best(args, histories, init):
-    """(learning rate with the best training accuracy, training and test accuracies of its seeds)"""
+def best(args, histories, init, classes):
+    """(learning rate with the best training accuracy, training and test accuracies of its seeds);
+    a network that diverged has the accuracy of chance"""
 
     def accuracies(lr, split):
         found = [histories[init, lr, s] for s in range(args.seeds)]
-        return [float(h[f"{split}_accuracy"][-1]) if h else CHANCE for h in found]
+        return [float(h[f"{split}_accuracy"][-1]) if h else 1 / classes for h in found]
 
     lr = max(args.lr, key=lambda lr: np.mean(accuracies(lr, "train")))
     return lr, accuracies(lr, "train"), accuracies(lr, "test")
@@ -207,7 +207,7 @@ def main(argv=None):
         raise cli.InputError("autoinit trains many small networks: start it without mpirun")
     loaded = images.load(None if args.data is None else Path(args.data))
     data = images.normalised(loaded)
-    net = build(args, data.train.shape[1:])
+    net = build(args, data.train.shape[1:], loaded.classes)
     kinds = {name.rpartition(".")[2] for name in (*net.shapes, *net.buffers)}
     if not kinds.intersection(args.tune):
         raise cli.InputError(f"--tune: the network has no {' or '.join(args.tune)}")
@@ -221,7 +221,8 @@ def main(argv=None):
     histories = train(experiment, net, loaded, starts) if args.steps else {}
     if histories is None:
         return 130
-    chosen = {init: best(args, histories, init) for init in args.inits} if histories else {}
+    inits = args.inits if histories else []
+    chosen = {init: best(args, histories, init, net.classes) for init in inits}
     results, shown = measured(start, before, after, chosen)
 
     def figures(out):

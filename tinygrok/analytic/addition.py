@@ -46,7 +46,8 @@ Weights = dict[str, np.ndarray]
 MAX_TERMS = 20
 MAX_WEIGHTS = 200_000_000  # 1.6 GB in float64
 # S: (L, a), the smallest that cancel everything
-LATTICES = {2: (6, (1, 4)), 3: (18, (1, 3, 12)), 4: (54, (1, 3, 9, 36))}
+LATTICES = {2: (6, (1, 4)), 3: (18, (1, 3, 12))}
+LATTICES[4] = (54, (1, 3, 9, 36))
 
 
 class AnalyticError(InputError):

@@ -1,8 +1,9 @@
 """AutoInit: multipliers of weights tuned until the Jacobian of every block has unit norm.
 
-J_l = 1/(B N) sum_b |d h^{l+1}_b / d h^l_b|_F^2 is the averaged partial Jacobian norm of block l, N
-the size of its output: the mean of |(dF/dh)^T v|^2 over unit vectors v. Every tensor W becomes a W,
-and descent on the multipliers a lowers
+J_l = 1/(B N) sum_bb' |d h^{l+1}_b / d h^l_b'|_F^2 is the averaged partial Jacobian norm of block l,
+N the size of its output: |(dF/dh)^T v|^2 / B in the mean over unit vectors v, one a sample. Terms
+between two samples, b != b', come from BatchNorm alone. Every tensor W becomes a W, and descent on
+the multipliers a lowers
 
     JLL = 1/2 sum_l (ln J_l)^2   Jacobian log loss
     JSL = 1/2 sum_l (J_l - 1)^2  Jacobian square loss

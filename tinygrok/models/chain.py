@@ -340,6 +340,7 @@ class Chain:
         self.batchnorm = any(name.endswith(".var") for name in self.buffers)
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
         self.no_decay = tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
+        self.classes = list(self.shapes.values())[-1][-1]  # outputs of the last layer
 
     def _compile(self, ops: tuple) -> Ops:
         return tuple(self._operation(*o) for o in ops)

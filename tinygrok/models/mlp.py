@@ -22,8 +22,7 @@ class TwoLayerNet:
     pre-activations; with batchnorm the activations pass through BatchNorm (gain, shift, running
     statistics of shape N) before the read-out. Raises InputError for sizes below 1 and unknown
     activations.
-    Sources: Grokking modular polynomials, section 2; To grok or not to grok, sections 2 and 4 (eq.
-    5).
+    Sources: Grokking modular polynomials; To grok or not to grok (BatchNorm: eq. 5).
 
     >>> import numpy as np
     >>> from tinygrok.engine.device import get_device

@@ -39,7 +39,7 @@ class Tokens:
         elif not isinstance(positions, slice):
             positions = list(positions)
         try:
-            self.rows = RowIndex(dev, tokens.reshape(*tokens.shape[:-2], 1, B * T), vocab)
+            self.rows = RowIndex(dev, tokens.reshape(*tokens.shape[:-2], 1, B * T), vocab, "tokens")
             numbers = np.arange(T)[positions]
         except IndexError as error:
             raise InputError(str(error)) from error

@@ -73,7 +73,7 @@ def rotary_forward(dev: Device, x: Array, table: Rotary, out=None):
 
     Pairs of neighbouring channels turn by the angle a = t f_j of their position t and index j in
     the head. x (..., T, N)   y (..., T, N); out may be x.
-    Source: Su et al., arXiv 2104.09864, section 3.4 (interleaved pairs, as rotary_embedding_torch).
+    Source: Su et al., arXiv 2104.09864 (interleaved pairs, as rotary_embedding_torch).
     """
     return _rotate(dev, x, table, 1.0, out), (table,)
 
@@ -130,7 +130,7 @@ def attention_forward(
     edit(A) may change A in place before the product; backward does not know of that.
     blocks: causal_blocks leaves out what lies above the diagonal of a causal mask, here and in
     backward.
-    Source: Vaswani et al., arXiv 1706.03762, section 3.2.
+    Source: Vaswani et al., arXiv 1706.03762.
     """
     y = dev.empty(q.shape) if out is None else out
     qh = _split(dev, q, heads)

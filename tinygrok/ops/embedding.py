@@ -16,7 +16,7 @@ from ..engine.errors import InputError
 class RowIndex:
     """Which row of each of S tables every input takes, and the inputs grouped by row.
 
-    host     (S, B), or (E, S, B) when members see different inputs: the given index, int64 in [0, P)
+    host     the index, int64 in [0, P): (S, B), or (E, S, B) when members see different inputs
     groups   on a CPU only, by member and table: the inputs of every row
     index    on a GPU only: host as int32
     order    on a GPU only: argsort of index along B

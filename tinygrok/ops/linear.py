@@ -21,7 +21,8 @@ def linear_backward(
     """dw = x^T dy        db = sum over B of dy        dx = dy w^T
 
     Writes dw and db where given, or adds to them with accumulate (a tied weight, a further shard of
-    the batch). Returns dx, or None with need_dx=False (a first layer).
+    the batch). Returns dx, or None with need_dx=False (a first layer). All of them are of each
+    member: the gradient of a shared operand is their sum over the members, left to the caller.
     """
     x, w = cache
     if dw is not None:

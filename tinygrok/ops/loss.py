@@ -40,7 +40,7 @@ def mse_forward(dev: Device, logits: Array, target: Array, weight=None, norm=Non
     """L = sum_b weight_b/norm mean_c (z_bc - [c = target_b])^2
 
     z (..., B, C)   target (..., B)   L (...); out may be the logits.
-    Source: Grokking modular polynomials, section 1: MSE over batch and classes."""
+    Source: Grokking modular polynomials: MSE over batch and classes."""
     rows, r = mse_rows(dev, logits, target, out)
     q = _normalised(dev, target, weight, norm)
     return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)

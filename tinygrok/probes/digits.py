@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..engine.border import integers
+from ..engine.border import integer, integers
 from .representation import cosine
 
 
@@ -41,8 +41,8 @@ def digit_accuracy(predicted, target, factors: dict[int, int]) -> dict[int, np.n
 def by_valuation(right: np.ndarray, a: np.ndarray) -> dict[int, np.ndarray]:
     """{s: (T,)}: accuracy of the sequences, right (B, T), with 2^s the largest power in a - 1.
 
-    a (B,), 2 or more. A difference over r numbers has v_2(r) zero bits, one of order n has n v_2(r) +
-    (n - 1) s: the larger s, the easier."""
+    a (B,), 2 or more. A difference over r numbers has v_2(r) zero bits, one of order n has
+    n v_2(r) + (n - 1) s: the larger s, the easier."""
     a = integers(a, "multipliers", 2)
     lowest_bit = (a - 1) & (1 - a)
     s = np.round(np.log2(lowest_bit.astype(float))).astype(int)
@@ -80,6 +80,7 @@ def interventions(predict: Callable, tokens, m: int, backs: list, deltas: list) 
     [i, j, u] share of the sequences whose last answer moves by u mod m when the number at look-back
               backs[i] moves by deltas[j] mod m
     """
+    m = integer(m, "the modulus", 2)
     tokens = integers(tokens, "tokens", 0)
     backs = integers(backs, "look-backs", 1, tokens.shape[1])
     clean = integers(predict(tokens), "answers")[:, -1]

@@ -40,7 +40,7 @@ def neuron_ipr(weights: dict[str, np.ndarray], order: np.ndarray | None = None) 
     weights {"U": (S, p, N), "W": (N, p)} on the host -> (N,)    (To grok or not to grok, eq. 4)
     order   inputs and classes to keep, in the order along which neurons are waves
             (ModularTask.wave_order): 1, g, g^2, ... of a primitive root g gives the "log-Fourier"
-            IPR of multiplication (Grokking modular polynomials, section 4)
+            IPR of multiplication (Grokking modular polynomials)
 
     >>> from tinygrok.analytic.addition import addition_weights
     >>> from tinygrok.tasks.modular import addition

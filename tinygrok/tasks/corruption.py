@@ -17,7 +17,7 @@ def corrupt(
 
     uniform      the first int(xi n) examples draw a label from all p classes, the true one
                  included, so that the share of wrong labels is xi (1 - 1/p)
-                 (To grok or not to grok, section 2, and its code)
+                 (To grok or not to grok, and its code)
     strict       the same examples draw one of the p - 1 wrong labels
     symmetric    uniform, but (a, b) and (b, a) are corrupted together and get the same label
     subtraction  the same examples get the answer of another rule, n_1 - n_2

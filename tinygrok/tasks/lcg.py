@@ -93,7 +93,8 @@ def draw_multipliers(m: int, count: int, rng: np.random.Generator, replace=False
 
 def increments(m: int) -> np.ndarray:
     """C(m) = {3 <= c < m: gcd(c, m) = 1}, the authors' candidates; m up to 2^26."""
-    candidates = np.arange(3, modulus(m, LARGEST_LIST))
+    m = modulus(m, LARGEST_LIST)
+    candidates = np.arange(3, m)
     return candidates[np.gcd(candidates, m) == 1]
 
 
@@ -103,8 +104,7 @@ def draw_increments(m: int, count: int, rng: np.random.Generator, replace=False)
     if m <= 2**20:
         candidates = increments(m)
         if len(candidates) < (1 if replace else count):
-            number = f"{len(candidates)} increments that are prime to it"
-            raise TaskError(f"mod {m} there are {number}, fewer than {count}")
+            raise TaskError(f"mod {m} there are {len(candidates)} increments, fewer than {count}")
         return rng.choice(candidates, count, replace=replace)
     found: dict[int, None] = {}  # in the order of drawing, without repeats
     while len(found) < count:
@@ -226,10 +226,10 @@ class LcgData:
         return from_digits(whole.reshape(len(whole), -1, self.digits), self.base)
 
 
-def _draw_for(pool: np.ndarray, modulus: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An entry of pool[i] for every i in modulus (rows,); of pool[0] where all moduli share it."""
-    row = modulus if len(pool) > 1 else 0
-    return pool[row, rng.integers(pool.shape[1], size=len(modulus))]
+def _draw_for(pool: np.ndarray, i: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An entry of pool[i] for every modulus i (rows,); of pool[0] where all moduli share it."""
+    row = i if len(pool) > 1 else 0
+    return pool[row, rng.integers(pool.shape[1], size=len(i))]
 
 
 def _grid(m: int, a: np.ndarray, c: np.ndarray) -> Grid:
@@ -258,9 +258,8 @@ def fixed_modulus(m: int, length: int, rng: np.random.Generator, draws: int = 64
     m = modulus(m, LARGEST_LIST)
     tests = {str(m): _test_grid(m, draws, rng)}
     _, test_a, test_c = tests[str(m)]
-    everything = np.arange(1, m)
-    a = np.setdiff1d(everything, test_a)[None]
-    c = np.setdiff1d(everything, test_c)[None]
+    a = np.setdiff1d(np.arange(1, m), test_a)[None]
+    c = np.setdiff1d(np.arange(1, m), test_c)[None]
     return LcgData(np.array([m]), a, c, tests, length, vocab=m)
 
 
@@ -286,10 +285,8 @@ def unseen_modulus(
     candidates = np.arange(length, vocab + 1)
     if held_out is None:
         held_out = _richest_moduli(m, candidates)
-    held_out = [int(q) for q in held_out if q != m]
-    if not all(2 <= q <= vocab for q in held_out):
-        limits = f"between 2 and {vocab}, the vocabulary of a network for moduli around {m}"
-        raise TaskError(f"test moduli must lie {limits}")
+    held_out = integers(held_out, f"test moduli of a network for moduli around {m}", 2, vocab)
+    held_out = [q for q in held_out.tolist() if q != m]
     moduli = np.setdiff1d(candidates, [m, *held_out])
     if len(moduli) < train_moduli:
         there = f"from {length} to {vocab} there are {len(moduli)}"

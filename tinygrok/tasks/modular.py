@@ -40,7 +40,8 @@ def is_prime(n: int) -> bool:
     odd = n >> twos
 
     def passes(b: int) -> bool:
-        return pow(b, odd, n) == 1 or any(pow(b, odd << i, n) == n - 1 for i in range(twos))
+        powers = [pow(b, odd << i, n) for i in range(twos)]
+        return powers[0] == 1 or n - 1 in powers
 
     return all(passes(b) for b in WITNESSES)
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..engine.border import integers
 from ..engine.device import Array, Device
+from ..models.chain import Chain
 from ..models.gpt import GPT
 from ..models.mlp import TwoLayerNet
-from ..models.protocol import Model
 from ..models.tokens import Tokens
 
 # Bytes of the widest activation of a shard. CPU: it shares a cache of a few MiB with what is made
@@ -225,9 +225,10 @@ class ImageBatch(DrawnBatch):
     rows   those of this rank
     """
 
-    def __init__(self, dev: Device, model: Model, data: Labelled, rows=EVERY_ROW, training=False):
+    def __init__(self, dev: Device, model: Chain, data: Labelled, rows=EVERY_ROW, training=False):
         size = len(data[1])
-        images, labels = (x[rows] for x in data)
+        images = data[0][rows]
+        labels = integers(data[1], "labels", 0, model.classes - 1)[rows]
         wanted = 1 if training and model.batchnorm else len(labels) / SHARD_IMAGES
 
         def read(part: slice) -> Array:
