@@ -75,7 +75,7 @@ def test_damaged_idx_files_are_refused(tmp_path, damage, suffix):
     assert "\n" not in str(error.value)
 
 
-def test_damaged_gzip_labels_beyond_nine_and_missing_files_are_refused(tmp_path):
+def test_damaged_gzip_and_missing_files_are_refused(tmp_path):
     write_mnist(tmp_path)
     path = tmp_path / "train-labels-idx1-ubyte.gz"
     good = path.read_bytes()
@@ -84,16 +84,142 @@ def test_damaged_gzip_labels_beyond_nine_and_missing_files_are_refused(tmp_path)
         good[:20],
         b"not gzip at all",
         good[:-8] + struct.pack("<I", zlib.crc32(b"other")) + good[-4:],
-        gzip.compress(idx(np.full(20, 10, np.uint8))),
+        gzip.compress(idx(np.full(21, 3, np.uint8))),
         gzip.compress(idx(np.zeros(0, np.uint8))),
     ):
         path.write_bytes(bad)
         with pytest.raises(InputError):
             images.load(tmp_path)
-    path.unlink()
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="missing"):
-            images.load(folder)
+
+
+def put(folder, names, classes=10, first=0):
+    """IDX files of 30 images under these names, labels first .. first + classes - 1; the images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(str(folder)))
+    found = {}
+    for name in names:
+        data = rng.integers(0, 256, (30, 4, 5), np.uint8)
+        if "labels" in name:
+            data = (first + np.arange(30) % classes).astype(np.uint8)
+        found[name] = data
+        packed = idx(data)
+        (folder / name).write_bytes(gzip.compress(packed) if name.endswith(".gz") else packed)
+    return found
+
+
+PLAIN = [
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+]
+DOTS = [name.replace("-idx", ".idx") for name in PLAIN]
+LETTERS = ["emnist-letters-" + name.replace("t10k", "test") + ".gz" for name in PLAIN]
+BALANCED = [name.replace("letters", "balanced") for name in LETTERS]
+
+
+@pytest.mark.parametrize("where", ["", "raw", "FashionMNIST/raw"])
+@pytest.mark.parametrize(
+    "names", [PLAIN, DOTS, [n + ".gz" for n in PLAIN], [n + ".gz" for n in DOTS], LETTERS]
+)
+def test_names_and_folders_that_people_have(tmp_path, names, where):
+    written = put(tmp_path / where, names)
+    data = images.load(str(tmp_path))
+    assert data.classes == 10
+    for name, found in zip(names, (data.train[..., 0], data.train_labels), strict=False):
+        np.testing.assert_array_equal(found, written[name])
+    for name, found in zip(names[2:], (data.test[..., 0], data.test_labels), strict=True):
+        np.testing.assert_array_equal(found, written[name])
+
+
+def test_the_exact_name_is_read_and_no_part_of_a_download(tmp_path):
+    """Whatever stands beside it, and in whatever order the folder lists it."""
+    written = put(tmp_path, PLAIN)
+    for name in (*DOTS, *(n + ".gz" for n in PLAIN), *LETTERS, "old-" + PLAIN[0], "a" + PLAIN[1]):
+        put(tmp_path, [name])
+    for name in PLAIN:
+        for wrong in (".part", ".gz.part", ".tmp", ".crdownload", "~", " (1)", ".gz.aria2"):
+            (tmp_path / (name + wrong)).write_bytes(b"half")
+        (tmp_path / ("." + name + ".part")).write_bytes(b"half")
+    data = images.load(tmp_path)
+    np.testing.assert_array_equal(data.train[..., 0], written[PLAIN[0]])
+    np.testing.assert_array_equal(data.train_labels, written[PLAIN[1]])
+    np.testing.assert_array_equal(data.test[..., 0], written[PLAIN[2]])
+
+
+def test_a_folder_of_the_same_name_is_no_file(tmp_path):
+    """As in Kaggle's archive of MNIST: train-images-idx3-ubyte/ beside train-images.idx3-ubyte."""
+    written = put(tmp_path, DOTS)
+    for name in PLAIN:
+        (tmp_path / name).mkdir()
+    np.testing.assert_array_equal(images.load(tmp_path).train[..., 0], written[DOTS[0]])
+
+
+def test_a_file_is_unpacked_by_what_is_in_it(tmp_path):
+    """Browsers unpack on the way, and leave the name."""
+    written = put(tmp_path, PLAIN)
+    for name in PLAIN:
+        (tmp_path / name).rename(tmp_path / (name + ".gz"))
+    np.testing.assert_array_equal(images.load(tmp_path).train[..., 0], written[PLAIN[0]])
+
+
+@pytest.mark.parametrize(("first", "classes"), [(0, 26), (1, 26), (0, 62), (0, 2)])
+def test_any_number_of_classes(tmp_path, first, classes):
+    put(tmp_path, PLAIN, classes, first)
+    data = images.load(tmp_path)
+    assert data.classes == first + min(classes, 30)
+    assert data.train_labels.min() == first
+    net = vision.deep_mlp(20, 8, 1, data.classes)
+    run = ImageTraining.on_task(net, data, batch=8, device="cpu")
+    run.step()
+    run.measure()
+    with pytest.raises(InputError, match=f"labels must lie in 0..{data.classes - 2}, not"):
+        ImageTraining.on_task(vision.deep_mlp(20, 8, 1, data.classes - 1), data).measure()
+
+
+CAUSES = {
+    "no such folder": (lambda d: None, "no such folder"),
+    "a file": (lambda d: d.write_bytes(b""), "no such folder"),
+    "empty": (lambda d: d.mkdir(), "no images in it"),
+    "other files": (lambda d: put(d, ["train.csv"]), "no images in it"),
+    "half a pair": (lambda d: put(d, PLAIN[:1] + PLAIN[2:]), "the train labels are missing"),
+    "no test": (lambda d: put(d, PLAIN[:2]), "the test images are missing"),
+    "half below": (lambda d: put(d / "raw", PLAIN[1:]), "the train images are missing"),
+    "several below": (
+        lambda d: (put(d / "MNIST" / "raw", PLAIN), put(d / "KMNIST" / "raw", PLAIN)),
+        "images in KMNIST/raw, MNIST/raw: name one",
+    ),
+    "several sets": (
+        lambda d: put(d, LETTERS + BALANCED),
+        r"several sets \(emnist-balanced-..., emnist-letters-...\)",
+    ),
+    "cut": (lambda d: put(d, PLAIN) and cut(d / PLAIN[0]), "bytes, but the header announces"),
+    "no IDX": (lambda d: put(d, PLAIN) and (d / PLAIN[1]).write_text("<html>"), "not an IDX file"),
+    "cut gzip": (
+        lambda d: put(d, [n + ".gz" for n in PLAIN]) and cut(d / (PLAIN[0] + ".gz")),
+        "cannot be read",
+    ),
+    "counts": (
+        lambda d: put(d, PLAIN) and (d / PLAIN[3]).write_bytes(idx(np.zeros(29, np.uint8))),
+        "30 images, but 29 labels in the test set",
+    ),
+    "swapped": (
+        lambda d: put(d, PLAIN) and (d / PLAIN[0]).write_bytes((d / PLAIN[1]).read_bytes()),
+        r"train images of shape \(30,\)",
+    ),
+}
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_each_cause_has_its_message(tmp_path, cause):
+    make, says = CAUSES[cause]
+    folder = tmp_path / "images"
+    make(folder)
+    with pytest.raises(InputError, match=says) as error:
+        images.load(folder)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def write_cifar(folder, records):
@@ -129,6 +255,12 @@ def test_cifar_files_are_read_back_and_damaged_ones_refused(tmp_path, monkeypatc
     path.unlink()
     with pytest.raises(InputError, match="data_batch_3"):
         images.load(tmp_path)
+    write_cifar(tmp_path, 4)
+    below = tmp_path / "root" / "cifar-10-batches-bin"
+    below.mkdir(parents=True)
+    for path in tmp_path.glob("*.bin"):
+        path.rename(below / path.name)
+    np.testing.assert_array_equal(images.load(tmp_path / "root").train, data.train)
     assert images.CIFAR_RECORDS == 4
 
 
@@ -158,6 +290,21 @@ def test_normalisation_is_that_of_the_training_set():
     np.testing.assert_allclose(data.train.std(axis=(0, 1, 2)), 1, rtol=1e-6)
     expected = (7 - raw.train.mean(axis=(0, 1, 2))) / raw.train.std(axis=(0, 1, 2))
     np.testing.assert_allclose(data.test[0, 0, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("constant", [np.uint8(0), np.uint8(255), 0.1])
+def test_a_channel_without_variance_is_shifted_only(constant):
+    """No division by 0: 0 in training, and what differs from it in the test."""
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 256, (50, 6, 5, 3)).astype(np.asarray(constant).dtype)
+    test = train[:2].copy()
+    train[..., 1] = constant
+    raw = images.Images(train, np.zeros(50), test, np.zeros(2))
+    data = images.normalised(raw)
+    np.testing.assert_allclose(data.train[..., 1], 0, atol=1e-6)
+    np.testing.assert_allclose(data.train[..., [0, 2]].std(axis=(0, 1, 2)), 1, rtol=1e-6)
+    shifted = test[..., 1] - float(constant)
+    np.testing.assert_allclose(data.test[..., 1], shifted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(6, 5), (4, 7)])

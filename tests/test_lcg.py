@@ -6,10 +6,15 @@ import math
 import numpy as np
 import pytest
 
+from tinygrok.engine.errors import InputError
 from tinygrok.tasks import lcg
-from tinygrok.tasks.modular import TaskError
+from tinygrok.tasks.modular import TaskError, is_prime
 
 MODULI = [16, 64, 100, 256, 1521, 2048, 2352, 2**16, 2**31, 2**32 - 2**16, 2**32]
+# Mersenne's prime and other primes, products of primes, prime powers; 2^64 does not fit 64 bits.
+LARGE = [2**32 + 15, 2**33 + 9, 10**12 + 39, 2**48, 2**61 - 1, 2**62, 2**63, 2**64 - 59, 2**64]
+LARGE += [3 * 2**31 + 3 * 2**30, (2**32 - 5) * (2**32 - 17), (2**32 - 5) ** 2, 3**40, 10**18]
+LARGE += [int(v) for v in np.random.default_rng(5).integers(2**32, 2**64, 12, dtype=np.uint64)]
 
 
 def rng(seed=0):
@@ -60,14 +65,32 @@ def test_the_authors_training_multipliers():
     assert counts == {2: 474, 3: 276, 4: 131, 5: 79, 6: 29, 7: 13, 8: 12, 9: 2, 10: 2, 11: 5, 16: 1}
 
 
-@pytest.mark.parametrize("m", [2, 3, 97, *MODULI, 2**48, 2**62])
+def drawn(m, count):
+    """Any multipliers, increments and seeds, as Python's integers."""
+    largest = [rng(i).integers(0, m, count, dtype=np.uint64) for i in range(3)]
+    return [[int(v) for v in values] for values in largest]
+
+
+def by_hand(m, a, c, x0, length):
+    """One sequence, in Python's integers."""
+    x = [x0]
+    while len(x) < length:
+        x.append((a * x[-1] + c) % m)
+    return x
+
+
+@pytest.mark.parametrize("m", [2, 3, 97, *MODULI, *LARGE])
 def test_generate_is_exact(m):
-    draws = [[int(v) for v in rng(i).integers(0, m, 20, dtype=np.uint64)] for i in range(3)]
-    x = lcg.generate(m, *(np.array(d, dtype=np.uint64) for d in draws), 37)
-    for a, c, x0, row in zip(*draws, x.tolist(), strict=True):
-        for value in row:
-            assert value == x0
-            x0 = (a * x0 + c) % m
+    draws = drawn(m, 20)
+    x = lcg.generate(m, *draws, 37)
+    assert x.dtype == (np.int64 if x.max() < 2**63 else object)
+    assert x.tolist() == [by_hand(m, *given, 37) for given in zip(*draws, strict=True)]
+    arrays = (np.array(d, dtype=np.uint64) for d in draws)
+    np.testing.assert_array_equal(lcg.generate(m, *arrays, 37), x)
+    single = lcg.generate(m, *(d[0] for d in draws), 37)
+    assert single.tolist() == x[0].tolist()
+    below = lcg.generate(m, draws[0][0] - m, -1, draws[2][0], 9)
+    assert below.tolist() == by_hand(m, draws[0][0], m - 1, draws[2][0], 9)
 
 
 def test_parameters_above_the_modulus_and_a_modulus_a_row():
@@ -75,10 +98,52 @@ def test_parameters_above_the_modulus_and_a_modulus_a_row():
     np.testing.assert_array_equal(x, [[3, 0, 1, 4], [6, 5, 6, 5]])
 
 
-@pytest.mark.parametrize("m", [2**32 + 1, 3 * 2**31 + 3 * 2**30, 2**63, 1, 0])
-def test_moduli_that_overflow_are_refused(m):
-    with pytest.raises(TaskError, match="modulus must lie"):
-        lcg.hull_dobell_step(m)
+@pytest.mark.parametrize("m", [2**64 + 1, 10**20, 1, 0, -5])
+def test_other_moduli_are_refused(m):
+    for ask in (
+        lcg.hull_dobell_step,
+        lcg.multipliers,
+        lcg.increments,
+        lambda m: lcg.draw_increments(m, 3, rng()),
+        lambda m: lcg.fixed_modulus_digits(m, 9, 256, 9, rng(), 8, 4),
+        lambda m: lcg.look_back(np.array([[0, 0, 0]]), m),
+        lambda m: lcg.generate(m, 1, 1, 0, 5),
+        lambda m: lcg.known_modulus(np.array([[0, 0, 0]]), m),
+    ):
+        with pytest.raises(InputError, match="modulus must lie"):
+            ask(m)
+
+
+def test_moduli_too_large_to_list_are_refused():
+    for ask in (
+        lcg.increments,
+        lambda m: lcg.fixed_modulus(m, 9, rng()),
+        lambda m: lcg.unseen_modulus(m, 9, rng()),
+        lambda m: lcg.unseen_modulus_digits(m, 9, 256, 8, rng()),
+    ):
+        with pytest.raises(TaskError, match="modulus must lie"):
+            ask(2**33)
+
+
+def test_prime_factors():
+    """Against trial division; large ones multiply back, and their parts pass Fermat's test."""
+    for m in range(1, 3000):
+        rest, factors = m, {}
+        for p in range(2, m + 1):
+            while rest % p == 0:
+                rest //= p
+                factors[p] = factors.get(p, 0) + 1
+        assert list(lcg.prime_factors(m).items()) == list(factors.items())
+    for m in LARGE:
+        factors = lcg.prime_factors(m)
+        assert math.prod(p**e for p, e in factors.items()) == m
+        assert all(pow(b, p - 1, p) == 1 for p in factors for b in (3, 10) if b % p)
+        assert list(factors) == sorted(factors)
+    assert lcg.prime_factors(2**61 - 1) == {2**61 - 1: 1}
+    assert lcg.prime_factors((2**32 - 5) * (2**32 - 17)) == {2**32 - 17: 1, 2**32 - 5: 1}
+    # Pseudoprimes to many bases (OEIS A014233) and Carmichael numbers.
+    for composite in (3215031751, 3825123056546413051, 561, 825265, 1152271, 2**62 - 1):
+        assert not is_prime(composite)
 
 
 # -- Hull and Dobell -------------------------------------------------------------------------------
@@ -119,10 +184,11 @@ def test_candidates_have_the_full_period_and_others_have_not(m):
     assert set(units.tolist()) == {c for c in range(3, m) if np.gcd(c, m) == 1}
 
 
-@pytest.mark.parametrize("m", [2, 7, 60, 97, 210, 2**31 - 1])
+@pytest.mark.parametrize("m", [2, 4, 7, 60, 97, 210, 2**31 - 1, 2**61 - 1, 10**12 + 39])
 def test_moduli_without_multipliers_are_refused(m):
-    with pytest.raises(TaskError, match="Hull-Dobell"):
+    with pytest.raises(TaskError, match="Hull-Dobell.*power of 2 from 8 on"):
         lcg.multipliers(m)
+    assert len(lcg.multipliers(8)) == 1
 
 
 def test_draws():
@@ -132,6 +198,12 @@ def test_draws():
         assert all(v in lcg.multipliers(m) for v in a.tolist())
         assert (np.gcd(c, m) == 1).all()
         assert c.min() >= 3
+    for m in (2**48, 3**40, 2**63, 2**64):
+        a, c = lcg.draw_multipliers(m, 200, rng()), lcg.draw_increments(m, 200, rng())
+        assert len(set(a.tolist())) == len(set(c.tolist())) == 200
+        assert all(v in lcg.multipliers(m) for v in a.tolist())
+        assert all(3 <= v < m and math.gcd(v, m) == 1 for v in c.tolist())
+        assert max(c.tolist()) > m / 2 < max(a.tolist())
     with pytest.raises(TaskError, match="15 multipliers"):
         lcg.draw_multipliers(64, 16, rng())
     with pytest.raises(TaskError, match="increments"):
@@ -222,6 +294,28 @@ def test_moduli_of_the_paper():
     assert data.a.shape == data.c.shape == (2048, 8)
 
 
+@pytest.mark.parametrize("m", [2**48, 3**40, 2**63, 2**64])
+def test_digits_of_large_moduli(m):
+    """Training tokens are the digits of sequences mod m, whatever the type of its numbers."""
+    base, count = (3, 40) if m % 3 == 0 else (256, 8)
+    data = lcg.fixed_modulus_digits(m, 6, base, count, rng(), 16, 4)
+    tokens = data.batch(50, rng(1))
+    assert tokens.dtype == np.int64
+    assert tokens.min() >= 0
+    assert tokens.max() < base
+    x = data.numbers(tokens)
+    digits = tokens.reshape(50, 6, count).tolist()
+    assert x.tolist() == [
+        [sum(d * base**i for i, d in enumerate(n)) for n in row] for row in digits
+    ]
+    a, c = (set(pool.ravel().tolist()) for pool in (data.a, data.c))
+    for row in x.tolist():
+        assert max(row) < m
+        assert any((v * row[0] + w) % m == row[1] for v in a for w in c)
+    numbers, _ = data.test(str(m), 10, rng())
+    np.testing.assert_array_equal(data.numbers(data.tokens(numbers)), numbers)
+
+
 def test_numbers_drops_incomplete_ones():
     data = DATA["fixed digits"]()
     tokens = data.batch(3, rng())
@@ -270,6 +364,36 @@ def test_known_modulus_of_any_period(m):
     np.testing.assert_array_equal(answer[given][:], x[:, 1:][given])
     assert given[:, 8:].mean() > 0.99
     assert not given[:, 0].any()
+
+
+@pytest.mark.parametrize("m", LARGE)
+def test_predictors_are_exact_for_large_moduli(m):
+    """Any a and c: an answer is right as soon as it is given, once the modulus is known."""
+    draws = drawn(m, 12)
+    x = lcg.generate(m, *draws, 24)
+    read = x[:, :-1]
+    following = x[:, 1:].tolist()
+    known = lcg.estimated_modulus(read) == m
+    assert known[:, 12:].mean() > 0.9
+    assert (known[:, :3] == 0).all()
+    unknown = np.where(known, lcg.unknown_modulus(read), -1)
+    for answer in (lcg.known_modulus(read, m), unknown):
+        given = 0
+        for row, right in zip(answer.tolist(), following, strict=True):
+            assert all(p in (-1, q) for p, q in zip(row, right, strict=True))
+            given += sum(p >= 0 for p in row[12:])
+        assert given >= 0.9 * 11 * 12
+    for order in (1, 2, 3):
+        divisors = [r for r in range(1, 23 // order + 1) if m % r == 0]
+        answer = lcg.look_back(read, m, order)
+        for t in range(23):
+            r = max((r for r in divisors if order * r <= t + 1), default=0)
+            for row, found in zip(x.tolist(), answer[:, t].tolist(), strict=True):
+                terms = [
+                    (-1) ** (j + 1) * math.comb(order, j) * row[t + 1 - j * r]
+                    for j in range(1, order + 1)
+                ]
+                assert found == (sum(terms) % m if r else -1)
 
 
 @pytest.mark.parametrize("m", [m for m in MODULI if m >= 256])

@@ -52,7 +52,7 @@ def pruning_curves(a, w, order, splits: dict[str, tuple], shares) -> dict[str, n
 
     order   the neurons, in the order of removal
     z(n) = sum over the neurons that are left of a_k W_k: built up from the last neuron backwards,
-    so that the whole curve costs one forward pass. No retraining. Source: To grok or not to grok."""
+    so that the whole curve costs one forward pass, no training. Source: To grok or not to grok."""
     counts = np.round(np.asarray(shares) * len(order)).astype(int)
     curves = {name: np.full(len(counts), np.nan) for name in splits}
     z = np.zeros((len(a), w.shape[1]), dtype=a.dtype)
