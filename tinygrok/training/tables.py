@@ -39,7 +39,7 @@ class Evaluation:
     ):
         order = np.argsort(inputs[0], kind="stable")  # as TableBatch sorts
         self.inputs = inputs[:, order]
-        known = {name: integers(x, f"labels {name!r}", 0) for name, x in labels.items()}
+        known = {name: integers(x, f"labels {name!r}") for name, x in labels.items()}
         self.labels = {name: x[..., order] for name, x in known.items()}
         self.splits = {name: (mask[..., order], which) for name, (mask, which) in splits.items()}
         self.predicted: np.ndarray | None = None
