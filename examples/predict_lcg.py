@@ -42,8 +42,8 @@ PRESETS["paper-2048-unseen"] |= {"train_moduli": 128, "pool": 128}
 PRESETS["paper-2^16"] |= {"train_moduli": 2048, "pool": 8, "lr": 5e-4, "beta2": 0.999, "batch": 64}
 PRESETS["paper-2^32"] |= {"pool": 1024, "beta2": 0.98, "batch": 512, "warmup": 5000, "lr": 1e-4}
 
-# Where the cosine ends, as a share of the peak (else 1/300): the authors' 1e-6 of 1e-4, 1e-7 of 5e-4
-# and of 1e-4.
+# Where the cosine ends, as a share of the peak (else 1/300): the authors' 1e-6 of 1e-4, and 1e-7 of
+# 5e-4 and of 1e-4.
 FLOORS = {"paper-2048-unseen": 1 / 100, "paper-2^16": 1 / 5000, "paper-2^32": 1 / 1000}
 
 
@@ -150,8 +150,7 @@ def build(args, dev):
     def draw(rng):
         return data.batch(args.batch, rng)
 
-    positions = np.arange(train.shape[1] - 1)
-    run = SequenceTraining(dev, net, optimizer, draw, positions, sets, args.seed)
+    run = SequenceTraining(dev, net, optimizer, draw, data.positions, sets, args.seed)
     run.extra = numbers_right
     return data, tests, run
 
