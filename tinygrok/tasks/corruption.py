@@ -55,6 +55,7 @@ def corrupt(
 
 def _first_of_pair(inputs: np.ndarray, p: int) -> np.ndarray:
     """(B,) the place of the first input that is the same as each of inputs (S, B), in any order."""
-    numbers = np.ravel_multi_index(np.sort(inputs, axis=0), (p,) * len(inputs))
+    in_order = tuple(np.sort(inputs, axis=0))
+    numbers = np.ravel_multi_index(in_order, (p,) * len(inputs))
     _, first, group = np.unique(numbers, return_index=True, return_inverse=True)
     return first[group]
