@@ -127,7 +127,8 @@ def main(argv=None):
         plots.grokking(run.history, weights, run.order, marks, title, out / "grok_addition.png")
 
     title = "paper (p = 97, mse, weight decay 5, 100 steps)"
-    experiment.finish(results, run.history, figures, PAPER, title)
+    paper = PAPER if args.task == "addition" else {}
+    experiment.finish(results, run.history, figures, paper, title)
     return None
 
 

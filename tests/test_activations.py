@@ -12,6 +12,7 @@ from tinygrok.ops import activation
 NAMES = {
     "erf": math.erf,
     "exp": math.exp,
+    "log": math.log,
     "tanh": math.tanh,
     "sqrt": math.sqrt,
     "pi": math.pi,

@@ -189,6 +189,18 @@ def test_no_figure_of_an_ensemble_or_without_matplotlib(tmp_path, monkeypatch, h
     assert not (tmp_path / "y.png").exists()
 
 
+def test_a_figure_before_the_first_step(tmp_path, host_dev):
+    from helpers import small_run
+
+    small_run(host_dev).plot(tmp_path / "x.png")
+    assert is_png(tmp_path / "x.png")
+
+
+def test_unknown_stream_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match="unknown stream 'noise': choose init, split"):
+        tg.generator(0, "noise")
+
+
 @pytest.mark.slow
 def test_the_scripts_of_the_readme(tmp_path):
     """Every Python block of the README, one after another, as a reader would paste them."""

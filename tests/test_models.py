@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,23 @@ def test_models_follow_the_protocol(host_dev, kind):
     model.backward(host_dev, np.ones_like(z), tape, g)
     assert all(np.isfinite(x).all() for x in g.values())
     assert all(callable(s.forward) and callable(s.backward) for s in model.stages(host_dev, w))
+
+
+@pytest.mark.parametrize("terms", [1, 3])
+def test_inputs_of_another_number_of_terms_are_refused(host_dev, terms):
+    """The tables that an input lacks, or has too many of, would be passed over in silence."""
+    with pytest.raises(InputError, match="must have 2 rows"):
+        BY_NEURONS.prepare(host_dev, np.zeros((terms, B), int))
+
+
+def test_sizes_that_are_no_integers_are_refused():
+    half: Any = 97.5
+    with pytest.raises(InputError, match="p must be integers, not 97.5"):
+        TwoLayerNet(half, 6)
+    with pytest.raises(InputError, match="vocab must be integers, not 97.5"):
+        GPT(half, 8, 1, 2, T)
+    whole: Any = 7.0
+    assert TwoLayerNet(whole, 6).shapes["U"] == (2, 7, 6)
 
 
 @pytest.mark.slow

@@ -43,6 +43,15 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")  # one line; the usage is a --help away
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults behind the help, where there is one to show."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, "") or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def checked(kind: type, low=None, high=None, open_low=False, open_high=False) -> Callable:
     """An argparse type: a finite number of a kind within bounds, refused with a line that states
     them."""
@@ -87,11 +96,7 @@ def fraction() -> Callable:
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that all examples have; the example adds its own."""
-    p = _Parser(
-        prog=f"{name}.py",
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    p = _Parser(prog=f"{name}.py", description=description, formatter_class=_Help)
     add = p.add_argument
     out = Path("runs") / name
     add("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
@@ -413,6 +418,8 @@ def print_table(results: dict, paper: dict[str, str], title: str) -> None:
 def _short(value) -> str:
     if isinstance(value, list):
         return " ".join(map(_short, value))
+    if value is None:
+        return "-"
     if not isinstance(value, float):
         return str(value)
     if value == 0 or 1e-2 <= abs(value) < 1e4:

@@ -111,8 +111,8 @@ class Activation:
     """The kernels of f, f' and f'', and the same three as text for readers.
 
     f, df, d2f   x -> y = f(x);  (x, dy) -> dx = f'(x) dy;  x -> f''(x); "power" takes k first
-    formula, slope, curvature   f, f', f'' as Python expressions of x (and k), with erf, exp, tanh,
-                 sqrt, pi, max, and where(condition, then, otherwise)
+    formula, slope, curvature   f, f', f'' as Python expressions of x (and k), with erf, exp, log,
+                 tanh, sqrt, pi, max, and where(condition, then, otherwise)
     given        assignments that slope and curvature refer to
 
     tests/test_activations.py evaluates the text and holds it against the kernels.

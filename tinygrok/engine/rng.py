@@ -6,6 +6,8 @@ the same bits; dropout masks come from a counter hash that gives the same mask o
 
 import numpy as np
 
+from .errors import InputError
+
 # Append only: the position of a name is its key.
 STREAMS = ("init", "split", "corruption", "batches", "dropout", "probes")
 
@@ -13,13 +15,15 @@ STREAMS = ("init", "split", "corruption", "batches", "dropout", "probes")
 def generator(seed: int, stream: str) -> np.random.Generator:
     """The generator of one named stream of a seed, independent of what other streams have drawn.
 
-    stream   one of STREAMS
+    stream   one of STREAMS; InputError for another name
 
     >>> generator(0, "split").integers(100, size=4).tolist()
     [66, 67, 35, 24]
     >>> generator(0, "init").integers(100, size=4).tolist()
     [80, 94, 0, 31]
     """
+    if stream not in STREAMS:
+        raise InputError(f"unknown stream {stream!r}: choose {', '.join(STREAMS)}")
     key = (STREAMS.index(stream),)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.border import integer
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..engine.gemm import matmul
@@ -72,9 +73,10 @@ class GPT:
     def __post_init__(self):
         resolve(self.activation)  # refuse an unknown name here, not in the first step
         for size in ("vocab", "width", "depth", "heads", "context", "digits"):
-            value = getattr(self, size)
+            value = integer(getattr(self, size), size)
             if value < 1:
                 raise InputError(f"{size} must be at least 1, not {value}")
+            setattr(self, size, value)
         if self.positions not in POSITIONS:
             known = ", ".join(POSITIONS)
             raise InputError(f"unknown positions {self.positions!r}: choose {known}")

@@ -325,7 +325,7 @@ def _gpt_host(
 
 def to_torch_state_dict(model: GPT | TwoLayerNet, weights: dict) -> dict:
     """The state dict, as host arrays, that the authors' class of this model loads (torch.from_numpy
-    each, or np.savez).
+    each, or np.savez). Raises InputError for a chain, which has no class there.
 
     >>> import numpy as np
     >>> net = GPT.numbers(vocab=16, width=8, depth=1, heads=2, context=6)
@@ -336,6 +336,8 @@ def to_torch_state_dict(model: GPT | TwoLayerNet, weights: dict) -> dict:
     if isinstance(model, TwoLayerNet):
         names = _fcn_names(model)
         return {names[name]: _to_torch_host(name, x).copy() for name, x in weights.items()}
+    if not isinstance(model, GPT):
+        raise InputError(f"no class of the papers for {model!r}: give a GPT or a TwoLayerNet")
     rotary = model.positions == "rotary"
     state = {}
     for name, x in weights.items():

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..engine.border import integer
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..ops.activation import activation_backward, activation_forward, resolve
@@ -44,13 +45,13 @@ class TwoLayerNet:
     ):
         resolve(activation)  # refuse an unknown name here, not in the first step
         for what, value in (("p", p), ("width", width), ("terms", terms)):
-            if value < 1:
+            if integer(value, what) < 1:
                 raise InputError(f"{what} must be at least 1, not {value}")
-        self.p = p
-        self.width = width
-        self.terms = terms
+        self.p = int(p)
+        self.width = int(width)
+        self.terms = int(terms)
         self.activation = activation
-        self.classes = p if classes is None else classes
+        self.classes = self.p if classes is None else classes
         self.batchnorm = batchnorm
 
     @property
@@ -100,7 +101,12 @@ class TwoLayerNet:
         return {"norm.mean": np.zeros(self.width), "norm.var": np.ones(self.width)}
 
     def prepare(self, dev: Device, inputs: np.ndarray) -> RowIndex:
-        """Host inputs (S, B), or (E, S, B) where members see different ones, by table row."""
+        """Host inputs (S, B), or (E, S, B) where members see different ones, by table row.
+
+        Raises InputError for other than S terms."""
+        shape = np.shape(inputs)
+        if shape[-2:-1] != (self.terms,):
+            raise InputError(f"inputs must have {self.terms} rows, one a term, not shape {shape}")
         return RowIndex(dev, inputs, self.p)
 
     def forward(

@@ -151,7 +151,7 @@ def _digits() -> Images:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise InputError(
-            "no images: name a folder with --data, or install scikit-learn for its digits"
+            "no images: name a folder of them (--data), or install scikit-learn for its digits"
         ) from error
     digits: Any = load_digits()
     x = digits.images[..., None]

@@ -126,11 +126,13 @@ class Run:
         return self.history
 
     def plot(self, path: str | Path) -> None:
-        """Draw what was measured, as a PNG. Raises InputError without matplotlib."""
+        """Draw what was measured (if nothing: now), as a PNG. InputError without matplotlib."""
         if importlib.util.find_spec("matplotlib") is None:
             raise InputError(
                 "no figure: matplotlib is not installed (pip install 'tinygrok[plot]')"
             )
+        if not self.history["step"]:
+            self.measure()
         self.figure(Path(path))
 
     def check(self, t: int, loss: Array, name: str = "the loss") -> None:
