@@ -2,6 +2,7 @@
 
 import json
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.models.interop import from_torch_state_dict, to_torch_state_dict
 from tinygrok.models.mlp import TwoLayerNet
+from tinygrok.models.vision import deep_mlp
 
 NETS = {
     "rotary": lambda **o: GPT.in_context(11, 16, 3, 4, 20, **o),
@@ -50,6 +52,12 @@ def same(found, net, weights, tolerance=0.0):
     assert set(got) == set(weights)
     for name, x in weights.items():
         np.testing.assert_allclose(got[name], x, rtol=tolerance, atol=0, err_msg=name)
+
+
+def test_a_chain_has_no_class_of_the_papers():
+    model: Any = deep_mlp(4, 3, 1, 2)
+    with pytest.raises(InputError, match="no class of the papers for Chain"):
+        to_torch_state_dict(model, {})
 
 
 @pytest.mark.parametrize("kind", NETS)

@@ -200,8 +200,9 @@ def _check_frequencies_host(stored: list[np.ndarray], size: int) -> None:
 def from_torch_state_dict(
     source: Any, heads: int | None = None, activation: str | None = None, context: int | None = None
 ) -> tuple[GPT | TwoLayerNet, dict[str, np.ndarray]]:
-    """(model, weights): the network that a state dict of the authors' classes belongs to, and its
-    weights (and running statistics), host float64.
+    """(model, weights) of a state dict of the authors' classes.
+
+    The weights, with running statistics, are host arrays in float64.
 
     source      {name: array or torch tensor}, a checkpoint that holds one as model_state_dict,
                 state_dict or model, or the path of a .npz or .safetensors file
@@ -324,8 +325,10 @@ def _gpt_host(
 
 
 def to_torch_state_dict(model: GPT | TwoLayerNet, weights: dict) -> dict:
-    """The state dict, as host arrays, that the authors' class of this model loads (torch.from_numpy
-    each, or np.savez). Raises InputError for a chain, which has no class there.
+    """The state dict that the authors' class of this model loads, as host arrays.
+
+    For PyTorch: torch.from_numpy each; for a file: np.savez. Raises InputError for a chain, which
+    has no class there.
 
     >>> import numpy as np
     >>> net = GPT.numbers(vocab=16, width=8, depth=1, heads=2, context=6)

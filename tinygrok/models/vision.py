@@ -106,8 +106,9 @@ def resmlp(
     activation: str = "gelu",
     mu: float = 1.0,
 ) -> Chain:
-    """ResMLP, by default S12: x <- LayerScale(W_T Affine(x)) + mu x across tokens, then
-    x <- LayerScale(MLP(Affine(x))) + mu x.
+    """ResMLP, by default S12.
+
+    x <- LayerScale(W_T Affine(x)) + mu x across tokens, then x <- LayerScale(MLP(Affine(x))) + mu x
 
     No norms but Affine, gain 1 and shift 0, and LayerScale, gain `scale`; one linear layer across
     tokens, `hidden` units across channels.
@@ -164,9 +165,9 @@ def mixer(
 def vgg(
     image: Image, classes: int, plan: tuple = VGG19, divide=1, batchnorm=False, activation="relu"
 ) -> Chain:
-    """3x3 convolutions of plan // divide channels, [BatchNorm,] phi, 2x2 max-pooling at "M" while
-    there is more than a pixel; linear readout.
+    """VGG: 3x3 convolutions of plan // divide channels, [BatchNorm,] phi; a linear readout.
 
+    2x2 max-pooling stands at "M" while there is more than a pixel.
     A block ends with its convolution: the nonlinearity of the one before opens it.
 
     >>> vgg((8, 8, 3), 10, (16, "M", 32, "M"))
