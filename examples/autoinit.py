@@ -126,7 +126,7 @@ def make_run(experiment, net, data, weights, lr, seed):
         device=experiment.dev,
         optimizer=OPTIMIZERS[args.optimizer],
         schedule=cosine(args.steps // 20, args.steps),
-        **MOMENTS[args.optimizer],
+        **MOMENTS.get(args.optimizer, {}),
     )
 
 

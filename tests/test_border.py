@@ -8,7 +8,7 @@ import pytest
 
 from tinygrok.analytic.polynomial import PolynomialNetwork
 from tinygrok.analytic.verify import evaluator
-from tinygrok.engine.border import integer, integers
+from tinygrok.engine.border import integer, integers, rates
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import SGD, AdamW
 from tinygrok.engine.params import Arena
@@ -463,3 +463,39 @@ def test_floors_of_the_learning_rate_are_the_authors(host_dev):
         args = predict_lcg.arguments(["--preset", preset])
         optimizer = predict_lcg.make_optimizer(args, host_dev, GPT_11)
         assert optimizer.lr * optimizer.schedule(args.steps) == pytest.approx(floor)
+
+
+# -- settings of a run -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, "fast", [0.1, 0.2], None])
+def test_rates_that_are_none(value):
+    with pytest.raises(InputError, match="the learning rate must be"):
+        rates(value, "the learning rate", 3)
+
+
+SETTINGS = [
+    ({"lr": -1.0}, "the learning rate"),
+    ({"weight_decay": -1.0}, "the weight decay"),
+    ({"batch_size": 2.5}, "the batch size"),
+    ({"batch_size": 0}, "the batch size"),
+    ({"batch_size": 1000}, "the batch size must lie in 1..12"),
+    ({"seed": -1}, "a seed"),
+    ({"seed": "0"}, "a seed"),
+    ({"optimizer": "adam"}, "unknown optimizer 'adam': choose adamw, sgd"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), SETTINGS, ids=[str(s) for s, _ in SETTINGS])
+def test_settings_of_a_run_are_checked(settings, message):
+    with pytest.raises(InputError, match=message):
+        Training.on_task(TwoLayerNet(5, 4), modular.addition(5), device="cpu", **settings)
+
+
+@pytest.mark.parametrize("options", [{"steps": 3.5}, {"steps": -1}, {"steps": 2, "log_every": 0}])
+def test_lengths_of_a_run_are_checked(options):
+    run = Training.on_task(TwoLayerNet(5, 4), modular.addition(5), device="cpu", optimizer="sgd")
+    assert isinstance(run.optimizer, SGD)
+    with pytest.raises(InputError, match="the (number of )?steps"):
+        run.fit(**options)
+    assert run.t == 0

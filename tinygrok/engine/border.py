@@ -45,6 +45,21 @@ def integer(x, what: str, low: float = -INT64, high: float = INT64 - 1) -> int:
     return x if fits else integers(x, what, low, high).item()
 
 
+def rates(x, what: str, members: int) -> np.ndarray:
+    """A finite float not below 0, or one a member, as floats (members,).
+
+    >>> rates(0.1, "the learning rate", 2)
+    array([0.1, 0.1])
+    """
+    try:
+        found = np.broadcast_to(np.asarray(x, dtype=float), (members,))
+    except (TypeError, ValueError):
+        raise InputError(f"{what} must be a number, or {members}, not {x!r:.40}") from None
+    if not np.all((found >= 0) & np.isfinite(found)):
+        raise InputError(f"{what} must be finite and at least 0, not {x!r:.40}")
+    return found
+
+
 def _whole(x, what: str) -> int:
     is_integer = isinstance(x, numbers.Integral) and not isinstance(x, bool)
     if is_integer or (isinstance(x, float) and x.is_integer() and abs(x) <= ROUNDED):

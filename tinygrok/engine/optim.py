@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import kernels
+from .border import rates
 from .device import Array, Device
 from .gemm import matmul
 from .params import Arena
@@ -110,9 +111,9 @@ class Optimizer:
         self.grads = grads
         self.schedule = schedule
         self.clip = clip
-        members = (params.members or 1,)
-        self.lr = np.broadcast_to(np.asarray(lr, dtype=float), members)
-        self.weight_decay = np.broadcast_to(np.asarray(weight_decay, dtype=float), members)
+        members = params.members or 1
+        self.lr = rates(lr, "the learning rate", members)
+        self.weight_decay = rates(weight_decay, "the weight decay", members)
         self.state = {name: Arena(dev, params.bare, params.members) for name in self.state_names}
         self._no_decay = frozenset(no_decay)
         self._blocks = list(self._split())

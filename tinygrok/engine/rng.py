@@ -6,6 +6,7 @@ the same bits; dropout masks come from a counter hash that gives the same mask o
 
 import numpy as np
 
+from .border import integer
 from .errors import InputError
 
 # Append only: the position of a name is its key.
@@ -25,7 +26,8 @@ def generator(seed: int, stream: str) -> np.random.Generator:
     if stream not in STREAMS:
         raise InputError(f"unknown stream {stream!r}: choose {', '.join(STREAMS)}")
     key = (STREAMS.index(stream),)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+    entropy = integer(seed, "a seed", 0)
+    return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
 
 
 def mask_keys(seeds, step: int, layer: int = 0) -> np.ndarray:

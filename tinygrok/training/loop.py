@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.border import integer
 from ..engine.device import Array, Device, get_device
 from ..engine.errors import InputError
-from ..engine.optim import AdamW, Optimizer
+from ..engine.optim import OPTIMIZERS, AdamW, Optimizer
 from ..engine.params import Arena
 from ..engine.rng import STREAMS, generator
 from ..models.protocol import Model
@@ -31,7 +32,7 @@ def equip(
 
     weights     first ones, on the host; None: drawn from the seed
     device      a Device, or a name for get_device
-    optimizer   its class (engine.optim)
+    optimizer   its class, or its name in OPTIMIZERS (engine.optim)
     options     of the optimiser: lr, weight_decay, betas, schedule, clip, ...
     """
     weights = weights or model.init(generator(seed, "init"))
@@ -39,6 +40,10 @@ def equip(
     params = Arena(dev, model.shapes)
     params.load({name: weights[name] for name in model.shapes})
     grads = Arena(dev, model.shapes)
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise InputError(f"unknown optimizer {optimizer!r}: choose {', '.join(OPTIMIZERS)}")
+        optimizer = OPTIMIZERS[optimizer]
     return dev, optimizer(dev, params, grads, **options)
 
 
@@ -112,6 +117,8 @@ class Run:
 
         Measures at step 0, every log_every steps and at the end, and hands the row to on_log. Calls
         save(run) every save_seconds and on leaving."""
+        steps = integer(steps, "the number of steps", 0)
+        log_every = integer(log_every, "the steps between measurements", 1)
         saved = time.monotonic()
         if not self.history["step"]:
             on_log(self.measure())

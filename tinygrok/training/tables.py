@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.border import integers
+from ..engine.border import integer, integers
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..engine.optim import Optimizer
@@ -115,9 +115,8 @@ class Training(Run):
         self.extra = extra
         check_rate_host(dropout)
         smallest = min(len(target) for _, target in self.data)
-        if batch_size is not None and not 1 <= batch_size <= smallest:
-            bounds = f"between 1 and the {smallest} training inputs"
-            raise InputError(f"the batch size must lie {bounds}, not {batch_size}")
+        if batch_size is not None:  # at most the training inputs
+            self.batch_size = integer(batch_size, "the batch size", 1, smallest)
         if model.batchnorm and (batch_size or smallest) < 2:
             raise InputError("BatchNorm needs at least 2 training inputs in a batch")
         for name, labels in evaluation.labels.items():
