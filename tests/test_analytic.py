@@ -266,6 +266,7 @@ def test_random_multiplication_and_the_printed_exponent():
 PAPER = "2*n1^4*n2 + n1^2*n2^2 + 3*n1*n2^3"
 
 
+@pytest.mark.slow
 def test_polynomial_of_the_paper():
     """Appendix B: MSE 0.00767 with N_1 = 500, N_2 = 2000, which are logits of 3/4 the stated
     normalisation."""
@@ -508,6 +509,7 @@ def test_the_fit_recovers_phases():
     assert np.allclose(kept["U"], weights["U"])
 
 
+@pytest.mark.slow
 def test_trained_multiplication_is_the_written_solution():
     """Section 8: p = 97, N = 500; log-Fourier IPR, phases, share of the weights explained before
     and after."""
@@ -556,6 +558,7 @@ def test_siblings_and_majority():
     assert trained.majority_share(np.array([0, 1, 1, 4])) == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

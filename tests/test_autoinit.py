@@ -193,6 +193,7 @@ def test_every_block_of_a_deep_network_comes_to_one(factor):
     assert len(history["loss"]) == len(history["apjn"]) == 81
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["log", "square"])
 @pytest.mark.parametrize("J", [0.3, 1.5, 3.0])
 def test_relu_layers_follow_the_predicted_curve(host_dev, J, loss):
@@ -265,6 +266,7 @@ def test_convergence_of_relu_layers():
     np.testing.assert_allclose(sorted(cycle), [0.854, 1.206], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "settings", "tune", "below"),
     [

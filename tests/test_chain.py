@@ -333,6 +333,7 @@ WRONG += [
 WRONG += [(k, "backward", _forgets_tangent_weight) for k in ("linear", "conv", "scale")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "which", "wrong"), WRONG, ids=[f"{k} {f} {i}" for i, (k, f, _) in enumerate(WRONG)]
 )

@@ -308,6 +308,7 @@ def trained():
     return run, [outcome(member_history(run.history, e), point) for e, point in enumerate(points)]
 
 
+@pytest.mark.slow
 def test_coexistence_without_regularisation(trained):
     r = trained[1][0]
     assert 0.94 < r["train_accuracy"] < 0.975
@@ -317,6 +318,7 @@ def test_coexistence_without_regularisation(trained):
     assert r["step_unlearn"] is None
 
 
+@pytest.mark.slow
 def test_inversion_with_regularisation(trained):
     decay5, decay15, dropout = trained[1][1:]
     assert 0.81 < decay5["train_accuracy"] < 0.85
@@ -333,6 +335,7 @@ def test_inversion_with_regularisation(trained):
     assert abs(decay15["train_accuracy"] - (1 - 0.2 + 0.2 / 59)) < 0.02
 
 
+@pytest.mark.slow
 def test_pruning_separates_memory_from_rule(trained):
     run = trained[0]
     weights, evaluation = run.params.to_host(0), run.evaluation
@@ -351,6 +354,7 @@ def test_pruning_separates_memory_from_rule(trained):
     assert neurons.neurons_needed(a, weights["W"], order, *splits["test"]) < 100
 
 
+@pytest.mark.slow
 def test_phase_history(trained):
     names = phase_history(member_history(trained[0].history, 2), 0.2, 59)
     assert names[0] == "Confusion"

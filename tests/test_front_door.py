@@ -96,6 +96,7 @@ def is_png(path):
     return path.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_first_script(tmp_path):
     """The script in the package's docstring, in a process of its own."""
     block = re.search(r"\n((?:    .*\n|\n)+)", tg.__doc__).group(1)
@@ -108,6 +109,7 @@ def test_the_first_script(tmp_path):
     assert is_png(tmp_path / "grok.png")
 
 
+@pytest.mark.slow
 def test_a_gpt_on_pseudo_random_numbers(tmp_path):
     data = tg.fixed_modulus(16, length=9, rng=tg.generator(0, "split"), draws=4)
     net = tg.GPT.numbers(vocab=16, width=32, context=8)
@@ -174,6 +176,7 @@ def test_weights_optimiser_and_device_of_ones_own():
     run.step()
 
 
+@pytest.mark.slow
 def test_no_figure_of_an_ensemble_or_without_matplotlib(tmp_path, monkeypatch, host_dev):
     from helpers import small_run
 

@@ -179,6 +179,7 @@ def test_the_future_is_not_read(kind):
     assert (np.abs(z[:, 8:] - changed[:, 8:]).max(axis=(0, 2)) > 1e-6).all()
 
 
+@pytest.mark.slow
 @each_position
 @each_model
 def test_shards_add_up(dev, kind, positions):

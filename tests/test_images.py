@@ -264,6 +264,7 @@ def test_cifar_files_are_read_back_and_damaged_ones_refused(tmp_path, monkeypatc
     assert images.CIFAR_RECORDS == 4
 
 
+@pytest.mark.slow
 def test_digits_of_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # import fails
     with pytest.raises(InputError, match="--data"):
@@ -351,6 +352,7 @@ def small(dev, batchnorm=False, count=3 * SHARD_IMAGES, seed=0):
     return ImageTraining(dev, net, optimizer, draw, {"test": (x[300:], y[300:])}, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batchnorm", [False, True])
 def test_it_learns(dev, batchnorm):
     run = small(dev, batchnorm, 64)

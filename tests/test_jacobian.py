@@ -155,6 +155,7 @@ def test_one_block_against_closed_formulas(host_dev, norm, mu):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["none", "pre", "batch"])
 def test_estimates_are_unbiased(norm, dev):
     """Every J^{l0,L} of one backward pass, and every chi, within four standard errors of the exact
@@ -196,6 +197,7 @@ def test_exploding_jacobians_stay_finite():
     assert 1e50 < J < 1e90  # 4^120 = 1e72, more than float32 can hold
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "sw2", "sb2", "norm", "mu"),
     [
@@ -320,6 +322,7 @@ def test_two_layer_net(host_dev, activation, batchnorm):
         )
 
 
+@pytest.mark.slow
 def test_models_on_devices(dev):
     """Estimates on every device, of a GPT, a two-layer net and a convolutional chain, agree with
     the exact Jacobian."""

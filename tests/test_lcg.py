@@ -276,6 +276,7 @@ def test_fixed_modulus_trains_on_all_other_values():
     assert set(data.c[0]) == set(range(1, 256)) - set(c)
 
 
+@pytest.mark.slow
 def test_moduli_of_the_paper():
     data = lcg.unseen_modulus(2048, 257, rng())
     assert sorted(map(int, data.tests)) == sorted(lcg.PAPER_TEST_MODULI)
@@ -396,6 +397,7 @@ def test_predictors_are_exact_for_large_moduli(m):
                 assert found == (sum(terms) % m if r else -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [m for m in MODULI if m >= 256])
 def test_unknown_modulus(m):
     """Five outputs give the modulus in most cases, twelve practically always."""

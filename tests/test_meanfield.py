@@ -281,6 +281,7 @@ def test_stretched_exponential():
         assert slope == pytest.approx(4 * sw2 / (PI * math.sqrt(sw2 + sb2)), rel=0.003)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "R"), [("relu", PI / (PI - 1)), ("gelu", 1.3188), ("silu", 1.2121), ("erf", 1.2257)]
 )

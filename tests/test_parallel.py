@@ -62,6 +62,7 @@ assert len(every) == 2 and every[0] == every[1], "the ranks differ"
 """
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_two_ranks_have_the_gradient_of_one(tmp_path):
     (tmp_path / "gradient.py").write_text(GRADIENT)
@@ -93,6 +94,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_an_example_by_two_ranks(tmp_path):
     """Rank 0 alone writes and prints; the numbers are those of one rank; resuming goes on; a
@@ -154,6 +156,7 @@ cli.main(main)
 """
 
 
+@pytest.mark.slow
 @needs_mpi
 @pytest.mark.parametrize("how", ["raises", "is killed"])
 def test_a_rank_that_dies_ends_the_run(tmp_path, how):

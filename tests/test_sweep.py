@@ -52,6 +52,7 @@ def runs(log):
     return sorted(int(x) for x in Path(log).read_text().split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "executor", [None, partial(ThreadPoolExecutor, 2), POOL], ids=["here", "threads", "processes"]
 )
@@ -99,6 +100,7 @@ def test_errors_name_the_pack_and_keep_the_rest(tmp_path):
         assert len(list(tmp_path.glob("*.json"))) == 5, "the other packs were not finished"
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_driver(tmp_path):
     """SIGKILL to a driver with worker processes: no worker is left a moment later."""
     example = Path(__file__).parent.parent / "examples" / "phase_diagram.py"
@@ -137,6 +139,7 @@ def test_workers_end_with_a_killed_driver(tmp_path):
     assert not alive
 
 
+@pytest.mark.slow
 def test_a_killed_driver_resumes(tmp_path):
     """SIGKILL to the driver of a phase diagram, three times; the finished sweep equals the
     undisturbed one."""

@@ -129,6 +129,7 @@ def example(name, *flags, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["composition", "--p", "6"], ["dihedral", "--p", "12"]])
 def test_a_group_trains_without_an_ipr(flags, tmp_path):
     done = example("grok_addition", "--task", *flags, "--steps", "30", folder=tmp_path)
@@ -140,6 +141,7 @@ def test_a_group_trains_without_an_ipr(flags, tmp_path):
     assert results["ipr_mean"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", ["2", "5"])
 def test_a_tiny_modulus_has_a_figure(p, tmp_path):
     done = example("grok_addition", "--p", p, "--steps", "20", folder=tmp_path)
