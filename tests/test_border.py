@@ -116,7 +116,9 @@ class Echo:
 
 
 def data_of(p, shots_, tasks):
-    train = np.array([[5, 6], [7, 8]]).astype(tasks.dtype)
+    train = [[5, 6], [7, 8]]
+    if isinstance(tasks, np.ndarray):
+        train = np.array(train).astype(tasks.dtype)
     return in_context.InContextData(p, shots_, tasks, tasks, train, train)
 
 
@@ -210,6 +212,8 @@ def test_every_type_gives_the_same_answer(name):
     for t in TYPES:
         found = EXAMPLES[name](lambda x, t=t: np.array(x).astype(t))
         np.testing.assert_array_equal(flat(found), expected, err_msg=str(t))
+    lists = EXAMPLES[name](lambda x: x)
+    np.testing.assert_array_equal(flat(lists), expected)
 
 
 OF_P = {
@@ -361,6 +365,24 @@ def test_batches_read_every_type(dev, kind):
         one_line(error)
 
 
+@pytest.mark.parametrize("t", [np.uint8, np.int8, np.int64, float])
+def test_sizes_of_networks_of_every_type(host_dev, t):
+    """p = labels.max() + 1 of an array of uint8 is an uint8."""
+    for small, net in (
+        (TwoLayerNet(t(97), t(100), t(2)), TwoLayerNet(97, 100)),
+        (TwoLayerNet(t(5), 100, classes=t(97)), TwoLayerNet(5, 100, classes=97)),
+        (GPT(t(97), t(64), t(2), t(4), t(100)), GPT(97, 64, 2, 4, 100)),
+        (deep_mlp(64, 100, 2, t(97)), deep_mlp(64, 100, 2, 97)),
+    ):
+        assert Arena(host_dev, small.shapes).flat.size == Arena(host_dev, net.shapes).flat.size
+        assert repr(small) == repr(net)
+    for wrong in (0, -1, 2.5):
+        with pytest.raises(InputError):
+            deep_mlp(64, 100, 2, wrong)
+        with pytest.raises(InputError, match="p must"):
+            TwoLayerNet(wrong, 100)
+
+
 def test_tokens_and_rows_read_every_type(dev):
     for t in TYPES:
         tokens = Tokens(dev, np.array([[3, 0, 10]]).astype(t), 11)
@@ -443,6 +465,22 @@ def test_training_has_the_same_bits_with_small_types(host_dev, t):
         runs[kind] = [each.params.flat.copy() for each in (run, text, pictures)]
     for a, b in zip(runs[np.int64], runs[t], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("batch_size", [None, 10])
+def test_training_reads_lists(host_dev, batch_size):
+    task = modular.subtraction(7)
+    inputs = task.inputs(np.arange(30))
+    labels = task.labels(inputs)
+    flat_weights = []
+    for x, y in ((inputs, labels), (inputs.tolist(), labels.tolist())):
+        splits = {"all": (np.ones(30, bool), "true")}
+        measured = Evaluation(x, {"true": y}, splits)
+        parts = new_run(host_dev, TwoLayerNet(7, 8))
+        run = Training(*parts, [(x, y)], measured, 0, "mse", batch_size)
+        run.fit(2)
+        flat_weights.append(run.params.flat.copy())
+    np.testing.assert_array_equal(*flat_weights)
 
 
 def new_run(dev, net):

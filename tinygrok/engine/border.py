@@ -30,7 +30,8 @@ def integers(x, what: str, low: float = -INT64, high: float = INT64 - 1) -> np.n
     largest = int(given.max())
     if smallest < low or largest > high:
         wrong = smallest if smallest < low else largest
-        raise InputError(f"{what} must lie in {low}..{high}, not {wrong}")
+        bounds = f"lie in {low}..{high}" if high < INT64 - 1 else f"be at least {low}"
+        raise InputError(f"{what} must {bounds}, not {wrong}")
     fits = smallest >= -INT64 and largest < INT64
     return given.astype(np.int64 if fits else object, copy=False)
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..engine.border import integer
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
 from ..ops import activation, conv, linear, norm
@@ -365,7 +366,7 @@ class Chain:
     def _declare(self, name: str, parameters: dict) -> tuple[str, ...]:
         for which, (shape, value) in parameters.items():
             kind = self.buffers if which in STATE else self.shapes
-            kind[f"{name}.{which}"] = shape
+            kind[f"{name}.{which}"] = tuple(integer(n, f"sizes of {name}", 1) for n in shape)
             self.values[f"{name}.{which}"] = value
         return tuple(parameters)
 

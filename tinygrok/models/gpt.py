@@ -73,10 +73,7 @@ class GPT:
     def __post_init__(self):
         resolve(self.activation)  # refuse an unknown name here, not in the first step
         for size in ("vocab", "width", "depth", "heads", "context", "digits"):
-            value = integer(getattr(self, size), size)
-            if value < 1:
-                raise InputError(f"{size} must be at least 1, not {value}")
-            setattr(self, size, value)
+            setattr(self, size, integer(getattr(self, size), size, 1))
         if self.positions not in POSITIONS:
             known = ", ".join(POSITIONS)
             raise InputError(f"unknown positions {self.positions!r}: choose {known}")

@@ -44,14 +44,11 @@ class TwoLayerNet:
         self, p: int, width: int, terms=2, activation="square", classes=None, batchnorm=False
     ):
         resolve(activation)  # refuse an unknown name here, not in the first step
-        for what, value in (("p", p), ("width", width), ("terms", terms)):
-            if integer(value, what) < 1:
-                raise InputError(f"{what} must be at least 1, not {value}")
-        self.p = int(p)
-        self.width = int(width)
-        self.terms = int(terms)
+        self.p = integer(p, "p", 1)
+        self.width = integer(width, "width", 1)
+        self.terms = integer(terms, "terms", 1)
         self.activation = activation
-        self.classes = self.p if classes is None else classes
+        self.classes = integer(p if classes is None else classes, "classes", 1)
         self.batchnorm = batchnorm
 
     @property

@@ -98,7 +98,7 @@ def order_2_moves(decoder, tokens: np.ndarray, m: int) -> tuple[dict, tuple]:
     -> (look-backs, deltas, shares (look-backs, deltas, 4)): of the answers that stay, move by
        -delta, by 2 delta, otherwise; a residue mod m that is two of these counts as the first"""
     m = modulus(m)
-    longest = min(tokens.shape[1] // 2, m - 1)
+    longest = min(len(tokens[0]) // 2, m - 1)
     half = max(back for back in range(1, longest + 1) if m % back == 0)
     others = sorted({half // 2, half + half // 2} - {0, 1, half})
     backs = [2 * half, half, *others, 1]

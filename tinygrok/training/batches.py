@@ -125,6 +125,7 @@ class TableBatch:
 
 def _sorted(inputs: np.ndarray, target: np.ndarray, classes: int) -> Labelled:
     """By n_1: the rows of a batch that read one row of the first table stand side by side."""
+    inputs = integers(inputs, "inputs", 0)
     target = integers(target, "labels", 0, classes - 1)
     order = np.argsort(inputs[0], kind="stable")
     return inputs[:, order], target[order]

@@ -37,6 +37,7 @@ class Evaluation:
         labels: dict[str, np.ndarray],
         splits: dict[str, tuple[np.ndarray, str]],
     ):
+        inputs = integers(inputs, "inputs")
         order = np.argsort(inputs[0], kind="stable")  # as TableBatch sorts
         self.inputs = inputs[:, order]
         known = {name: integers(x, f"labels {name!r}") for name, x in labels.items()}
@@ -107,7 +108,7 @@ class Training(Run):
         extra: Callable[["Training"], dict] = lambda run: {},
     ):
         super().__init__(dev, model, optimizer, loss)
-        self.data = list(data)
+        self.data = [(np.asarray(inputs), np.asarray(target)) for inputs, target in data]
         self.evaluation = evaluation
         self.seeds = seeds
         self.batch_size = batch_size
