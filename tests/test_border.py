@@ -64,6 +64,10 @@ def test_beyond_64_bits_it_is_exact_or_refused():
     assert integers(np.array([2**63 + 1], np.uint64), "x", 0, 2**64).tolist() == [2**63 + 1]
     assert integers([2**53 + 1, 2**63 - 1], "x").tolist() == [2**53 + 1, 2**63 - 1]
     assert integer(10**30, "x", 0, float("inf")) == 10**30
+    with pytest.raises(InputError, match=r"x must lie in 0\.\.18446744073709551616, not -1"):
+        integers([-1], "x", 0, 2**64)
+    with pytest.raises(InputError, match="x must be at least 3, not 2"):
+        integers([2], "x", 3)
     for wrong in (big, np.array([2**63], np.uint64), np.array([1, 2**63 + 1.0])):
         with pytest.raises(InputError):
             integers(wrong, "x")

@@ -30,7 +30,8 @@ def integers(x, what: str, low: float = -INT64, high: float = INT64 - 1) -> np.n
     largest = int(given.max())
     if smallest < low or largest > high:
         wrong = smallest if smallest < low else largest
-        bounds = f"lie in {low}..{high}" if high < INT64 - 1 else f"be at least {low}"
+        open_above = smallest < low and high == INT64 - 1
+        bounds = f"be at least {low}" if open_above else f"lie in {low}..{high}"
         raise InputError(f"{what} must {bounds}, not {wrong}")
     fits = smallest >= -INT64 and largest < INT64
     return given.astype(np.int64 if fits else object, copy=False)

@@ -196,8 +196,7 @@ class LcgData:
 
         Pairs at random, without repeats while they last."""
         m, a, c = self.tests[name]
-        rounds = math.ceil(rows / len(a))
-        orders = [rng.permutation(len(a)) for _ in range(rounds)]
+        orders = [rng.permutation(len(a)) for _ in range(math.ceil(rows / len(a)))]
         order = np.concatenate(orders)[:rows]
         x = self._numbers(np.full(rows, m), a[order], c[order], rng)
         return x, a[order]
