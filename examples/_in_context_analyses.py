@@ -121,7 +121,9 @@ def similarities(streams, outputs, task):
     for kind, title, feature in features:
         token = title[-1]
         similarity = representation.cosine_map(feature)
-        for name, label in labels.items() if token != "x" else ():
+        for name, label in labels.items():
+            if token == "x":
+                continue
             score = representation.pair_score(similarity, label)
             results.setdefault(f"{name}_score_{kind}_{token}", []).append(score)
             title += f"\n{name} {score:+.2f}"
@@ -192,7 +194,10 @@ def wrong_label(decoder, data, rng):
 
 def wrong_labels(decoder, data, draws, rng):
     """Many wrong labels, and the logit lens at the last shot."""
-    results, tables, single, lens = {}, {}, {}, {}
+    results = {}
+    tables = {}
+    single = {}
+    lens = {}
     pools = {"train": data.train_pool, "test": data.test_pool}
     for name, tasks in (("id", data.id_tasks), ("ood", data.ood_tasks)):
         tasks = tasks[:32]

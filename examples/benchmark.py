@@ -34,9 +34,8 @@ def arguments(argv=None):
     add = p.add_argument
     count = cli.integer()
     workloads = ["all", *WORKLOADS]
-    sizes = "tinygrok's step over a range of sizes, with fitted exponents"
     add("--workload", default="mlp", choices=workloads, help="what to time")
-    add("--scaling", action="store_true", help=sizes)
+    add("--scaling", action="store_true", help="step times over sizes, with fitted exponents")
     add("--only", metavar="CANDIDATE", help="run it alone and print its peak memory in MB")
     add("--repeats", type=count, default=15, help="turns of every candidate, at most")
     add("--steps", type=count, default=5, help="steps a turn; the first is not counted")
@@ -217,7 +216,8 @@ def scaling(args, dev):
     print(f"{heading}   leading terms")
     for name, (workload, sizes, theory) in SCALING.items():
         sizes = sizes[:3] if args.quick else sizes
-        seconds, work = [], []
+        seconds = []
+        work = []
         for size in sizes:
             step = workload(args, dev, False, **{name: size})["tinygrok"]()
             work.append(products(dev, step)[1])

@@ -30,6 +30,7 @@ LAST = 8  # numbers at the end of the context over which accuracies are taken
 KEYS = (1, 2, 3, 4, 8)
 # Small one-layer networks, m = 64 and 256, of an implementation written for comparison; the paper
 # prints no such numbers.
+TITLE = "small networks of one layer"
 EXPECTED = {
     "power_period_2": "0.98 (m = 256)",
     "power_period_4": "0.70 to 0.84 (m = 256)",
@@ -89,7 +90,8 @@ def last(decoder, x, edit=None):
 
 def accuracies(decoder, data, sets, main):
     """Digits and numbers after 1, 2, ... numbers in context; by s = v_2(a - 1) where 4 | m."""
-    results, tables, by_s = {}, {}, {}
+    results = {}
+    tables = {}
     for name, (x, a) in sets.items():
         m = data.tests[name][0]
         predicted = decoder.predict(x[:, :-1])
@@ -99,11 +101,9 @@ def accuracies(decoder, data, sets, main):
         results[f"accuracy mod {name}"] = right[:, -LAST:].mean()
         results |= {f"digit {q} mod {name}": curve for q, curve in tables[name].items()}
         if name == main:
-            rule = lcg.look_back(x[:, :-1], m, 2)
-            second_half = slice(x.shape[1] // 2, None)
-            results["same_as_order_2"] = (predicted == rule)[:, second_half].mean()
-            if m % 4 == 0:
-                by_s = digits.by_valuation(right, a)
+            same = predicted == lcg.look_back(x[:, :-1], m, 2)
+            results["same_as_order_2"] = same[:, x.shape[1] // 2 :].mean()
+            by_s = digits.by_valuation(right, a) if m % 4 == 0 else {}
             results |= {f"accuracy by s {s}": c[-LAST:].mean() for s, c in by_s.items()}
     return results, (tables, by_s)
 
@@ -144,7 +144,8 @@ def attention(decoder, tokens):
 def interventions(decoder, x, m):
     """Moved numbers, in the whole context and in three quarters of it."""
     T = x.shape[1] - 1
-    results, shown = {}, {}
+    results = {}
+    shown = {}
     for n in (T, 3 * T // 4):
         shares, shown[n] = opened.order_2_moves(decoder, x[:, :n], m)
         for name, share in shares.items():
@@ -177,13 +178,14 @@ def edits(decoder, data, sets, main, rng):
 
 def residues(decoder, m, periods):
     """What the first block adds after a single number: components, residue (Figure 8)."""
-    points, results = {}, {}
+    results = {}
+    points = {}
     for name, x in opened.first_block(decoder, m).items():
         scores = representation.pca(x, 2)[0]
         chance = {q: (q - 1) / (m - 1) for q in periods}
         shares = {q: digits.residue_share(scores, q) - chance[q] for q in periods}
-        shown = [q for q in periods if shares[q] >= max(shares.values()) - 0.05]
-        first = shown[0]  # mod 4 shows whatever mod 2 does
+        # mod 4 shows whatever mod 2 does
+        first = next(q for q in periods if shares[q] >= max(shares.values()) - 0.05)
         points[name] = (scores, first, shares[first])
         results |= {f"{name} residue {q}": share for q, share in shares.items()}
     return results, (points,)
@@ -254,8 +256,7 @@ def main(argv=None):
             getattr(plots, name)(*shown, out / f"{name}.png")
 
     short = {k: v for k, v in results.items() if np.size(v) <= 4 and "digit" not in k}
-    paper = {} if unseen else EXPECTED
-    experiment.finish(results, None, figures, paper, "small networks of one layer", short)
+    experiment.finish(results, None, figures, {} if unseen else EXPECTED, TITLE, short)
 
 
 if __name__ == "__main__":
