@@ -18,7 +18,8 @@ def sequences(m, length, rows=400, seed=0):
     """Numbers (rows, length) of full period and their multipliers."""
     rng = generator(seed, "probes")
     a, c = lcg.draw_multipliers(m, rows, rng, True), lcg.draw_increments(m, rows, rng, True)
-    return lcg.generate(m, a, c, rng.integers(m, size=rows), length), a
+    x0 = rng.integers(m, size=rows, dtype=np.uint64)
+    return lcg.generate(m, a, c, x0, length), a
 
 
 # -- digits ----------------------------------------------------------------------------------------
@@ -46,6 +47,22 @@ def test_a_digit_repeats_after_its_period(m):
     for q, digit in digits.digits(x, lcg.prime_factors(m)).items():
         periods = [r for r in range(1, 150) if (digit[:, r:] == digit[:, :-r]).all()]
         assert not periods and q >= 150 or periods[0] == q
+
+
+@pytest.mark.parametrize("m", [2**48, 3**40, 2**63, 2**64])
+def test_digits_of_large_numbers(m):
+    x, a = sequences(m, 6, 20)
+    factors = lcg.prime_factors(m)
+    parts = digits.digits(x, factors)
+    for p, e in factors.items():
+        for i in range(1, e + 1):
+            expected = [[v // p ** (i - 1) % p for v in row] for row in x.tolist()]
+            assert parts[p**i].tolist() == expected
+            assert parts[p**i].dtype == np.int64
+    for accuracy in digits.digit_accuracy(x, x, factors).values():
+        assert (accuracy == 1).all()
+    s = [((v - 1) & (1 - v)).bit_length() - 1 for v in a.tolist()]
+    assert set(digits.by_valuation(np.ones(x.shape), a)) == set(s)
 
 
 def test_digit_accuracy_of_copying():

@@ -1,5 +1,7 @@
 """Losses on class labels, and the accuracy. Labels stay integers; no one-hot array is ever made.
 
+Labels lie in 0..C-1: batches see to that on the host, for here a GPU would have to wait.
+
 weight (..., B) holds the share of each row: 1 and 0 make a mask. norm is what the sum over rows is
 divided by, the sum of the weights (or B) unless given; a shard passes the norm of the whole batch.
 """

@@ -43,7 +43,7 @@ def by_valuation(right: np.ndarray, a: np.ndarray) -> dict[int, np.ndarray]:
 
     a (B,), 2 or more. A difference over r numbers has v_2(r) zero bits, one of order n has
     n v_2(r) + (n - 1) s: the larger s, the easier."""
-    a = integers(a, "multipliers", 2)
+    a = integers(a, "multipliers", 2, 2**64)
     lowest_bit = (a - 1) & (1 - a)
     s = np.round(np.log2(lowest_bit.astype(float))).astype(int)
     return {int(v): right[s == v].mean(axis=0) for v in np.unique(s)}
