@@ -101,10 +101,11 @@ class TwoLayerNet:
         """Host inputs (S, B), or (E, S, B) where members see different ones, by table row.
 
         Raises InputError for other than S terms."""
-        shape = np.shape(inputs)
-        if shape[-2:-1] != (self.terms,):
+        index = RowIndex(dev, inputs, self.p)
+        shape = index.host.shape
+        if shape[-2] != self.terms:
             raise InputError(f"inputs must have {self.terms} rows, one a term, not shape {shape}")
-        return RowIndex(dev, inputs, self.p)
+        return index
 
     def forward(
         self, dev: Device, w: dict, inputs: RowIndex, mode=EVALUATION
