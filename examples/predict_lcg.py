@@ -65,9 +65,7 @@ def arguments(argv=None):
     add("--lr", type=cli.positive(), default=2e-3, help="peak learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=0.1, help="decay of matrices and embeddings")
     add("--beta2", type=beta, default=0.99, help="decay of AdamW's squared gradients")
-    add(
-        "--warmup", type=cli.integer(0), default=100, help="linear, before the cosine (to lr / 300)"
-    )
+    add("--warmup", type=cli.integer(0), default=100, help="linear, before the cosine of --lr")
     add("--clip", type=cli.positive(), default=1.0, help="largest global norm of the gradient")
     add("--test-draws", type=count, default=64, help="multipliers, and increments, of the tests")
     add("--test-rows", type=count, default=512, help="sequences measured in each test set")

@@ -232,6 +232,23 @@ def test_refusals(dev):
         TwoLayerNet(5, 0)
 
 
+@pytest.mark.parametrize("shared", ["x", "w"])
+def test_gradients_of_a_shared_operand_add_up_over_the_members(dev, shared):
+    """linear_backward gives those of every member; L = the sum of dy y over all members."""
+    x, w, dy = (np.random.default_rng(i).standard_normal((3, 4, 4)) for i in range(3))
+    shared_x, shared_w = (x[0], w) if shared == "x" else (x, w[0])
+    on_device = [dev.to_device(v) for v in (shared_x, shared_w, dy)]
+    _, cache = linear.linear_forward(dev, *on_device[:2])
+    dw = dev.zeros((3, 4, 4))
+    dx = linear.linear_backward(dev, on_device[2], cache, dw)
+    found = dev.to_host(dx if shared == "x" else dw).sum(axis=0)
+    if shared == "x":
+        expected = sum(dy[e] @ w[e].T for e in range(3))
+    else:
+        expected = sum(x[e].T @ dy[e] for e in range(3))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_softmax_and_cross_entropy_survive_large_logits(dev):
     z = dev.to_device(np.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4]]))
     value, cache = loss.cross_entropy_forward(dev, z, dev.to_device(np.array([0, 1])))
