@@ -137,8 +137,8 @@ class TwoLayerNet:
         return z, tape
 
     def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate=False) -> None:
-        """Write dL/dU and dL/dW (dL/dgain, dL/dshift) into g, or add to U and W. The activations on
-        the tape are overwritten: their memory holds da, then dh.
+        """Write dL/dU and dL/dW (dL/dgain, dL/dshift) into g, or add to g. The activations on the
+        tape are overwritten: their memory holds da, then dh.
 
         dW = a^T dz    da = dz W^T    dh = phi'(h) da    dU[s, n] = sum of dh_b with n_s(b) = n
         """
@@ -147,7 +147,7 @@ class TwoLayerNet:
         if self.batchnorm:
             dgain = g["norm.gain"]
             dshift = g["norm.shift"]
-            da = batchnorm_backward(dev, da, tape["batchnorm"], dgain, dshift, dx=da)
+            da = batchnorm_backward(dev, da, tape["batchnorm"], dgain, dshift, accumulate, dx=da)
         dh = activation_backward(dev, da, tape["activation"], dx=da)
         if "dropout" in tape:
             dh = dropout_backward(dev, dh, tape["dropout"], dx=dh)
