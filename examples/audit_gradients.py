@@ -1,41 +1,84 @@
-"""Audit every handwritten gradient against differences and complex steps, tensor by tensor.
+"""Audit every handwritten gradient against complex steps and differences, tensor by tensor.
 
     python examples/audit_gradients.py                    # everything the library has
     python examples/audit_gradients.py --op softmax       # one operation, entry by entry
+    python examples/audit_gradients.py --file mine.py     # pairs of your own
 
-Exit code 1 when a gradient is wrong. `--op` prints the formulas, the plain version of a fast
-operation (tinygrok/ops/reference.py), and, where a tiny case makes that readable, every entry of
-the Jacobian.
+Exit code 1 when a gradient is wrong. Every operation is one line, the check that came closest to
+its tolerance, or those that failed; `--op` prints all checks, the formulas, the plain version of a
+fast operation (tinygrok/ops/reference.py), and, where a tiny case makes that readable, every entry
+of the Jacobian.
+
+A file of your own has pairs NAME_forward(dev, x, ...) -> (y, cache) and
+NAME_backward(dev, dy, cache, ...) -> dx, which writes the gradients of parameters into the arrays
+that it gets after the cache, in the order of forward (tinygrok/ops/__init__.py). Where the library
+has an operation NAME (linear, softmax, layernorm, gelu, ...), its cases are run with your pair, and
+your results are held against the library's. For another NAME the file states the shapes:
+
+    cube_inputs = {"x": (3, 4)}
+
+    def cube_forward(dev, x):
+        return x**3, (x,)
+
+    def cube_backward(dev, dy, cache):
+        (x,) = cache
+        return 3 * x**2 * dy
+
+A file that cannot be run, or gives gradients of wrong shapes, is refused by one line, exit code 2.
 """
 
+import argparse
+import inspect
+import textwrap
 import time
+from pathlib import Path
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
-import inspect  # isort: skip
+import numpy as np  # isort: skip
 
-import numpy as np
+import _own_pairs as own_pairs
 
+from tinygrok.audit.case import Case, cpu_device
 from tinygrok.audit.cases import BUILDERS, cases
-from tinygrok.audit.checker import JACOBIAN_SIZE, Case, audit, cpu_device, jacobian, table
+from tinygrok.audit.checker import Row, along, audit, central_difference, complex_step, table
 from tinygrok.engine.errors import InputError
 from tinygrok.ops import reference
+
+JACOBIAN_SIZE = 64  # inputs times outputs up to which every entry is listed
 
 
 def arguments(argv=None):
     p = cli.parser("audit_gradients", __doc__.splitlines()[0])
+    p.epilog = __doc__.partition("\n\n")[2]
+    # The help of all examples, with the lines of the epilog as they stand.
+    formatters = (p.formatter_class, argparse.RawDescriptionHelpFormatter)
+    p.formatter_class = type("Help", formatters, {})
     add = p.add_argument
     op = "audit the operations whose name contains NAME, with formulas"
+    own = "audit pairs NAME_forward, NAME_backward of this file"
     seed = "seed of cotangents and directions"
     add("--op", default="", metavar="NAME", help=op)
+    add("--file", type=Path, metavar="PATH", help=own)
     add("--directions-seed", type=cli.integer(0), default=0, help=seed)
     p.set_defaults(dtype="float64")
-    return cli.parse(p, argv)
+    args = cli.parse(p, argv)
+    if args.dtype != "float64" or args.device not in ("auto", "cpu"):
+        raise InputError(
+            "the audit runs in float64 on the CPU: "
+            "rounding of float32 would hide an error of one part in a million"
+        )
+    return args
 
 
 def print_sources(case: Case) -> None:
     """Formulas of a case, and the plain versions of its functions where there are some."""
-    print(f"{'=' * 100}\n{case.name}\n\n{case.formulas()}")
+    print(f"{'=' * 100}\n{case.name}")
+    for function in case.source:
+        formulas = textwrap.indent(inspect.getdoc(function) or "", "    ")
+        print(f"\n{function.__name__}\n{formulas}")
+    if case.notes:
+        print(f"\n{case.notes}")
     plain = [getattr(reference, function.__name__, None) for function in case.source]
     texts = [inspect.getsource(function) for function in plain if function is not None]
     if texts:
@@ -44,71 +87,99 @@ def print_sources(case: Case) -> None:
 
 
 def print_values(case: Case) -> None:
-    """Inputs and outputs."""
-    with np.printoptions(precision=6, suppress=True, linewidth=120):
+    """Inputs and output."""
+    with np.printoptions(precision=6, suppress=True, linewidth=120, threshold=100):
         for name, x in case.inputs.items():
             print(f"\ninput {name} =\n{x}")
-        for name, y in case.forward(case.inputs).items():
-            print(f"\noutput {name} =\n{y}")
+        print(f"\noutput y =\n{case.forward(case.inputs)}")
+
+
+def units(shape: tuple) -> np.ndarray:
+    """Arrays of one 1 among zeros."""
+    size = int(np.prod(shape))
+    return np.eye(size).reshape(size, *shape)
+
+
+def print_entries(case: Case, name: str, y: np.ndarray) -> None:
+    """Every entry of the Jacobian dy/dx of one tensor x, by backward and as measured."""
+    x = case.inputs[name]
+    if x.size * y.size > JACOBIAN_SIZE:
+        size = f"{x.size} entries times {y.size} outputs"
+        print(f"\n{name}: {size}, too many to list; see the table below")
+        return
+    slope = complex_step if case.analytic else central_difference
+    print(f"\n{name}: entries that are 0 are not listed")
+    print(f"{'derivative':<34}{'backward':>16}{'measured':>16}{'gap':>10}")
+    for i, dy in zip(np.ndindex(y.shape), units(y.shape), strict=True):
+        claimed = np.asarray(case.backward(case.inputs, dy)[name])
+        for j, d in zip(np.ndindex(x.shape), units(x.shape), strict=True):
+            a = float(claimed[j])
+            b = float(slope(along(case, name, dy, d)))
+            if a or b:
+                label = f"d {entry('y', i)} / d {entry(name, j)}"
+                print(f"{label:<34}{a:>16.10f}{b:>16.10f}{abs(a - b):>10.1e}")
 
 
 def entry(name: str, index: tuple) -> str:
     return f"{name}[{','.join(map(str, index))}]"
 
 
-def print_entries(case: Case) -> None:
-    """Every entry of the Jacobian by backward and by differences, of the tensors that are small."""
-    labels = []
-    for name, y in case.forward(case.inputs).items():
-        labels += [entry(name, index) for index in np.ndindex(np.shape(y))]
-    for name, x in case.inputs.items():
-        if x.size * len(labels) > JACOBIAN_SIZE:
-            size = f"{x.size} entries times {len(labels)} outputs"
-            print(f"\n{name}: {size}, too many to list; see the table below")
-            continue
-        print(f"\n{name}: entries that are 0 are not listed")
-        print(f"{'derivative':<34}{'backward':>16}{'differences':>16}{'gap':>10}")
-        claimed, measured = jacobian(case, name)
-        for r, output in enumerate(labels):
-            for c, index in enumerate(np.ndindex(x.shape)):
-                a = claimed[r, c]
-                b = measured[r, c]
-                if a or b:
-                    label = f"d {output} / d {entry(name, index)}"
-                    print(f"{label:<34}{a:>16.10f}{b:>16.10f}{abs(a - b):>10.1e}")
+def print_case(case: Case) -> None:
+    print_sources(case)
+    print_values(case)
+    for name in case.inputs:
+        print_entries(case, name, np.asarray(case.forward(case.inputs)))
+    print()
+
+
+def worst(rows: list[Row]) -> list[Row]:
+    """The rows of a case that failed, or else the one that came closest to its tolerance."""
+    failed = [row for row in rows if not row.passed]
+    return failed or [max(rows, key=lambda row: row.error / max(row.tolerance, 1e-300))]
+
+
+def choose(args) -> list[Case]:
+    """The library's cases, or those of the user's file, by name."""
+    if args.file is None:
+        chosen = cases(args.op)
+        names = list(BUILDERS)
+    else:
+        own = own_pairs.cases(args.file)
+        chosen = [case for case in own if args.op in case.name]
+        names = [case.name for case in own]
+    if not chosen:
+        raise InputError(f"--op {args.op!r}: no such operation; there are {', '.join(names)}")
+    return chosen
 
 
 def main(argv=None):
     args = arguments(argv)
-    chosen = cases(args.op)
-    if not chosen:
-        raise InputError(f"--op {args.op!r}: no such operation; there are {', '.join(BUILDERS)}")
-    if args.dtype != "float64" or args.device not in ("auto", "cpu"):
-        raise InputError(
-            "the audit runs in float64 on the CPU: "
-            "rounding of float32 would hide an error of one part in a million"
-        )
+    began = time.perf_counter()
+    chosen = choose(args)
     dev = cpu_device()
     dev.reason = f"CPU, NumPy {np.__version__}, float64 and complex128"
     experiment = cli.Experiment(args, dev)
     out = experiment.open()
-    began = time.perf_counter()
     rows = []
+    shown = []
     for case in chosen:
         if args.op:
-            print_sources(case)
-            print_values(case)
-            print_entries(case)
-            print()
-        rows += audit(case, args.directions_seed)
-    print(table(rows))
+            print_case(case)
+        if args.file is None:
+            found = audit(case, args.directions_seed)
+        else:
+            found = own_pairs.audited(args.file, case, args.directions_seed)
+        rows += found
+        shown += found if args.op or args.file else worst(found)
+    print(table(shown))
     failed = [r for r in rows if not r.passed]
+    double = [r.error for r in rows if r.method != "float32"]
     complex_steps = [r.error for r in rows if r.method == "complex step"]
     results = {
         "operations": len(chosen),
         "checked": len(rows),
         "failed": len(failed),
-        "max_relative_error": max(r.error for r in rows),
+        "max_relative_error": max(double),
         "max_relative_error_complex_step": max(complex_steps, default=None),
     }
     experiment.write(results)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tinygrok.audit.checker import cpu_device
+from tinygrok.audit.case import cpu_device
 from tinygrok.engine.kernels import ACTIVATIONS
 from tinygrok.ops import activation
 

@@ -7,7 +7,7 @@ import fakecupy
 import numpy as np
 import pytest
 
-from tinygrok.audit.checker import cpu_device
+from tinygrok.audit.case import cpu_device
 from tinygrok.engine.errors import InputError
 from tinygrok.models.gpt import GPT, Tokens
 from tinygrok.models.interop import from_torch_state_dict, to_torch_state_dict

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tinygrok.audit.checker import cpu_device
+from tinygrok.audit.case import cpu_device
 from tinygrok.criticality.jacobian import Propagation, mean_and_error
 from tinygrok.criticality.meanfield import MeanField, dual
 from tinygrok.models.chain import Chain

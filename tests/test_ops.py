@@ -4,7 +4,7 @@ ensemble axis."""
 import numpy as np
 import pytest
 
-from tinygrok.audit.checker import cpu_device
+from tinygrok.audit.case import cpu_device
 from tinygrok.engine import kernels
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import mask_keys

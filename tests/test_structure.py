@@ -28,7 +28,7 @@ ALLOWED = {
 MATHEMATICS = tuple(ALLOWED)
 ALLOWED["plots"] = {*MATHEMATICS, "plots"}
 ALLOWED["training"] = {*MATHEMATICS, "plots", "training"}
-ALLOWED["audit"] = {*MATHEMATICS, "audit"}
+ALLOWED["audit"] = {*MATHEMATICS, "training", "audit"}
 ALLOWED["cli.py"] = {*MATHEMATICS, "plots", "training", "audit", "__version__"}
 ALLOWED["__init__.py"] = set(ALLOWED)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import small_run
 
-from tinygrok.audit.checker import cpu_device
+from tinygrok.audit.case import cpu_device
 from tinygrok.engine.optim import SGD, AdamW, constant
 from tinygrok.engine.params import Arena
 from tinygrok.ops import activation, loss, norm

@@ -11,8 +11,9 @@ True
 import sys
 from types import ModuleType
 
+from .case import Case
 from .cases import cases
-from .checker import Case, audit, table
+from .checker import audit, table
 
 __all__ = ["Case", "audit", "cases", "table"]
 

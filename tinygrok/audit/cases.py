@@ -1,526 +1,235 @@
-"""What the auditor checks: a Case for every operation and every model.
+"""The cases of networks, of their Jacobians and of training; BUILDERS lists all cases."""
 
-A builder makes a Case from its name, which seeds the tensors, and from sizes and settings; `lead`
-are leading axes, (2,) an ensemble of two. BUILDERS at the end lists all cases.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from ..criticality.autoinit import jacobian_loss, sphere
-from ..engine import gemm, kernels
+from ..engine.params import Arena
 from ..engine.rng import mask_keys
-from ..models.chain import Chain
-from ..models.gpt import GPT, Tokens
-from ..models.mlp import TwoLayerNet
+from ..models import chain, gpt, mlp, tokens, vision
 from ..models.protocol import TRAINING, Mode
-from ..ops import activation, attention, conv, dropout, embedding, linear, loss, norm
-from .checker import Case, Tensors, cpu_device
-
-DEV = cpu_device()
-COMPLEX = cpu_device("complex128")
-
-
-def _dev(tensors: Tensors):
-    """The complex device when a complex step passes through."""
-    is_complex = any(x.dtype.kind == "c" for x in tensors.values())
-    return COMPLEX if is_complex else DEV
-
-
-def _rng(name: str) -> np.random.Generator:
-    letters = np.frombuffer(name.encode(), dtype=np.uint8)
-    return np.random.default_rng(letters.astype(np.uint32))
-
-
-def _normal(name: str, **shapes) -> Tensors:
-    """Normal tensors of these shapes, of one decimal: easy to follow by hand."""
-    rng = _rng(name)
-    return {k: rng.standard_normal(shape).round(1) for k, shape in shapes.items()}
-
-
-def _case(
-    name: str, inputs: Tensors, run: Callable, back: Callable, source: tuple, analytic=True
-) -> Case:
-    """run(tensors) -> (y, cache); back(dy, cache, g) writes gradients into g or into its arrays."""
-
-    def forward(tensors):
-        y, _ = run(tensors)
-        return {"y": y}
-
-    def backward(tensors, cotangents):
-        _, cache = run(tensors)
-        g = {k: np.full_like(x, np.nan) for k, x in tensors.items()}
-        back(cotangents["y"], cache, g)
-        return g
-
-    return Case(name, inputs, forward, backward, source, analytic)
-
-
-def _pair(
-    name: str, inputs: Tensors, run: Callable, forward: Callable, backward: Callable, analytic=True
-) -> Case:
-    """An operation of ops: backward(dev, dy, cache, *gradients of its parameters) -> dx.
-
-    The first input is x, the others are the parameters; run calls forward.
-    """
-    x, *parameters = inputs
-
-    def back(dy, cache, g):
-        g[x] = backward(DEV, dy, cache, *[g[k] for k in parameters])
-
-    return _case(name, inputs, run, back, (forward, backward), analytic)
-
-
-def _plain(
-    name: str, inputs: Tensors, forward: Callable, backward: Callable, *settings, analytic=True
-) -> Case:
-    """An operation whose forward takes (dev, x, *parameters, *settings)."""
-
-    def run(t):
-        return forward(_dev(t), *t.values(), *settings)
-
-    return _pair(name, inputs, run, forward, backward, analytic)
-
-
-# -- operations ------------------------------------------------------------------------------------
-
-
-def _linear(name: str, **shapes) -> Case:
-    inputs = _normal(name, **shapes)
-    return _plain(name, inputs, linear.linear_forward, linear.linear_backward)
-
-
-def _matmul(name: str, ta: bool, tb: bool) -> Case:
-    """y = A B, dA = dy B^T, dB = A^T dy; A is a or a^T (ta), B is b or b^T (tb)."""
-    a = (2, 4, 3) if ta else (2, 3, 4)
-    b = (2, 2, 4) if tb else (2, 4, 2)
-    inputs = _normal(name, a=a, b=b)
-
-    def run(t):
-        y = gemm.matmul(_dev(t), t["a"], t["b"], ta=ta, tb=tb)
-        return y, (t["a"], t["b"])
-
-    def back(dy, cache, g):
-        a, b = cache
-        if ta:
-            g["a"] = gemm.matmul(DEV, b, dy, ta=tb, tb=True)
-        else:
-            g["a"] = gemm.matmul(DEV, dy, b, tb=not tb)
-        if tb:
-            g["b"] = gemm.matmul(DEV, dy, a, ta=True, tb=ta)
-        else:
-            g["b"] = gemm.matmul(DEV, a, dy, ta=not ta)
-
-    return _case(name, inputs, run, back, (gemm.matmul,))
-
-
-def _embedding(name: str, terms: int, lead=(), own_inputs=False) -> Case:
-    """Tables (terms, P, N) summed over terms; own_inputs: every member has its own rows."""
-    P = 5
-    N = 3
-    B = 7
-    inputs = _normal(name, u=(*lead, terms, P, N))
-    shape = (*lead, terms, B) if own_inputs else (terms, B)
-    index = _rng(name).integers(0, P, shape)
-    index[..., 0, :].sort(axis=-1)  # the first table takes the path of sorted inputs
-    rows = embedding.RowIndex(DEV, index, P)
-
-    def run(t):
-        dev = _dev(t)
-        out = dev.empty((*lead, B, N))
-        return embedding.embedding_forward(dev, t["u"], rows, out)
-
-    def back(dh, cache, g):
-        embedding.embedding_backward(DEV, dh, cache, g["u"])
-
-    source = (embedding.embedding_forward, embedding.embedding_backward)
-    return _case(name, inputs, run, back, source)
-
-
-ANALYTIC = ("identity", "square", "power3", "power4", "tanh", "gelu_tanh")
-KINDS = ("power3", "power4", *(kind for kind in kernels.ACTIVATIONS if kind != "power"))
-CURVED = tuple(kind for kind in KINDS if activation.resolve(kind)[0].curvature != "0")
-
-
-def _away_from_zero(name: str) -> Tensors:
-    """x (2, 3) with |x| in 0.1 to 2: no step crosses the kink of ReLU."""
-    size = _rng(name).uniform(0.1, 2.0, (2, 3)).round(1)
-    sign = _rng(name).choice([-1, 1], (2, 3))
-    return {"x": size * sign}
-
-
-def _activation(name: str, kind: str) -> Case:
-    forward = activation.activation_forward
-    backward = activation.activation_backward
-    inputs = _away_from_zero(name)
-    case = _plain(name, inputs, forward, backward, kind, analytic=kind in ANALYTIC)
-    return replace(case, notes=activation.activation_table(kind))
-
-
-def _second(name: str, kind: str) -> Case:
-    """The second derivative is the derivative of the first: y = f'(x), dx = f''(x) dy."""
-
-    def run(t):
-        x = t["x"]
-        return activation.activation_backward(_dev(t), np.ones_like(x), (x, kind)), x
-
-    def back(dy, x, g):
-        g["x"] = dy * activation.activation_second(DEV, x, kind)
-
-    source = (activation.activation_second,)
-    case = _case(name, _away_from_zero(name), run, back, source, kind in ANALYTIC)
-    return replace(case, notes=activation.activation_table(kind))
-
-
-def _dropout(name: str) -> Case:
-    inputs = _normal(name, x=(2, 4, 3))
-    keys = mask_keys([1, 2], step=3)
-
-    def run(t):
-        mask = DEV.empty(t["x"].shape)
-        return dropout.dropout_forward(_dev(t), t["x"], 0.4, keys, mask=mask)
-
-    return _pair(name, inputs, run, dropout.dropout_forward, dropout.dropout_backward)
-
-
-def _batchnorm(name: str, train: bool, lead=(), weighted=False) -> Case:
-    B = 5
-    N = 3
-    channels = (*lead, N)
-    inputs = _normal(name, x=(*lead, B, N), gain=channels, shift=channels)
-    mean, var = _rng(name).uniform(0.5, 1.5, (2, *channels))
-    weight = _rng(name).uniform(0.5, 2.0, (*lead, B)) if weighted else None
-
-    def run(t):
-        dev = _dev(t)
-        running_mean = mean.astype(dev.dtype)  # copies: training moves them
-        running_var = var.astype(dev.dtype)
-        return norm.batchnorm_forward(
-            dev, t["x"], t["gain"], t["shift"], running_mean, running_var, train, weight
-        )
-
-    return _pair(name, inputs, run, norm.batchnorm_forward, norm.batchnorm_backward)
-
-
-def _layernorm(name: str, **shapes) -> Case:
-    inputs = _normal(name, **shapes)
-    return _plain(name, inputs, norm.layernorm_forward, norm.layernorm_backward)
-
-
-def _scale(name: str, **shapes) -> Case:
-    inputs = _normal(name, **shapes)
-    return _plain(name, inputs, norm.scale_forward, norm.scale_backward)
-
-
-def _softmax(name: str) -> Case:
-    return _plain(name, _normal(name, x=(2, 3)), loss.softmax_forward, loss.softmax_backward)
-
-
-def _loss(name: str, kind: str, weighted=False, lead=()) -> Case:
-    B = 4
-    C = 3
-    inputs = _normal(name, logits=(*lead, B, C))
-    target = _rng(name).integers(0, C, (*lead, B))
-    weight = None
-    if weighted:
-        weight = _rng(name).choice([0.0, 0.5, 1.0, 2.0], (*lead, B))
-        weight[..., 0] += 1  # not all are 0
-    forward, backward = loss.LOSSES[kind]
-    return _plain(name, inputs, forward, backward, target, weight)
-
-
-def _rotary(name: str, lead=()) -> Case:
-    def run(t):
-        dev = _dev(t)
-        table = attention.rotary_table_host(dev, 3, 4, 2, base=10.0)
-        return attention.rotary_forward(dev, t["x"], table)
-
-    inputs = _normal(name, x=(*lead, 2, 3, 8))
-    return _pair(name, inputs, run, attention.rotary_forward, attention.rotary_backward)
-
-
-def _attention(
-    name: str, lead=(), queries: Sequence[int] = range(4), causal=True, fused=False
-) -> Case:
-    """q, k and v apart, or thirds of one tensor qkv (fused)."""
-    T = 4
-    C = 4
-    heads = 2
-    if fused:
-        inputs = _normal(name, qkv=(*lead, 2, T, 3 * C))
-    else:
-        q = (*lead, 2, len(queries), C)
-        k = (*lead, 2, T, C)
-        inputs = _normal(name, q=q, k=k, v=k)
-
-    def parts(t):
-        if fused:
-            return np.split(t["qkv"], 3, axis=-1)
-        return [t["q"], t["k"], t["v"]]
-
-    def run(t):
-        dev = _dev(t)
-        mask = attention.causal_mask_host(dev, queries, T) if causal else None
-        q, k, v = parts({name: x.copy() for name, x in t.items()})  # forward writes into them
-        return attention.attention_forward(dev, q, k, v, heads, mask)
-
-    def back(dy, cache, g):
-        attention.attention_backward(DEV, dy, cache, *parts(g))
-
-    source = (attention.attention_forward, attention.attention_backward)
-    return _case(name, inputs, run, back, source)
-
-
-def _conv(name: str, image: tuple, kernel: tuple, *settings) -> Case:
-    inputs = _normal(name, x=image, w=kernel, b=kernel[-1:])
-    return _plain(name, inputs, conv.conv_forward, conv.conv_backward, *settings)
-
-
-def _conv_padded(name: str) -> Case:
-    return _conv(name, (2, 4, 5, 2), (3, 3, 2, 3), 1, 1)  # stride, padding
-
-
-def _conv_stride(name: str) -> Case:
-    return _conv(name, (1, 4, 5, 1), (2, 2, 1, 2), 2)
-
-
-def _maxpool(name: str) -> Case:
-    inputs = _normal(name, x=(2, 5, 4, 2))
-    return _plain(name, inputs, conv.maxpool_forward, conv.maxpool_backward, 2, analytic=False)
-
-
-def _avgpool(name: str) -> Case:
-    inputs = _normal(name, x=(1, 4, 3, 2))
-    return _plain(name, inputs, conv.avgpool_forward, conv.avgpool_backward, 2, 3)
-
-
-# -- models ----------------------------------------------------------------------------------------
-
-
-def _parameters(name: str, net, lead: tuple) -> Tensors:
-    shapes = {k: (*lead, *shape) for k, shape in net.shapes.items()}
-    return _normal(name, **shapes)
-
-
-def _two_layer(
-    name: str, kind: str, lead=(), terms=2, rate=0.0, size=(4, 3, 6), batchnorm=False
-) -> Case:
-    P, N, B = size
-    net = TwoLayerNet(P, N, terms, kind, batchnorm=batchnorm)
-    index = _rng(name).integers(0, P, (terms, B))
-    rows = embedding.RowIndex(DEV, index, P)
-    seeds = list(range(*lead)) if lead else 0
-    dropout = (mask_keys(seeds, step=1), rate) if rate else None
-
-    def run(t):
-        dev = _dev(t)
-        w = dict(t)
-        for k, shape in net.buffers.items():
-            w[k] = np.ones((*lead, *shape), dev.dtype)  # new ones: training moves them
-        return net.forward(dev, w, rows, Mode(True, dropout))
-
-    inputs = _parameters(name, net, lead)
-    source = (TwoLayerNet.forward, TwoLayerNet.backward)
-    return _case(name, inputs, run, partial(net.backward, DEV), source, kind in ANALYTIC)
-
-
-def _gpt(name: str, net: GPT, positions=None, lead=()) -> Case:
-    rows = _rng(name).integers(0, net.vocab, (*lead, 2, 5))
-    tokens = Tokens(DEV, rows, net.vocab, positions)
-
-    def run(t):
-        return net.forward(_dev(t), t, tokens)
-
-    inputs = _parameters(name, net, lead)
-    source = (GPT.forward, GPT.backward)
-    analytic = net.activation in ANALYTIC
-    return _case(name, inputs, run, partial(net.backward, DEV), source, analytic)
-
-
-def _gpt_rotary(name: str) -> Case:
-    return _gpt(name, GPT(3, 4, 2, 2, 5), positions=slice(1, None, 2))
-
-
-def _gpt_learned(name: str) -> Case:
-    return _gpt(name, GPT.numbers(3, 4, 1, 1, 6, activation="gelu_tanh"))
-
-
-def _gpt_digits(name: str) -> Case:
-    return _gpt(name, GPT.base_b(3, 4, 1, 2, 3, 2), positions=(0, 3))
-
-
-def _gpt_untied(name: str) -> Case:
-    return _gpt(name, GPT(3, 4, 2, 1, 5, activation="tanh", tied=False, recompute=True))
-
-
-def _gpt_ensemble(name: str) -> Case:
-    net = GPT(3, 4, 1, 2, 5, activation="tanh", bias=True)
-    return _gpt(name, net, positions=slice(1, 3), lead=(2,))
-
-
-_layernormed = (("layernorm", "n", 4), ("act", "gelu_tanh"), ("linear", "w", 4, 4))
-_batchnormed = (("batchnorm", "m", 4), ("act", "tanh"), ("linear", "v", 4, 4))
-_mixed = (("swap",), ("linear", "w", 4, 4), ("swap",), ("scale", "s", 3, 0.5, False))
-_pooled = (
-    ("act", "tanh"),
-    ("reshape", 2, 2, 3),
-    ("avgpool", 2, 1),
-    ("reshape", -1),
-    ("linear", "c", 6, 2),
-)
-_stem = (("conv", "a", 1, 2, 3, 1, 1), ("act", "gelu"), ("batchnorm", "n", 2))
-# name: shape of an input, and blocks; together every kind of operation
-CHAINS: dict[str, tuple[tuple, list]] = {
-    "norms": (
-        (3,),
-        [
-            ("a", (("linear", "a", 3, 4),)),
-            ("b", (("residual", "b", 0.7, _layernormed),)),
-            ("c", (("residual", "c", 1.0, _batchnormed), ("layernorm", "o", 4))),
-            ("d", (("scale", "s", 4, 0.5, True), ("linear", "d", 4, 2))),
-        ],
-    ),
-    "tokens": (
-        (4, 4, 2),
-        [
-            ("a", (("conv", "a", 2, 3, 2, 2, 0), ("reshape", -1, 3))),
-            ("b", (("residual", "b", 0.9, _mixed),)),
-            ("c", _pooled),
-        ],
-    ),
-    "vgg": (
-        (4, 4, 1),
-        [
-            ("a", _stem),
-            ("b", (("act", "gelu"), ("maxpool", 2), ("conv", "b", 2, 2, 3, 1, 1))),
-            ("c", (("act", "tanh"), ("reshape", -1), ("linear", "c", 8, 2))),
-        ],
-    ),
+from ..training import batches, objective
+from .case import COMPLEX, Case, Tensors, cpu_device, even
+from .operations import OPERATIONS, normal, seeded, sizes
+
+DEEP: dict = {"layout": even, "float32": 5e-4}  # rounding grows with depth
+
+
+def _tensors(name: str, net, lead: tuple = (), tuned: tuple = ()) -> tuple[Tensors, Tensors]:
+    """Parameters, and buffers whose names end with `tuned`; the other buffers."""
+    shapes = {k: (*lead, *shape) for k, shape in (net.shapes | net.buffers).items()}
+    draws = normal(name, **shapes)
+    for k, x in draws.items():
+        positive = k.endswith((".var", ".mu", ".gain"))
+        draws[k] = np.abs(x) + 0.5 if positive else x / 2
+    state = {k: draws.pop(k) for k in net.buffers if not k.endswith(tuned)}
+    return draws, state
+
+
+def _on(dev, arrays: Tensors) -> Tensors:
+    """Copies, since running statistics move."""
+    return {k: x.astype(dev.dtype) for k, x in arrays.items()}
+
+
+def _network(name: str, net, read: Callable, lead: tuple = (), mode: Mode = TRAINING) -> Case:
+    """Outputs for the inputs that read(dev) gives, by all parameters."""
+    inputs, state = _tensors(name, net, lead)
+
+    def run(dev, t, buffer=None):
+        return net.forward(dev, t | _on(dev, state), read(dev), mode._replace(buffer=buffer))
+
+    def in_workspace(t, dy):
+        """Arrays that hold what the pass before has left."""
+        dev = cpu_device()
+        again = replace(case, run=partial(run, buffer=dev.workspace.get))
+        again(t, dy, dev)
+        return again(t, dy, dev)
+
+    source = (type(net).forward, type(net).backward)
+    case = Case(name, inputs, run, net.backward, source, accumulates=True, **DEEP)
+    case.more["workspace"] = in_workspace
+    return case
+
+
+def _two_layer(name, kind, members=0, size="4x3x6", rate=0.0, train=True, **options) -> Case:
+    """size: p, width and number of inputs."""
+    p, width, count = sizes(size)
+    net = mlp.TwoLayerNet(p, width, activation=kind, **options)
+    lead = (members,) if members else ()
+    keys = mask_keys(range(members) if members else 0, step=1)
+    inputs = seeded(name).integers(0, p, (net.terms, count))
+    mode = Mode(train, (keys, rate) if rate else None)
+    return _network(name, net, lambda dev: net.prepare(dev, inputs), lead, mode)
+
+
+def _gpt(name: str, size=(4, 2, 2), select=None, lead: tuple = (), **options) -> Case:
+    """size: width, depth and heads; two sequences of 7 of 3 tokens."""
+    net = gpt.GPT(3, *size, context=8, **options)
+    rows = seeded(name).integers(0, 3, (*lead, 2, 7))
+    return _network(name, net, lambda dev: tokens.Tokens(dev, rows, 3, select), lead)
+
+
+IMAGE = (4, 4, 2)
+CHAINS = {  # together every kind of operation
+    "post": vision.deep_mlp(32, 4, 2, 2, "gelu_tanh", "post", mu=0.7),
+    "batch": vision.deep_mlp(32, 4, 2, 2, "tanh", "batch", mu=0.9),
+    "resmlp": vision.resmlp(IMAGE, 2, patch=2, width=4, depth=1, hidden=5),
+    "mixer": vision.mixer(IMAGE, 2, patch=2, width=4, depth=1, hidden=(3, 5)),
+    "vgg": vision.vgg(IMAGE, 2, (2, "M", 3, "M"), batchnorm=True, activation="gelu"),
 }
 
 
-def _arrays(dev, net: Chain, parameters: Tensors) -> Tensors:
-    """Parameters and buffers; copies, since training moves BatchNorm's statistics."""
-    everything = net.init_buffers() | parameters
-    return {k: a.astype(dev.dtype) for k, a in everything.items()}
+def _chain(name: str) -> Case:
+    """ "chain NAME", or "chain NAME eval" """
+    net = CHAINS[name.split()[1]]
+    images = seeded(name).standard_normal((4, *IMAGE))
+    mode = Mode(train="eval" not in name)
+    return _network(name, net, lambda dev: net.prepare(dev, images), mode=mode)
 
 
-def _chain(name: str, which: str) -> Case:
-    """The outputs of a chain."""
-    shape, blocks = CHAINS[which]
-    net = Chain(blocks)
-    images = _rng(name).standard_normal((3, *shape))
+def _pair(name: str) -> Case:
+    """ "pair NAME": outputs and tangents of a chain, stacked, by x, xdot and everything else."""
+    net = CHAINS[name.split()[1]]
+    ops = sum((block for _, block in net.blocks), ())
+    weights, state = _tensors(name, net, tuned=(".mu",))
 
-    def run(t):
-        dev = _dev(t)
-        w = _arrays(dev, net, t)
-        return net.forward(dev, w, images.astype(dev.dtype), TRAINING)
+    def run(dev, t):
+        p = net.still(dev, _on(dev, state) | t)
+        y, caches = chain.forward(p, ops, t["x"])
+        ydot, dots = chain.tangent(p, ops, t["xdot"], caches)
+        return dev.xp.stack([y, ydot]), (p, caches, dots)
 
-    inputs = _normal(name, **net.shapes)
-    source = (Chain.forward, Chain.backward)
-    return _case(name, inputs, run, partial(net.backward, DEV), source, which != "vgg")
+    def back(dev, dy, cache, g):
+        p, caches, dots = cache
+        for gradient in g.values():
+            gradient.fill(0)  # the pair adds
+        g["x"], g["xdot"] = chain.pair(replace(p, g=g), ops, *dy, caches, dots)
+
+    def by_complex_step(t, dy):
+        """The tangent is the derivative along xdot."""
+        y, _ = case.forward({**t, "x": t["x"] + 1e-30j * t["xdot"]})
+        return np.stack([y.real, y.imag / 1e-30]), {}
+
+    inputs = normal(name, x="4x4x4x2", xdot="4x4x4x2") | weights
+    case = Case(name, inputs, run, back, (chain.tangent, chain.pair), **DEEP)
+    case.more["complex tangent"] = by_complex_step
+    return case
 
 
-def _jacobian_loss(name: str, which: str, kind: str) -> Case:
-    """The Jacobian loss of a chain's blocks, by all tensors and strengths mu."""
-    shape, blocks = CHAINS[which]
-    net = Chain(blocks)
-    images = _rng(name).standard_normal((3, *shape))
+def _jacobian_loss(name: str) -> Case:
+    """ "log loss NAME", "square loss NAME": of a chain, by parameters and residual strengths."""
+    kind, _, which = name.split()
+    net = CHAINS[which]
+    images = seeded(name).standard_normal((4, *IMAGE))
+    inputs, state = _tensors(name, net, tuned=(".mu",))
 
-    def probes(block, shape):
-        return [sphere(_rng(f"{name} {block} {i}"), shape) for i in range(2)]
+    def run(dev, t, g=None):
+        def probes(block, shape):
+            return [dev.to_device(sphere(seeded(f"{name} {block} {i}"), shape)) for i in "01"]
 
-    def value(t, g=None):
-        dev = _dev(t)
-        w = _arrays(dev, net, t)
-        return jacobian_loss(dev, net, w, images.astype(dev.dtype), probes, g, kind)
+        x = dev.to_device(images)
+        loss, _ = jacobian_loss(dev, net, _on(dev, state) | t, x, probes, g, kind)
+        return loss, t
 
-    def run(t):
-        total, _ = value(t)
-        return total, t
-
-    def back(dloss, t, g):
-        value(t, g)
+    def back(dev, dloss, t, g):
+        run(dev, t, g)
         for gradient in g.values():
             gradient *= dloss
 
-    strengths = {k: shape for k, shape in net.buffers.items() if k.endswith(".mu")}
-    inputs = _normal(name, **net.shapes, **strengths)
-    return _case(name, inputs, run, back, (Chain.forward, Chain.backward), which != "vgg")
+    return Case(name, inputs, run, back, (jacobian_loss,), **DEEP)
 
 
-# -- all cases -------------------------------------------------------------------------------------
+def _stage(name: str, net, x: str) -> Case:
+    """A block of a network as a map, for Jacobians."""
+    weights, state = _tensors(name, net)
+
+    def run(dev, t):
+        stage = net.stages(dev, _on(dev, weights | state))[-1]
+        y, cache = stage.forward(t["x"])
+        return y, (stage, cache)
+
+    def back(dev, dy, cache, g):
+        stage, inner = cache
+        g["x"] = stage.backward(dy, inner)
+
+    return Case(name, normal(name, x=x), run, back, (type(net).stages,), **DEEP)
 
 
-def _losses() -> dict[str, Callable]:
-    builders = {}
-    for kind in loss.LOSSES:
-        title = kind.replace("_", " ")
-        builders[title] = partial(_loss, kind=kind)
-        builders[f"{title} weighted"] = partial(_loss, kind=kind, weighted=True)
-        builders[f"{title} weighted ensemble"] = partial(_loss, kind=kind, weighted=True, lead=(2,))
-    return builders
+def _training(name: str, net, batch: Callable, members=None, loss="mse", dropout=None) -> Case:
+    """The losses of batch(dev), shard by shard; for complex steps, and as another way, at once."""
+
+    def run(dev, t, at_once=False):
+        params, grads = (Arena(dev, net.shapes, members) for _ in range(2))
+        params.load(t)
+        data = batch(dev)
+        at_once = at_once or dev is COMPLEX  # as a GPU takes it
+        if at_once and members is None:
+            (data.whole,) = data.shards()
+        elif at_once:
+            data._stack(dev, net)
+        losses = objective.Objective(dev, net, params, loss).gradient(grads, data, dropout)
+        return np.asarray(losses, dev.dtype), grads
+
+    def back(dev, dloss, grads, g):
+        for k, gradient in grads.views.items():
+            factor = dloss.reshape(dloss.shape + (1,) * (gradient.ndim - dloss.ndim))
+            g[k][...] = factor * gradient
+
+    inputs, _ = _tensors(name, net, () if members is None else (members,))
+    case = Case(name, inputs, run, back, (objective.Objective.gradient,), **DEEP)
+    case.more["at once"] = replace(case, run=partial(run, at_once=True))
+    return case
 
 
-def _jacobian_losses() -> dict[str, Callable]:
-    builders = {}
-    for which in CHAINS:
-        for kind in ("log", "square"):
-            builders[f"{kind} loss {which}"] = partial(_jacobian_loss, which=which, kind=kind)
-    return builders
+def _table(name: str, counts: tuple, rates: tuple = (), **options) -> Case:
+    """Members with data of their own, of different sizes: at once some rows have weight 0."""
+    net = mlp.TwoLayerNet(5, 6, **options)
+    rng = seeded(name)
+    data = [(rng.integers(0, 5, (2, n)), rng.integers(0, 5, n)) for n in counts]
+    batch = partial(batches.TableBatch, model=net, data=data, whole=net.batchnorm)
+    members = len(counts)
+    dropout = (mask_keys(range(members), step=1), np.array(rates)) if rates else None
+    return _training(name, net, batch, members, dropout=dropout)
+
+
+def _sequences(name: str) -> Case:
+    """Positions 1 and 4 of seven sequences."""
+    net = gpt.GPT(3, 4, 2, 2, context=8, activation="gelu_tanh")
+    rows = seeded(name).integers(0, 3, (7, 6))
+    batch = partial(batches.TokenBatch, model=net, tokens=rows, positions=np.array([1, 4]))
+    return _training(name, net, batch, loss="cross_entropy")
 
 
 BUILDERS: dict[str, Callable[[str], Case]] = {
-    "linear": partial(_linear, x=(2, 3), w=(3, 2), b=(2,)),
-    "linear no bias": partial(_linear, x=(2, 3), w=(3, 2)),
-    "linear ensemble": partial(_linear, x=(2, 2, 3), w=(2, 3, 2), b=(2, 2)),
-    "matmul NN": partial(_matmul, ta=False, tb=False),
-    "matmul NT": partial(_matmul, ta=False, tb=True),
-    "matmul TN": partial(_matmul, ta=True, tb=False),
-    "matmul TT": partial(_matmul, ta=True, tb=True),
-    "embedding": partial(_embedding, terms=1),
-    "embedding pair": partial(_embedding, terms=2),
-    "embedding ensemble": partial(_embedding, terms=3, lead=(2,)),
-    "embedding own inputs": partial(_embedding, terms=2, lead=(2,), own_inputs=True),
-    **{f"activation {kind}": partial(_activation, kind=kind) for kind in KINDS},
-    **{f"second {kind}": partial(_second, kind=kind) for kind in CURVED},
-    "dropout": _dropout,
-    "batchnorm train": partial(_batchnorm, train=True),
-    "batchnorm weighted": partial(_batchnorm, train=True, lead=(2,), weighted=True),
-    "batchnorm eval": partial(_batchnorm, train=False),
-    "layernorm": partial(_layernorm, x=(3, 5), gain=(5,), shift=(5,)),
-    "layernorm no shift": partial(_layernorm, x=(2, 3, 5), gain=(2, 5)),
-    "scale": partial(_scale, x=(2, 3, 4), gain=(2, 4), shift=(2, 4)),
-    "softmax": _softmax,
-    **_losses(),
+    **OPERATIONS,
     "two-layer square": partial(_two_layer, kind="square"),
-    "two-layer by hand": partial(_two_layer, kind="square", size=(2, 2, 2)),
-    "two-layer power3": partial(_two_layer, kind="power3", terms=3),
+    "two-layer by hand": partial(_two_layer, kind="square", size="2x2x2"),
+    "two-layer large": partial(_two_layer, kind="erf", size="17x70x131", terms=3, classes=7),
+    "two-layer power11": partial(_two_layer, kind="power11", terms=1),
     "two-layer gelu": partial(_two_layer, kind="gelu"),
-    "two-layer ensemble": partial(_two_layer, kind="square", lead=(2,)),
-    "two-layer batchnorm": partial(_two_layer, kind="square", lead=(2,), batchnorm=True),
-    "two-layer dropout": partial(_two_layer, kind="square", lead=(2,), rate=0.4),
-    "rotary": _rotary,
-    "rotary ensemble": partial(_rotary, lead=(2,)),
-    "attention": _attention,
-    "attention fused": partial(_attention, fused=True),
-    "attention ensemble": partial(_attention, lead=(2,), fused=True),
-    "attention some queries": partial(_attention, lead=(2,), queries=(1, 2)),
-    "attention not causal": partial(_attention, causal=False),
-    "gpt rotary": _gpt_rotary,
-    "gpt learned": _gpt_learned,
-    "gpt digits": _gpt_digits,
-    "gpt untied, recompute": _gpt_untied,
-    "conv": _conv_padded,
-    "conv stride": _conv_stride,
-    "maxpool": _maxpool,
-    "avgpool": _avgpool,
-    **{f"chain {which}": partial(_chain, which=which) for which in CHAINS},
-    **_jacobian_losses(),
-    "gpt ensemble": _gpt_ensemble,
+    "two-layer batchnorm": partial(_two_layer, kind="square", members=2, batchnorm=True),
+    "two-layer eval": partial(_two_layer, kind="square", batchnorm=True, train=False),
+    "two-layer dropout": partial(_two_layer, kind="square", members=2, rate=0.4),
+    "two-layer stage": partial(_stage, net=mlp.TwoLayerNet(3, 4, batchnorm=True), x="5x4"),
+    "gpt rotary": partial(_gpt, select=slice(1, None, 2)),
+    "gpt learned": partial(_gpt, positions="learned", shift=False),
+    "gpt digits": partial(_gpt, positions="digits", digits=3, activation="gelu", select=(0, 3)),
+    "gpt untied": partial(_gpt, activation="tanh", tied=False),
+    "gpt deep": partial(_gpt, size=(12, 3, 6), activation="tanh", select=(2, 5), recompute=True),
+    "gpt ensemble": partial(_gpt, activation="tanh", bias=True, select=slice(1, 3), lead=(2,)),
+    "gpt stage": partial(_stage, net=gpt.GPT(3, 4, 2, 2, context=8, bias=True), x="2x7x4"),
+    **{f"chain {which}": _chain for which in CHAINS},
+    **{f"chain {which} eval": _chain for which in CHAINS},
+    **{f"pair {which}": _pair for which in CHAINS},
+    **{f"log loss {which}": _jacobian_loss for which in CHAINS},
+    **{f"square loss {which}": _jacobian_loss for which in CHAINS},
+    "training table": partial(_table, counts=(11, 7, 1), activation="tanh"),
+    "training dropout": partial(_table, counts=(11, 7, 9), rates=(0.3, 0.0, 0.6)),
+    "training neurons": partial(_table, counts=(11, 7), batchnorm=True),
+    "training sequences": _sequences,
 }
 
 
@@ -529,6 +238,6 @@ def cases(pattern: str = "") -> list[Case]:
 
     >>> from tinygrok.audit import cases
     >>> [case.name for case in cases("linear")]
-    ['linear', 'linear no bias', 'linear ensemble']
+    ['linear', 'linear no bias', 'linear ensemble', 'linear large']
     """
     return [build(name) for name, build in BUILDERS.items() if pattern in name]
