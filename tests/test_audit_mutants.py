@@ -17,6 +17,8 @@ import pytest
 from tinygrok.audit.cases import BUILDERS
 from tinygrok.audit.checker import audit
 
+pytestmark = pytest.mark.slow
+
 PLANTS = """
 linear | ops.linear
 - dw, ta=True, accumulate=accumulate)
