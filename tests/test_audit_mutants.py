@@ -4,6 +4,7 @@ Each plant names the case that sees it and the function or module, then shows th
 the wrong one.
 """
 
+import functools
 import gc
 import inspect
 import sys
@@ -726,6 +727,13 @@ def codes(code: CodeType):
             yield from codes(constant)
 
 
+@functools.cache
+def functions() -> list[FunctionType]:
+    """Those of the library, wherever they are kept: in modules, classes, tables or closures."""
+    found = [f for f in gc.get_objects() if type(f) is FunctionType]
+    return [f for f in found if f.__globals__.get("__name__", "").startswith("tinygrok.")]
+
+
 @contextmanager
 def planted(path: str, right: str, wrong: str):
     """The text of a function or module with one place changed, in all functions made from it."""
@@ -739,8 +747,7 @@ def planted(path: str, right: str, wrong: str):
     before = codes(compile(source, module.__file__, "exec"))
     after = codes(compile(changed, module.__file__, "exec"))
     replacement = {a: b for a, b in zip(before, after, strict=True) if a != b}
-    functions = [f for f in gc.get_objects() if isinstance(f, FunctionType)]
-    touched = [(f, f.__code__) for f in functions if f.__code__ in replacement]
+    touched = [(f, f.__code__) for f in functions() if f.__code__ in replacement]
     assert touched
     try:
         for f, code in touched:
