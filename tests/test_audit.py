@@ -311,6 +311,7 @@ def test_own_pairs_are_audited(text, tmp_path):
     assert ("the library" in methods) == ("complex step" in methods) == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "right", "wrong", "tensor", "method"),
     [
@@ -369,6 +370,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_is_refused_in_one_line(name, tmp_path):
     text, expected = BAD[name]

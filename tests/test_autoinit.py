@@ -312,6 +312,7 @@ def test_other_networks_come_close(build, settings, tune, below):
     }
 
 
+@pytest.mark.slow
 def test_nothing_is_tuned_but_what_was_asked(dev):
     net, rng = vision.deep_mlp(64, 10, 2, 4, "tanh", "batch", 0.5), np.random.default_rng(0)
     w = net.init(rng, 1.5, 0.2)
