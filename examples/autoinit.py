@@ -160,7 +160,7 @@ def train(experiment, net, data, starts):
                 histories[init, lr, s] = None
                 continue
             if run.t < args.steps:
-                print(f"interrupted; the checkpoints are in {experiment.out}. {cli.to_go_on()}")
+                print(f"interrupted; the checkpoints are in {experiment.out}{cli.to_go_on()}")
                 return None
             histories[init, lr, s] = run.history
     progress.close()

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -32,7 +33,7 @@ from .engine.files import write_csv, write_json  # noqa: E402
 from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
 from .training.loop import NonFiniteLoss  # noqa: E402
 from .training.parallel import launched, world  # noqa: E402
-from .training.progress import Interrupt, Progress  # noqa: E402
+from .training.progress import SIGNALS, Interrupt, Progress  # noqa: E402
 from .training.sweep import SweepError, sweep  # noqa: E402
 
 # -- flags -----------------------------------------------------------------------------------------
@@ -126,12 +127,16 @@ def parse(
     if args.quick and quick:
         p.set_defaults(**quick)
         args = p.parse_args(argv)
+    # In a notebook the example is a module, and the words are those given to its main.
+    module = sys.modules.get(Path(p.prog).stem)
+    script = sys.argv[0] if module is None else str(module.__file__)
+    args.command = [os.path.abspath(script), *(sys.argv[1:] if argv is None else argv)]
     return args
 
 
 # Flags that only say where and how to compute and show.
 HIDDEN = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds"}
-HIDDEN |= {"workers", "scheduler"}
+HIDDEN |= {"workers", "scheduler", "command"}
 
 
 def config(args: argparse.Namespace) -> dict:
@@ -140,10 +145,11 @@ def config(args: argparse.Namespace) -> dict:
 
 
 def main(run: Callable[[], int | None]) -> None:
-    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130. A
-    rank that fails ends all; only rank 0 prints."""
-    # A polite kill is a Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130,
+    and with the command that goes on. A rank that fails ends all; only rank 0 prints."""
+    for s in SIGNALS:
+        if s != signal.SIGINT and signal.getsignal(s) == signal.SIG_DFL:
+            signal.signal(s, signal.default_int_handler)  # a polite kill is a Ctrl-C
     rank, size = launched()
     if rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -152,22 +158,37 @@ def main(run: Callable[[], int | None]) -> None:
         code = run()
     except (InputError, MemoryError) as error:
         text = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
-        print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+        say(f"{Path(sys.argv[0]).name}: error: {text}")
         code = 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        code = 130
     except BrokenPipeError:
-        pass
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # there is no reader
+        say(f"nobody reads the output{to_go_on()}")
+    except OSError as error:
+        say(f"{Path(sys.argv[0]).name}: error: {error}{to_go_on()}")
+    except KeyboardInterrupt:
+        if rank == 0:
+            say(f"\ninterrupted{to_go_on()}")
+        leave(130)
     except Exception:
         if size == 1:
             raise
         traceback.print_exc()
-    if size > 1 and code:
-        print(f"rank {rank} of {size} ends the run", file=sys.stderr, flush=True)
+    if size > 1 and code not in (None, 0, 130):
+        say(f"rank {rank} of {size} ends the run")
         if "mpi4py.MPI" in sys.modules:  # the others wait for this rank
             sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
     sys.exit(code)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def leave(code: int) -> None:
+    """End this process now, without waiting for ranks, worker processes or threads."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    os._exit(code)
 
 
 # -- the experiment --------------------------------------------------------------------------------
@@ -191,12 +212,17 @@ class Experiment:
         experiment.finish(results, run.history, figures)
 
     trained, seconds: steps (train) or packs (sweep) of this process, and the time that they took.
+    saved: the last step of train that is on disk.
     """
+
+    current: "Experiment | None" = None  # the one that has a folder
 
     def __init__(self, args: argparse.Namespace, dev: Device | None = None):
         """A device that is given is not printed."""
         self.args = args
         self.out: Path = args.out
+        self.state = self.out
+        self.saved = 0
         self.dev = dev or self._device()
         self.began = time.perf_counter()
         self.trained = 0
@@ -220,6 +246,8 @@ class Experiment:
                 self._make_folder(resume, state)
             except OSError as error:
                 raise InputError(f"--out {self.out}: {error.strerror}") from error
+        self.state = self.out / state
+        Experiment.current = self
         if run is not None:
             world().any(True)  # rank 0 has made the folder
             if resume:
@@ -272,11 +300,18 @@ class Experiment:
         began = time.perf_counter()
 
         def show(row: dict) -> None:
-            progress(row["step"], describe(row))
             on_row(row)
+            progress(row["step"], describe(row))
 
         def save(run) -> None:
-            save_training(path, run, config(args))
+            """Where the disk is full the state before stays, and the next time may do better."""
+            try:
+                save_training(path, run, config(args))
+                if launched()[1] > 1 and not self.saved:
+                    print(f"Open MPI shows nothing after Ctrl-C{to_go_on()}")
+                self.saved = run.t
+            except OSError as error:
+                say(f"step {run.t} is not saved: {error}")
 
         with Interrupt() as interrupt:
 
@@ -286,9 +321,10 @@ class Experiment:
             try:
                 run.fit(args.steps, log_every, show, save, args.save_seconds, stop)
             except NonFiniteLoss as error:
+                print(f"stopped: {error}")
                 broken = self.out / "nonfinite.npz"
                 save_training(broken, run, config(args))
-                print(f"stopped: {error}\nthe state is in {broken}; a lower --lr may help")
+                print(f"the state is in {broken}; a lower --lr may help")
                 world().any(True)  # rank 0 has written
                 return 1
             finally:
@@ -297,7 +333,7 @@ class Experiment:
         self.seconds = time.perf_counter() - began
         world().any(True)
         if run.t < args.steps:
-            print(f"interrupted at step {run.t}; everything is in {path}. {to_go_on()}")
+            print(f"interrupted at step {run.t}; step {self.saved} is in {path}{to_go_on()}")
             return 130
         return 0 if launched()[0] else None
 
@@ -327,11 +363,11 @@ class Experiment:
         try:
             results = sweep(packs, work, folder, executor, show)
         except SweepError as error:
-            print(f"stopped: {error}\nto run what is missing:\n  {resume_hint()}")
+            print(f"stopped: {error}{to_go_on()}")
             return None
         except KeyboardInterrupt:
-            print(f"\ninterrupted; finished {unit}s are in {folder}. {to_go_on()}", flush=True)
-            os._exit(130)  # worker processes notice and end; waiting for them could take long
+            print(f"\ninterrupted; finished {unit}s are in {folder}{to_go_on()}")
+            leave(130)  # worker processes notice and end; waiting for them could take long
         progress.close()
         self.trained = counts[-1] - counts[0]
         self.seconds = time.perf_counter() - began
@@ -373,7 +409,7 @@ class Experiment:
         python = platform.python_version()
         versions = {"tinygrok": __version__, "python": python, "numpy": np.__version__}
         record = {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": [Path(self.args.command[0]).name, *self.args.command[1:]],
             "config": config(self.args),
             "seed": self.args.seed,
             "versions": versions,
@@ -430,13 +466,21 @@ def _short(value) -> str:
 # -- going on --------------------------------------------------------------------------------------
 
 
-def resume_hint() -> str:
-    """The command that goes on where this one stopped."""
-    words = [Path(sys.executable).name, *sys.argv]
+def to_go_on() -> str:
+    """The shell command that goes on where this one stopped, from any folder and environment;
+    nothing as long as there is no state to go on from."""
+    experiment = Experiment.current
+    if experiment is None or not ("resume" in experiment.args and experiment.state.exists()):
+        return ""
+    words = [sys.executable, *getattr(experiment.args, "command", sys.argv)]
+    ranks = launched()[1]
+    if ranks > 1:
+        words = [shutil.which("mpirun") or "mpirun", "-n", str(ranks), *words]
+    if "--out" not in words:
+        words += ["--out", str(experiment.out)]
+    for flag in {"--out", "--data"}.intersection(words):
+        place = words.index(flag) + 1
+        words[place] = os.path.abspath(words[place])
     if "--resume" not in words:
         words.append("--resume")
-    return shlex.join(words)
-
-
-def to_go_on() -> str:
-    return f"To go on:\n  {resume_hint()}"
+    return f"\nTo go on:\n  {shlex.join(words)}"

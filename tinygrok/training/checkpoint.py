@@ -94,13 +94,14 @@ def save_training(path: str | Path, run: Run, config: dict) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     tg.save_training(f"{folder}/run.npz", run, {"p": 5})
     ...     meta, arrays = load_arrays(f"{folder}/run.npz")
-    >>> meta, arrays["weight/U"].shape
-    ({'step': 0, 'config': {'p': 5}}, (2, 5, 10))
+    >>> meta["step"], meta["config"], arrays["weight/U"].shape
+    (0, {'p': 5}, (2, 5, 10))
     """
     arrays = {f"history/{name}": np.array(column) for name, column in run.history.items()}
     for kind, arena in _arenas(run).items():
         arrays |= {f"{kind}/{name}": x for name, x in arena.to_host().items()}
-    save_arrays(path, {"step": run.t, "config": config}, arrays)
+    meta = {"step": run.t, "whole": run.whole, "config": config}
+    save_arrays(path, meta, arrays)
 
 
 def load_training(path: str | Path, run: Run, config: dict) -> None:
@@ -126,6 +127,8 @@ def load_training(path: str | Path, run: Run, config: dict) -> None:
         groups.setdefault(kind, {})[name] = x
     try:
         check_config(path, meta["config"], config)
+        if not meta.get("whole", True):
+            raise CheckpointError(f"{path}: left inside a step, nothing to go on from")
         step = meta["step"]
         history = groups["history"]
         for kind, arena in _arenas(run).items():
@@ -137,6 +140,7 @@ def load_training(path: str | Path, run: Run, config: dict) -> None:
         raise CheckpointError(f"{path}: incomplete, {error} is missing") from error
     run.history = {name: list(column) for name, column in history.items()}
     run.t = step
+    run.whole = True
 
 
 def check_config(

@@ -1,0 +1,261 @@
+"""Leaving a run at any moment, and going on: whole steps, saved states, and the command for it."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import small_run
+
+from tinygrok.engine.errors import InputError
+from tinygrok.training.checkpoint import CheckpointError, load_training, save_training
+from tinygrok.training.progress import Interrupt
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+QUICK = "--p 23 --width 32 --no-plot --threads 1"
+slow = pytest.mark.slow
+
+
+def state(run):
+    """Everything that a step changes."""
+    arrays = {f"w/{name}": x for name, x in run.params.to_host().items()}
+    for kind, arena in run.optimizer.state.items():
+        arrays |= {f"{kind}/{name}": x for name, x in arena.to_host().items()}
+    arrays |= {f"h/{name}": np.array(column) for name, column in run.history.items()}
+    return arrays | {"t": np.array(run.t)}
+
+
+def assert_same(a, b):
+    assert set(a) == set(b)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def at_update(run, t, act):
+    """Act inside the optimiser, once, when the second block of step t is to be updated."""
+    inner = run.optimizer._update
+    calls = []
+
+    def update(views, *scalars):
+        calls.append(run.t + 1)
+        if calls.count(t) == 2 and calls[-1] == t:
+            act()
+        inner(views, *scalars)
+
+    run.optimizer._update = update
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def fail():
+    raise KeyboardInterrupt
+
+
+def command(example, flags):
+    return [sys.executable, str(EXAMPLES / f"{example}.py"), *flags.split()]
+
+
+def begun(example, flags, cwd, file, **options):
+    """A process of an example that has written a file."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(example, flags), cwd=cwd, text=True, **pipes, **options)
+    while not (cwd / file).exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    return process
+
+
+# -- whole steps -----------------------------------------------------------------------------------
+
+
+def test_ctrl_c_waits_for_a_whole_step(host_dev):
+    """In the middle of an update: raised after it, everything saved, and fit goes on bit by bit."""
+    straight, run = small_run(host_dev), small_run(host_dev)
+    straight.fit(10, log_every=5)
+    at_update(run, 5, interrupt)
+    saves = []
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(10, log_every=5, save=lambda r: saves.append((r.t, list(r.history["step"]))))
+    assert saves == [(5, [0, 5])]
+    run.fit(10, log_every=5)
+    assert_same(state(straight), state(run))
+
+
+def test_a_step_left_half_done_is_not_gone_on_from(host_dev, tmp_path):
+    """An error inside an update: nothing is saved, going on is refused, a loaded checkpoint mends
+    it."""
+    straight, run = small_run(host_dev), small_run(host_dev)
+    straight.fit(3)
+    straight.fit(10)
+    run.fit(3)
+    save_training(tmp_path / "good.npz", run, {})
+    at_update(run, 5, fail)
+    saves = []
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(10, save=lambda r: saves.append(r.t))
+    assert not saves
+    with pytest.raises(InputError, match="step 5 was left half done"):
+        run.fit(10)
+    save_training(tmp_path / "torn.npz", run, {})
+    with pytest.raises(CheckpointError, match="nothing to go on from"):
+        load_training(tmp_path / "torn.npz", small_run(host_dev), {})
+    load_training(tmp_path / "good.npz", run, {})
+    run.fit(10)
+    assert_same(state(straight), state(run))
+
+
+def test_a_measurement_that_was_left_is_made_up_for(host_dev):
+    straight, run = small_run(host_dev), small_run(host_dev)
+    straight.fit(10, log_every=5)
+    measurements = run.measurements
+
+    def fails_once():
+        run.measurements = measurements
+        raise KeyboardInterrupt
+
+    run.fit(4, log_every=4)
+    run.history = {name: column[:1] for name, column in run.history.items()}
+    run.measurements = fails_once
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(10, log_every=5)
+    run.fit(10, log_every=5)
+    assert_same(state(straight), state(run))
+
+
+def test_fit_saves_when_progress_breaks(host_dev):
+    run, saves = small_run(host_dev), []
+
+    def show(row):
+        if row["step"] == 5:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run.fit(10, 5, show, lambda r: saves.append((r.t, r.history["step"][-1])))
+    assert saves == [(5, 5)]
+
+
+def test_training_goes_on_after_a_save_that_failed(host_dev, tmp_path):
+    straight, run = small_run(host_dev), small_run(host_dev)
+    straight.fit(10, log_every=5)
+
+    def save(run):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run.fit(10, 5, save=save, save_seconds=0)
+    run.fit(10, 5)
+    assert_same(state(straight), state(run))
+
+
+def test_outside_the_main_thread(host_dev):
+    run = small_run(host_dev)
+    thread = threading.Thread(target=lambda: run.fit(3))
+    thread.start()
+    thread.join()
+    assert run.t == 3
+
+
+def test_second_interrupt_is_at_once_and_ignored_signals_stay_so():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Interrupt() as asked:
+            signal.raise_signal(signal.SIGTERM)
+            assert not asked()
+            signal.raise_signal(signal.SIGINT)
+            assert asked()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+def go_on(printed, cwd):
+    """Run the last line printed, as a shell would, from another folder and with another path."""
+    line = printed.strip().splitlines()[-1]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(EXAMPLES.parent)}
+    options = {"cwd": cwd, "env": environment, "capture_output": True, "text": True}
+    return subprocess.run(line, shell=True, timeout=100, **options)
+
+
+@slow
+def test_a_reader_that_goes_away(tmp_path):
+    """| head -3: the state is kept, and the command that goes on is printed and works elsewhere."""
+    flags = f"{QUICK} --log-every 1 --steps 20000 --save-seconds 0.1 --out a"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    words = command("grok_addition", flags)
+    with subprocess.Popen(words, cwd=tmp_path, text=True, **pipes) as run:
+        for _ in range(3):
+            run.stdout.readline()
+        run.stdout.close()
+        said = run.stderr.read()
+    assert run.returncode == 1
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+    done = go_on(said.replace("--steps 20000", "--steps 1"), "/")
+    assert "resumed at step" in done.stdout, done
+
+
+@slow
+def test_a_full_disk_costs_a_line_and_no_training(tmp_path):
+    shell = 'ulimit -f 40; exec "$@"'
+    words = ["sh", "-c", shell, "sh", *command("grok_addition", f"{QUICK} --steps 30 --out b")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert "step 30 is not saved: " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.returncode == 0
+    assert sorted(p.name for p in (tmp_path / "b").glob("[!.]*")) == ["log.csv", "run.json"]
+
+
+@slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_polite_kill_saves_also_in_the_background(name, tmp_path):
+    """A child of a shell's & ignores Ctrl-C."""
+    flags = f"{QUICK} --steps 100000 --save-seconds 0.05 --out c"
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    run = begun("grok_addition", flags, tmp_path, "c/checkpoint.npz", **ignore)
+    run.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert run.poll() is None, "Ctrl-C is not ignored any more"
+    run.send_signal(getattr(signal, name))
+    printed, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    done = go_on(printed.replace("--steps 100000", "--steps 1"), "/")
+    assert "resumed at step" in done.stdout, done
+
+
+AFTERWARDS = """
+import os, signal, sys
+sys.path.insert(0, {examples!r})
+import grok_addition
+from tinygrok import cli
+
+def measured(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+grok_addition.measured = measured
+cli.main(lambda: grok_addition.main({words!r}))
+"""
+
+
+@slow
+def test_a_kill_during_the_evaluation_says_how_to_go_on(tmp_path):
+    words = f"{QUICK} --steps 5 --out d".split()
+    script = AFTERWARDS.format(examples=str(EXAMPLES), words=words)
+    options = {"cwd": tmp_path, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", script], **options, env=os.environ)
+    assert done.returncode == 130, done
+    assert "Traceback" not in done.stderr
+    again = go_on(done.stderr, "/")
+    assert "resumed at step 5" in again.stdout, again
+    assert (tmp_path / "d/run.json").exists()
