@@ -13,7 +13,7 @@ import pytest
 from helpers import small_run
 
 from tinygrok.engine.errors import InputError
-from tinygrok.training.checkpoint import CheckpointError, load_training, save_training
+from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.progress import Interrupt
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -104,8 +104,10 @@ def test_a_step_left_half_done_is_not_gone_on_from(host_dev, tmp_path):
     with pytest.raises(InputError, match="step 5 was left half done"):
         run.fit(10)
     save_training(tmp_path / "torn.npz", run, {})
-    with pytest.raises(CheckpointError, match="nothing to go on from"):
-        load_training(tmp_path / "torn.npz", small_run(host_dev), {})
+    torn = small_run(host_dev)
+    load_training(tmp_path / "torn.npz", torn, {})
+    with pytest.raises(InputError, match="step 5 was left half done"):
+        torn.step()
     load_training(tmp_path / "good.npz", run, {})
     run.fit(10)
     assert_same(state(straight), state(run))
@@ -259,3 +261,62 @@ def test_a_kill_during_the_evaluation_says_how_to_go_on(tmp_path):
     again = go_on(done.stderr, "/")
     assert "resumed at step 5" in again.stdout, again
     assert (tmp_path / "d/run.json").exists()
+
+
+# -- the folder ------------------------------------------------------------------------------------
+
+
+def example(name, flags, cwd):
+    return subprocess.run(command(name, flags), cwd=cwd, capture_output=True, text=True)
+
+
+@slow
+def test_a_second_process_in_a_folder_is_refused(tmp_path):
+    """In one line, with nothing moved; the lock of a killed process is no obstacle."""
+    flags = f"{QUICK} --steps 100000 --save-seconds 0.05 --out a"
+    first = begun("grok_addition", flags, tmp_path, "a/checkpoint.npz")
+    for more in ("", " --resume"):
+        second = example("grok_addition", flags + more, tmp_path)
+        assert second.returncode == 2
+        assert second.stderr.count("\n") == 1
+        assert "another process is at work there" in second.stderr
+    sweep = example("lcg_scaling", "--quick --out a", tmp_path)
+    assert (sweep.returncode, sweep.stderr) == (
+        2,
+        second.stderr.replace("grok_addition", "lcg_scaling"),
+    )
+    assert not (tmp_path / "a/earlier-1").exists()
+    first.kill()
+    first.communicate()
+    example("grok_addition", f"{QUICK} --steps 5 --out a", tmp_path)
+    assert sorted(os.listdir(tmp_path / "a/earlier-1")) == ["checkpoint.npz"]
+
+
+@slow
+def test_only_what_runs_left_is_moved(tmp_path):
+    """--out . among files of the user's own; the temporary file of a killed writer is gone."""
+    own = ["own.png", "own.npz", "config.json", ".checkpoint.npz.99.png"]
+    for name in own:
+        (tmp_path / name).write_text("precious")
+    (tmp_path / ".checkpoint.npz.99.part").write_text("half")
+    for steps in (5, 6):
+        done = example("grok_addition", f"--p 11 --width 8 --steps {steps} --out .", tmp_path)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / f"own-{steps}.png").write_text("precious")
+        own.append(f"own-{steps}.png")
+    names = ["checkpoint.npz", "grok_addition.png", "log.csv", "run.json"]
+    assert sorted(os.listdir(tmp_path / "earlier-1")) == names
+    assert sorted(os.listdir(tmp_path)) == sorted([*own, *names, ".tinygrok", "earlier-1"])
+    assert all((tmp_path / name).read_text() == "precious" for name in own)
+
+
+@slow
+def test_a_folder_without_a_name_is_refused(tmp_path):
+    done = subprocess.run(
+        [*command("grok_addition", "--quick"), "--out", ""],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert not list(tmp_path.iterdir())

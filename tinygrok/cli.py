@@ -14,10 +14,9 @@ import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
 from .engine.files import write_csv, write_json  # noqa: E402
 from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
+from .training.folder import Folder  # noqa: E402
 from .training.loop import NonFiniteLoss  # noqa: E402
 from .training.parallel import launched, world  # noqa: E402
 from .training.progress import SIGNALS, Interrupt, Progress  # noqa: E402
@@ -95,6 +95,12 @@ def fraction() -> Callable:
     return real(0, 1, open_low=True, open_high=True)
 
 
+def folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("name a folder")
+    return Path(text)
+
+
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that all examples have; the example adds its own."""
     p = _Parser(prog=f"{name}.py", description=description, formatter_class=_Help)
@@ -105,7 +111,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     add("--tf32", action="store_true", help="on a GPU: products on tensor cores, three digits")
     add("--threads", type=integer(), help="CPU worker threads (default: one per core)")
     add("--seed", type=integer(0), default=0, help="drives every random draw")
-    add("--out", type=Path, default=out, metavar="DIR", help="folder for results")
+    add("--out", type=folder, default=out, metavar="DIR", help="folder for results")
     add("--quick", action="store_true", help="a smaller setting, which takes under a minute")
     add("--no-plot", action="store_true", help="draw no figure")
     return p
@@ -118,9 +124,7 @@ def add_checkpoints(p: argparse.ArgumentParser, seconds: float) -> None:
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
 
 
-def parse(
-    p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None = None
-) -> argparse.Namespace:
+def parse(p: argparse.ArgumentParser, argv, quick: dict | None = None) -> argparse.Namespace:
     """Parse; with --quick the values of `quick` replace defaults, and flags given by the user
     replace those."""
     args = p.parse_args(argv)
@@ -196,8 +200,6 @@ def leave(code: int) -> None:
 CHECKPOINT = "checkpoint.npz"
 SETTINGS = "config.json"  # of a sweep
 PACKS = "packs"
-# What a run leaves in its folder; anything else in there belongs to the user.
-RUN_FILES = ("run.json", "log.csv", SETTINGS, PACKS, "*.npz", "*.png")
 
 
 class Experiment:
@@ -221,6 +223,7 @@ class Experiment:
         """A device that is given is not printed."""
         self.args = args
         self.out: Path = args.out
+        self.folder: Folder | None = None  # of rank 0, once it is open
         self.state = self.out
         self.saved = 0
         self.dev = dev or self._device()
@@ -239,53 +242,50 @@ class Experiment:
         """Create the output folder; with --resume a run takes up the checkpoint in it. The files of
         an earlier run in it move to DIR/earlier-1 (2, ...): nothing is overwritten.
 
-        state: the file or folder in it that --resume goes on from."""
+        state: the file in it that --resume goes on from."""
         resume = getattr(self.args, "resume", False)
+        if resume and not (self.out / state).exists():
+            raise InputError(f"--resume: there is no {state} in {self.out}")
+        if run is not None:
+            world()  # refused now, where the ranks do not find each other
+            if resume:
+                load_training(self.out / CHECKPOINT, run, config(self.args))
         if launched()[0] == 0:
+            own = {"run.json", "log.csv", state, *([PACKS] if state == SETTINGS else [])}
             try:
-                self._make_folder(resume, state)
+                self.folder = Folder(self.out, own, resume)
             except OSError as error:
                 raise InputError(f"--out {self.out}: {error.strerror}") from error
+            if self.folder.kept:
+                print(f"kept the earlier run in {self.folder.kept}")
         self.state = self.out / state
         Experiment.current = self
         if run is not None:
             world().any(True)  # rank 0 has made the folder
             if resume:
-                load_training(self.out / CHECKPOINT, run, config(self.args))
                 print(f"resumed at step {run.t}")
         return self.out
 
-    def _make_folder(self, resume: bool, state: str) -> None:
-        out = self.out
-        if resume and not (out / state).exists():
-            raise InputError(f"--resume: there is no {state} in {out}")
-        out.mkdir(parents=True, exist_ok=True)
-        # Can we write here? Better known now than after the training.
-        with tempfile.TemporaryFile(dir=out):
-            pass
-        if resume:
-            return
-        earlier: list[Path] = []
-        for pattern in RUN_FILES:
-            earlier += out.glob(pattern)
-        if earlier:
-            number = 1
-            while (out / f"earlier-{number}").exists():
-                number += 1
-            kept = out / f"earlier-{number}"
-            kept.mkdir()
-            for path in earlier:
-                path.rename(kept / path.name)
-            print(f"kept the earlier run in {kept}")
+    def saver(self, path: Path) -> Callable:
+        """save(run) into a file. On a full disk the state before stays, and a later one may fit."""
 
-    def train(
-        self,
-        run,
-        log_every: int,
-        describe: Callable,
-        on_row: Callable = lambda row: None,
-        every=2.0,
-    ) -> int | None:
+        def save(run) -> None:
+            try:
+                save_training(path, run, config(self.args))
+                if launched()[1] > 1 and not self.saved:
+                    print(f"Open MPI shows nothing after Ctrl-C{to_go_on()}")
+                self.saved = run.t
+                self.note_files()
+            except OSError as error:
+                say(f"step {run.t} is not saved: {error}")
+
+        return save
+
+    def note_files(self) -> list[str]:
+        """List in the folder what runs left there, for those that come after."""
+        return [] if self.folder is None else self.folder.note()
+
+    def train(self, run, log_every, describe, on_row=lambda row: None, every=2.0) -> int | None:
         """Train until args.steps as every example does: a progress line, checkpoints, Ctrl-C, a
         loss that is not finite. None when it got there, else the exit code to leave with.
 
@@ -303,23 +303,13 @@ class Experiment:
             on_row(row)
             progress(row["step"], describe(row))
 
-        def save(run) -> None:
-            """Where the disk is full the state before stays, and the next time may do better."""
-            try:
-                save_training(path, run, config(args))
-                if launched()[1] > 1 and not self.saved:
-                    print(f"Open MPI shows nothing after Ctrl-C{to_go_on()}")
-                self.saved = run.t
-            except OSError as error:
-                say(f"step {run.t} is not saved: {error}")
-
         with Interrupt() as interrupt:
 
             def stop() -> bool:
                 return world().any(interrupt())
 
             try:
-                run.fit(args.steps, log_every, show, save, args.save_seconds, stop)
+                run.fit(args.steps, log_every, show, self.saver(path), args.save_seconds, stop)
             except NonFiniteLoss as error:
                 print(f"stopped: {error}")
                 broken = self.out / "nonfinite.npz"
@@ -346,6 +336,7 @@ class Experiment:
             saved = json.loads((out / SETTINGS).read_text())
             check_config(out, saved, settings, free=tuple(free))
         write_json(out / SETTINGS, settings)
+        self.note_files()
         return out
 
     def sweep(self, packs, work: Callable, executor, unit: str, describe: str) -> list | None:
@@ -373,15 +364,7 @@ class Experiment:
         self.seconds = time.perf_counter() - began
         return results
 
-    def finish(
-        self,
-        results: dict,
-        history=None,
-        figures=None,
-        paper=None,
-        title="",
-        shown: dict | None = None,
-    ) -> None:
+    def finish(self, results, history=None, figures=None, paper=None, title="", shown=None) -> None:
         """Write the files, print the closing table, list what is in the folder.
 
         history, figures   as in `write`
@@ -392,17 +375,14 @@ class Experiment:
         print_table(results if shown is None else shown, paper or {}, title)
         self.list_files()
 
-    def write(
-        self, results: dict, history: Mapping | None = None, figures: Callable | None = None
-    ) -> None:
-        """Write run.json, log.csv, and the figures: figures(folder) draws them.
-
-        history   {quantity: column}: the log"""
+    def write(self, results: dict, history=None, figures=None) -> None:
+        """Write run.json; of a history {quantity: column} log.csv; what figures(folder) draws."""
         if history is not None:
             write_csv(self.out / "log.csv", history)
         self._write_run(results)
         if figures is not None and self._plotting():
             figures(self.out)
+        self.note_files()
 
     def _write_run(self, results: dict) -> None:
         """DIR/run.json: config, seed, versions, device, date, wall seconds, results."""
@@ -434,8 +414,7 @@ class Experiment:
         return True
 
     def list_files(self) -> None:
-        names = sorted(f.name for f in self.out.iterdir() if not f.name.startswith("."))
-        print(f"\nfiles in {self.out}: {', '.join(names)}")
+        print(f"\nfiles in {self.out}: {', '.join(self.note_files())}")
 
 
 # -- the table -------------------------------------------------------------------------------------

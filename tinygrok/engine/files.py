@@ -15,7 +15,7 @@ def atomic_write(path: Path, write: Callable) -> None:
 
     The file is flushed to disk before it is renamed, so a crash leaves the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
             write(file)

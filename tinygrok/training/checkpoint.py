@@ -127,8 +127,6 @@ def load_training(path: str | Path, run: Run, config: dict) -> None:
         groups.setdefault(kind, {})[name] = x
     try:
         check_config(path, meta["config"], config)
-        if not meta.get("whole", True):
-            raise CheckpointError(f"{path}: left inside a step, nothing to go on from")
         step = meta["step"]
         history = groups["history"]
         for kind, arena in _arenas(run).items():
@@ -140,7 +138,7 @@ def load_training(path: str | Path, run: Run, config: dict) -> None:
         raise CheckpointError(f"{path}: incomplete, {error} is missing") from error
     run.history = {name: list(column) for name, column in history.items()}
     run.t = step
-    run.whole = True
+    run.whole = meta.get("whole", True)
 
 
 def check_config(

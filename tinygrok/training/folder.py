@@ -1,0 +1,76 @@
+"""The folder of a run: one process at a time works in it, and only what runs left is moved.
+
+Its file .tinygrok is locked for the life of the process that works there, and lists the names of
+what runs left. The lock of a process that was killed is gone with it."""
+
+import functools
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from ..engine.errors import InputError
+
+LIST = ".tinygrok"
+
+
+@functools.cache
+def claim(folder: Path) -> IO[str]:
+    """The list of a folder, open and locked until this process ends.
+
+    Raises InputError where another process has it."""
+    file = open(folder / LIST, "a+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    with suppress(ImportError, OSError):  # a system, or a file system, without such locks
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is at work there") from None
+    return file
+
+
+class Folder:
+    """A folder that this process works in; what earlier runs left is moved unless it goes on.
+
+    own       names that this run writes: those that are there count as left by a run
+    others    names that no run left
+    kept      where earlier files went, or None
+    """
+
+    def __init__(self, path: Path, own: set[str], goes_on: bool):
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._list = claim(path.resolve())
+        for part in path.glob(".*.part"):  # of writers that were killed
+            part.unlink(missing_ok=True)
+        self._list.seek(0)
+        listed = set(self._list.read().splitlines())
+        self.kept: Path | None = None
+        if not goes_on:
+            self._set_aside(self._names() & (listed | own))
+            listed = set()
+        self.others = self._names() - listed
+
+    def _names(self) -> set[str]:
+        return {path.name for path in self.path.iterdir()} - {LIST}
+
+    def _set_aside(self, names: set[str]) -> None:
+        """Move files into earlier-1 (2, ...)."""
+        if not names:
+            return
+        number = 1
+        while (self.path / f"earlier-{number}").exists():
+            number += 1
+        self.kept = self.path / f"earlier-{number}"
+        self.kept.mkdir()
+        for name in names:
+            (self.path / name).rename(self.kept / name)
+
+    def note(self) -> list[str]:
+        """List what runs left in the folder so far; returns it."""
+        names = sorted(self._names() - self.others)
+        self._list.seek(0)
+        self._list.truncate()
+        self._list.write("\n".join(names))
+        self._list.flush()
+        return names
