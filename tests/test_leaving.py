@@ -1,5 +1,6 @@
 """Leaving a run at any moment, and going on: whole steps, saved states, and the command for it."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from helpers import small_run
 
 from tinygrok.engine.errors import InputError
+from tinygrok.engine.optim import AdamW
 from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.progress import Interrupt
 
@@ -176,6 +178,60 @@ def test_second_interrupt_is_at_once_and_ignored_signals_stay_so():
                 signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+# -- hyperparameters -------------------------------------------------------------------------------
+
+
+CHANGES = {"lr": [0.003, 0.02], "weight_decay": 0.25, "betas": (0.8, 0.9), "clip": 0.05}
+
+
+def test_hyperparameters_change_midway_and_are_kept(dev, tmp_path):
+    """As a run that is built anew with them; the record tells when; a checkpoint restores them."""
+    changed, built = small_run(dev, seeds=[0, 1]), small_run(dev, seeds=[0, 1])
+    for run in (changed, built):
+        run.fit(4)
+    for name, value in CHANGES.items():
+        setattr(changed.optimizer, name, value)
+    more = {"schedule": built.optimizer.schedule, **CHANGES}
+    fresh = AdamW(dev, built.params, built.grads, **more)
+    for name, arena in fresh.state.items():
+        arena.load(built.optimizer.state[name].to_host())
+    built.optimizer = fresh
+    for run in (changed, built):
+        run.fit(8)
+    assert_same(state(changed), state(built))
+    steps, values = zip(*changed.hyperparameters, strict=True)
+    assert steps == (1, 5)
+    assert [v["lr"] for v in values] == [[0.01, 0.01], [0.003, 0.02]]
+    assert values[1]["betas"] == [0.8, 0.9]
+    save_training(tmp_path / "c.npz", changed, {})
+    loaded = small_run(dev, seeds=[0, 1])
+    load_training(tmp_path / "c.npz", loaded, {})
+    assert loaded.hyperparameters == changed.hyperparameters
+    for run in (changed, loaded):
+        run.fit(12)
+    assert_same(state(changed), state(loaded))
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), "fast", [0.1, 0.2]])
+def test_a_rate_that_is_none_is_refused_when_it_is_set(host_dev, value):
+    run = small_run(host_dev)
+    with pytest.raises(InputError, match="the learning rate must be"):
+        run.optimizer.lr = value
+    run.fit(2)
+
+
+def test_a_copy_of_a_run_is_a_run_of_its_own(dev):
+    straight, run = small_run(dev, dropout=0.1), small_run(dev, dropout=0.1)
+    straight.fit(4)
+    straight.fit(8)
+    run.fit(4)
+    twin = copy.deepcopy(run)
+    run.params.flat[...] = 0
+    twin.fit(8)
+    assert_same(state(straight), state(twin))
+    assert run.t == 4
 
 
 # -- processes -------------------------------------------------------------------------------------

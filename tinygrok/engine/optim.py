@@ -7,10 +7,11 @@ exactly as a network alone.
 A new optimiser is a subclass of Optimizer, with its own formula in `_scalars` and `_update`, and a
 row in OPTIMIZERS."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from .params import Arena
 
 BLOCK = 32_768  # elements: four blocks of float32 (w, g, m, v) are half a MiB
 PerMember = float | Sequence[float]  # one value for all members, or one each
+RATES = {"lr": "the learning rate", "weight_decay": "the weight decay"}
+NUMBERS = (int, float, tuple, np.ndarray, type(None))  # what a hyperparameter can be
 FEW_BLOCKS = 32  # waking the worker threads costs as much as a few blocks
 
 
@@ -84,6 +87,8 @@ class Optimizer:
     no_decay           names of parameters without weight decay
     clip               largest norm of a member's gradient; None: any
 
+    Numbers may be set anew between steps: optimizer.lr = 1e-3, or one value per member.
+
     state_names     class attribute: the arenas of state, in the order in which _update gets them
     whole_tensors   class attribute: _update gets a member's whole tensor in its own shape, where
                     False gives it flat blocks, and on a GPU a tensor of all members
@@ -91,6 +96,8 @@ class Optimizer:
 
     state_names: tuple[str, ...]
     whole_tensors = False
+    lr: Any  # floats (E,)
+    weight_decay: Any  # floats (E,)
 
     def __init__(
         self,
@@ -111,12 +118,29 @@ class Optimizer:
         self.grads = grads
         self.schedule = schedule
         self.clip = clip
-        members = params.members or 1
-        self.lr = rates(lr, "the learning rate", members)
-        self.weight_decay = rates(weight_decay, "the weight decay", members)
+        self.lr = lr
+        self.weight_decay = weight_decay
         self.state = {name: Arena(dev, params.bare, params.members) for name in self.state_names}
         self._no_decay = frozenset(no_decay)
-        self._blocks = list(self._split())
+
+    def __setattr__(self, name: str, value) -> None:
+        """What is set as a rate becomes an array of one for each member."""
+        if name in RATES:
+            value = rates(value, RATES[name], self.params.members or 1)
+        super().__setattr__(name, value)
+
+    def hyperparameters(self) -> dict:
+        """{name: value} of all that may be set anew between steps, as JSON holds it."""
+        public = {name: x for name, x in vars(self).items() if isinstance(x, NUMBERS)}
+        return {name: np.asarray(x).tolist() for name, x in public.items()}
+
+    def __getstate__(self) -> dict:
+        """Of a copy, which has its own blocks."""
+        return {name: x for name, x in vars(self).items() if name != "_blocks"}
+
+    @functools.cached_property
+    def _blocks(self) -> list[_Block]:
+        return list(self._split())
 
     def _split(self) -> Iterator[_Block]:
         """The blocks of all arenas, tensor by tensor."""

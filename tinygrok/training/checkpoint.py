@@ -101,11 +101,13 @@ def save_training(path: str | Path, run: Run, config: dict) -> None:
     for kind, arena in _arenas(run).items():
         arrays |= {f"{kind}/{name}": x for name, x in arena.to_host().items()}
     meta = {"step": run.t, "whole": run.whole, "config": config}
+    meta["hyperparameters"] = run.note_hyperparameters()
     save_arrays(path, meta, arrays)
 
 
 def load_training(path: str | Path, run: Run, config: dict) -> None:
-    """Restore a run saved by save_training, bit by bit: it goes on as if it had not stopped.
+    """Restore a run saved by save_training, bit by bit: it goes on as if it had not stopped, with
+    the hyperparameters of its last step.
 
     Raises CheckpointError for a file that is damaged or of another configuration.
 
@@ -137,6 +139,10 @@ def load_training(path: str | Path, run: Run, config: dict) -> None:
     except KeyError as error:
         raise CheckpointError(f"{path}: incomplete, {error} is missing") from error
     run.history = {name: list(column) for name, column in history.items()}
+    run.hyperparameters = meta.get("hyperparameters", [])
+    for _, values in run.hyperparameters[-1:]:
+        for name, value in values.items():
+            setattr(run.optimizer, name, value)
     run.t = step
     run.whole = meta.get("whole", True)
 

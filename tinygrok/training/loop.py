@@ -63,6 +63,7 @@ class Run:
     t         the step reached
     history   {"step": [...], quantity: [...]}: an entry for every measurement
     whole     False from the beginning of a step to its end: a run left in between cannot go on
+    hyperparameters   [[step, {name: value}], ...]: what the optimiser used from a step on
 
     A kind of run says what the gradient of a step is, what is measured, and what its figure shows.
     """
@@ -76,6 +77,7 @@ class Run:
         self.objective = Objective(dev, model, self.params, loss)
         self.t = 0
         self.whole = True
+        self.hyperparameters: list[list] = []
         self.history: dict[str, list] = {"step": []}
 
     def gradient(self, t: int) -> Array:
@@ -98,6 +100,7 @@ class Run:
         if not self.whole:
             cure = "load a checkpoint into the run, or build it anew"
             raise InputError(f"step {t} was left half done, by an interrupt or an error: {cure}")
+        self.note_hyperparameters()
         self.whole = False
         loss = self.gradient(t)  # moves the running statistics of BatchNorm
         if self.dev.kind == "cpu":  # on a GPU reading the loss would wait for it
@@ -106,6 +109,13 @@ class Run:
         self.t = t
         self.whole = True
         return loss
+
+    def note_hyperparameters(self) -> list[list]:
+        """Record those of the optimiser if they were changed; returns the record."""
+        now = self.optimizer.hyperparameters()
+        if not self.hyperparameters or self.hyperparameters[-1][1] != now:
+            self.hyperparameters.append([self.t + 1, now])
+        return self.hyperparameters
 
     def measure(self) -> dict:
         """Append the step and the measurements to the history; returns the new row."""
