@@ -143,7 +143,7 @@ def train(experiment, net, data, starts):
             run = make_run(experiment, net, data, starts[s].weights[init], lr, args.seed + s)
             path = experiment.out / f"{init}-{lr:g}-{s}.npz"
             if args.resume and path.exists():
-                load_training(path, run, config)
+                load_training(path, run, config, args.defaults)
             if not run.whole:  # it has diverged
                 histories[init, lr, s] = None
                 continue

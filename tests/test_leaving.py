@@ -1,6 +1,7 @@
 """Leaving a run at any moment, and going on: whole steps, saved states, and the command for it."""
 
 import copy
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from helpers import small_run
 
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import AdamW
-from tinygrok.training.checkpoint import load_training, save_training
+from tinygrok.training.checkpoint import load_arrays, load_training, save_arrays, save_training
 from tinygrok.training.progress import Interrupt
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -237,6 +238,10 @@ def test_a_copy_of_a_run_is_a_run_of_its_own(dev):
 # -- processes -------------------------------------------------------------------------------------
 
 
+def example(name, flags, cwd):
+    return subprocess.run(command(name, flags), cwd=cwd, capture_output=True, text=True)
+
+
 def go_on(printed, cwd):
     """Run the last line printed, as a shell would, from another folder and with another path."""
     line = printed.strip().splitlines()[-1]
@@ -319,11 +324,33 @@ def test_a_kill_during_the_evaluation_says_how_to_go_on(tmp_path):
     assert (tmp_path / "d/run.json").exists()
 
 
+def without_setting(path, name):
+    """The checkpoint of a version that had no such flag."""
+    meta, arrays = load_arrays(path)
+    del meta["config"][name]
+    save_arrays(path, meta, arrays)
+
+
+@slow
+def test_a_checkpoint_older_than_a_flag(tmp_path):
+    """It resumes where the flag has its default, and nowhere else."""
+    example("grok_addition", f"{QUICK} --steps 5 --out a", tmp_path)
+    without_setting(tmp_path / "a/checkpoint.npz", "dropout")
+    flags = f"{QUICK} --steps 6 --out a --resume"
+    other = example("grok_addition", f"{flags} --dropout 0.1", tmp_path)
+    assert other.returncode == 2
+    assert "dropout = 0.0, this run has dropout = 0.1" in other.stderr
+    done = example("grok_addition", flags, tmp_path)
+    assert done.returncode == 0, done.stderr
+    example("lcg_scaling", "--moduli 48 54 --steps 2 --no-plot --out b", tmp_path)
+    settings = json.loads((tmp_path / "b/config.json").read_text())
+    del settings["depth"]
+    (tmp_path / "b/config.json").write_text(json.dumps(settings))
+    done = example("lcg_scaling", "--moduli 48 54 --steps 2 --no-plot --out b --resume", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 # -- the folder ------------------------------------------------------------------------------------
-
-
-def example(name, flags, cwd):
-    return subprocess.run(command(name, flags), cwd=cwd, capture_output=True, text=True)
 
 
 @slow

@@ -128,19 +128,21 @@ def parse(p: argparse.ArgumentParser, argv, quick: dict | None = None) -> argpar
     """Parse; with --quick the values of `quick` replace defaults, and flags given by the user
     replace those."""
     args = p.parse_args(argv)
+    defaults = {name: p.get_default(name) for name in config(args)}
     if args.quick and quick:
         p.set_defaults(**quick)
         args = p.parse_args(argv)
     # In a notebook the example is a module, and the words are those given to its main.
     module = sys.modules.get(Path(p.prog).stem)
     script = sys.argv[0] if module is None else str(module.__file__)
+    args.defaults = defaults
     args.command = [os.path.abspath(script), *(sys.argv[1:] if argv is None else argv)]
     return args
 
 
 # Flags that only say where and how to compute and show.
 HIDDEN = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds"}
-HIDDEN |= {"workers", "scheduler", "command"}
+HIDDEN |= {"workers", "scheduler", "command", "defaults"}
 
 
 def config(args: argparse.Namespace) -> dict:
@@ -249,7 +251,7 @@ class Experiment:
         if run is not None:
             world()  # refused now, where the ranks do not find each other
             if resume:
-                load_training(self.out / CHECKPOINT, run, config(self.args))
+                load_training(self.out / CHECKPOINT, run, config(self.args), self.args.defaults)
         if launched()[0] == 0:
             own = {"run.json", "log.csv", state, *([PACKS] if state == SETTINGS else [])}
             try:
@@ -334,7 +336,7 @@ class Experiment:
         settings = json.loads(json.dumps(config(self.args) | more))
         if self.args.resume:
             saved = json.loads((out / SETTINGS).read_text())
-            check_config(out, saved, settings, free=tuple(free))
+            check_config(out, self.args.defaults | saved, settings, free=tuple(free))
         write_json(out / SETTINGS, settings)
         self.note_files()
         return out

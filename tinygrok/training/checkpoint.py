@@ -105,9 +105,11 @@ def save_training(path: str | Path, run: Run, config: dict) -> None:
     save_arrays(path, meta, arrays)
 
 
-def load_training(path: str | Path, run: Run, config: dict) -> None:
+def load_training(path: str | Path, run: Run, config: dict, defaults: dict | None = None) -> None:
     """Restore a run saved by save_training, bit by bit: it goes on as if it had not stopped, with
     the hyperparameters of its last step.
+
+    defaults   of settings: a checkpoint that does not know one was made with its default
 
     Raises CheckpointError for a file that is damaged or of another configuration.
 
@@ -128,7 +130,7 @@ def load_training(path: str | Path, run: Run, config: dict) -> None:
         kind, _, name = key.partition("/")
         groups.setdefault(kind, {})[name] = x
     try:
-        check_config(path, meta["config"], config)
+        check_config(path, (defaults or {}) | meta["config"], config)
         step = meta["step"]
         history = groups["history"]
         for kind, arena in _arenas(run).items():
