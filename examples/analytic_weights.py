@@ -53,7 +53,7 @@ PAPER_MSE = {  # appendix B
 
 
 def arguments(argv=None):
-    p = cli.parser("analytic_weights", __doc__.splitlines()[0])
+    p = cli.parser("analytic_weights", __doc__)
     p.set_defaults(dtype="float64")
     add = p.add_argument
     count = cli.integer()

@@ -49,8 +49,8 @@ JACOBIAN_SIZE = 64  # inputs times outputs up to which every entry is listed
 
 
 def arguments(argv=None):
-    p = cli.parser("audit_gradients", __doc__.splitlines()[0])
-    p.epilog = __doc__.partition("\n\n")[2]
+    p = cli.parser("audit_gradients", __doc__)
+    p.epilog = (__doc__ or "").partition("\n\n")[2]
     # The help of all examples, with the lines of the epilog as they stand.
     formatters = (p.formatter_class, argparse.RawDescriptionHelpFormatter)
     p.formatter_class = type("Help", formatters, {})

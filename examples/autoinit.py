@@ -40,7 +40,7 @@ INITS = ("off", "kaiming", "xavier", "autoinit")
 
 
 def arguments(argv=None):
-    p = cli.parser("autoinit", __doc__.splitlines()[0])
+    p = cli.parser("autoinit", __doc__)
     add = p.add_argument
     count = cli.integer()
     positive = cli.positive()

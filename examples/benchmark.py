@@ -30,7 +30,7 @@ SECONDS = 15.0  # of turns, about, for a workload
 
 
 def arguments(argv=None):
-    p = cli.parser("benchmark", __doc__.splitlines()[0])
+    p = cli.parser("benchmark", __doc__)
     add = p.add_argument
     count = cli.integer()
     workloads = ["all", *WORKLOADS]

@@ -56,7 +56,7 @@ SURVEY = [
 
 
 def arguments(argv=None):
-    p = cli.parser("critical_init", __doc__.splitlines()[0])
+    p = cli.parser("critical_init", __doc__)
     add = p.add_argument
     where = "where to measure (default: critical)"
     add("--activation", default="relu", choices=KINDS, help="phi")

@@ -34,7 +34,7 @@ PAPER = {
 
 
 def arguments(argv=None):
-    p = cli.parser("grok_addition", __doc__.splitlines()[0])
+    p = cli.parser("grok_addition", __doc__)
     add = p.add_argument
     count = cli.integer()
     rate = cli.real(0, 1, open_high=True)

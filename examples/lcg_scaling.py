@@ -33,7 +33,7 @@ PAPER = {"transformer: exponent_numbers_to_60": "0.24 (recalled; many layers, to
 
 
 def arguments(argv=None):
-    p = cli.parser("lcg_scaling", __doc__.splitlines()[0])
+    p = cli.parser("lcg_scaling", __doc__)
     add = p.add_argument
     count = cli.integer()
     modulus = cli.integer(33, 2**16)

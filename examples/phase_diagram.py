@@ -40,7 +40,7 @@ BY_BATCH = ("batchnorm", "minibatch")
 
 
 def arguments(argv=None):
-    p = cli.parser("phase_diagram", __doc__.splitlines()[0])
+    p = cli.parser("phase_diagram", __doc__)
     add = p.add_argument
     count = cli.integer()
     kinds = sorted(STRENGTHS)

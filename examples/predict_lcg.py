@@ -48,7 +48,7 @@ FLOORS = {"paper-2048-unseen": 1 / 100, "paper-2^16": 1 / 5000, "paper-2^32": 1 
 
 
 def arguments(argv=None):
-    p = cli.parser("predict_lcg", __doc__.splitlines()[0])
+    p = cli.parser("predict_lcg", __doc__)
     add = p.add_argument
     count = cli.integer()
     beta = cli.real(0, 1, open_high=True)

@@ -403,3 +403,35 @@ def test_a_folder_without_a_name_is_refused(tmp_path):
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert not list(tmp_path.iterdir())
+
+
+# -- consoles --------------------------------------------------------------------------------------
+
+
+@slow
+@pytest.mark.parametrize("name", ["\u65e5\u672c", "caf\udce9"], ids=["letters", "no UTF-8"])
+def test_names_that_the_console_does_not_have(name, tmp_path):
+    words = [*command("grok_addition", f"{QUICK} --steps 2"), "--out", name]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / name / "run.json").exists()
+
+
+@slow
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("[!_]*.py")))
+def test_without_docstrings(name, tmp_path):
+    """python -OO: --help works, and says nothing about what is not there."""
+    _, *words = command(name, "--help")
+    done = subprocess.run([sys.executable, "-OO", *words], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@slow
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_without_an_output(closed, tmp_path):
+    shell = f'exec "$@" {closed}>&-'
+    words = ["sh", "-c", shell, "sh", *command("grok_addition", f"{QUICK} --steps 2 --out a")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "a/run.json").exists()

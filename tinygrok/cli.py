@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -101,9 +102,12 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the flags that all examples have; the example adds its own."""
-    p = _Parser(prog=f"{name}.py", description=description, formatter_class=_Help)
+def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the flags that all examples have; the example adds its own.
+
+    doc: the example's docstring, whose first line describes it; None under python -OO"""
+    first = (doc or "").partition("\n")[0]
+    p = _Parser(prog=f"{name}.py", description=first, formatter_class=_Help)
     add = p.add_argument
     out = Path("runs") / name
     add("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
@@ -157,8 +161,9 @@ def main(run: Callable[[], int | None]) -> None:
         if s != signal.SIGINT and signal.getsignal(s) == signal.SIG_DFL:
             signal.signal(s, signal.default_int_handler)  # a polite kill is a Ctrl-C
     rank, size = launched()
-    if rank:
+    if rank or sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the console does not have
     code = 1
     try:
         code = run()
@@ -187,12 +192,13 @@ def main(run: Callable[[], int | None]) -> None:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # nobody may be there to read it
+        print(text, file=sys.stderr, flush=True)
 
 
 def leave(code: int) -> None:
     """End this process now, without waiting for ranks, worker processes or threads."""
-    if sys.stdout is not None:
+    with suppress(OSError):
         sys.stdout.flush()
     os._exit(code)
 
