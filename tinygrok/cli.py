@@ -177,9 +177,11 @@ def main(run: Callable[[], int | None]) -> None:
     except OSError as error:
         say(f"{Path(sys.argv[0]).name}: error: {error}{to_go_on()}")
     except KeyboardInterrupt:
+        code = 130
         if rank == 0:
             say(f"\ninterrupted{to_go_on()}")
-        leave(130)
+        if size > 1:
+            leave(code)
     except Exception:
         if size == 1:
             raise

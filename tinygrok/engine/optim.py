@@ -80,7 +80,8 @@ class _Block(NamedTuple):
 class Optimizer:
     """What the optimisers share: hyperparameters per member, state arenas, the walk over blocks.
 
-    Every optimiser takes these arguments, as `common` what follows lr.
+    Every optimiser takes a device, arenas of parameters and gradients, and as `common` what follows
+    lr.
 
     lr, weight_decay   floats, or one value per member
     schedule           step -> factor of lr
@@ -96,19 +97,10 @@ class Optimizer:
 
     state_names: tuple[str, ...]
     whole_tensors = False
-    lr: Any  # floats (E,)
-    weight_decay: Any  # floats (E,)
+    weight_decay: Any  # floats (E,), as lr
 
     def __init__(
-        self,
-        dev: Device,
-        params: Arena,
-        grads: Arena,
-        lr: PerMember,
-        weight_decay: PerMember = 0.0,
-        schedule: Callable[[int], float] = constant,
-        no_decay: Sequence[str] = (),
-        clip: float | None = None,
+        self, dev, params, grads, lr, weight_decay=0.0, schedule=constant, no_decay=(), clip=None
     ):
         unknown = set(no_decay) - set(params.bare)
         if unknown:
@@ -131,8 +123,8 @@ class Optimizer:
 
     def hyperparameters(self) -> dict:
         """{name: value} of all that may be set anew between steps, as JSON holds it."""
-        public = {name: x for name, x in vars(self).items() if isinstance(x, NUMBERS)}
-        return {name: np.asarray(x).tolist() for name, x in public.items()}
+        numbers = {name: x for name, x in vars(self).items() if isinstance(x, NUMBERS)}
+        return {name: np.asarray(x).tolist() for name, x in numbers.items()}
 
     def __getstate__(self) -> dict:
         """Of a copy, which has its own blocks."""

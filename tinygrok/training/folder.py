@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from ..engine.errors import InputError
+from ..engine.files import WRITTEN
 
 LIST = ".tinygrok"
 
@@ -32,45 +33,43 @@ def claim(folder: Path) -> IO[str]:
 class Folder:
     """A folder that this process works in; what earlier runs left is moved unless it goes on.
 
-    own       names that this run writes: those that are there count as left by a run
-    others    names that no run left
-    kept      where earlier files went, or None
+    own     names that this run writes: those that are there count as left by a run
+    kept    where earlier files went, or None
     """
 
     def __init__(self, path: Path, own: set[str], goes_on: bool):
         path.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._list = claim(path.resolve())
+        self.path = path.resolve()
+        self.own = own
+        self._list = claim(self.path)
         for part in path.glob(".*.part"):  # of writers that were killed
             part.unlink(missing_ok=True)
         self._list.seek(0)
-        listed = set(self._list.read().splitlines())
+        self.listed = set(self._list.read().splitlines())
         self.kept: Path | None = None
         if not goes_on:
-            self._set_aside(self._names() & (listed | own))
-            listed = set()
-        self.others = self._names() - listed
+            left = [name for name in self.listed | own if (path / name).exists()]
+            self.listed = set()
+            if left:
+                self.kept = self._set_aside(left)
 
-    def _names(self) -> set[str]:
-        return {path.name for path in self.path.iterdir()} - {LIST}
-
-    def _set_aside(self, names: set[str]) -> None:
+    def _set_aside(self, names: list[str]) -> Path:
         """Move files into earlier-1 (2, ...)."""
-        if not names:
-            return
         number = 1
         while (self.path / f"earlier-{number}").exists():
             number += 1
-        self.kept = self.path / f"earlier-{number}"
-        self.kept.mkdir()
+        kept = self.path / f"earlier-{number}"
+        kept.mkdir()
         for name in names:
-            (self.path / name).rename(self.kept / name)
+            (self.path / name).rename(kept / name)
+        return kept
 
     def note(self) -> list[str]:
         """List what runs left in the folder so far; returns it."""
-        names = sorted(self._names() - self.others)
+        written = {path.name for path in WRITTEN if path.parent == self.path}
+        names = {name for name in self.listed | self.own | written if (self.path / name).exists()}
         self._list.seek(0)
         self._list.truncate()
-        self._list.write("\n".join(names))
+        self._list.write("\n".join(sorted(names)))
         self._list.flush()
-        return names
+        return sorted(names)

@@ -15,7 +15,8 @@ SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 class Interrupt:
     """Inside, the first of the SIGNALS only sets `asked`; a second one raises KeyboardInterrupt.
 
-    Signals reach the main thread alone: elsewhere this does nothing. Ignored ones stay ignored."""
+    Signals reach the main thread alone: elsewhere this does nothing. Those that are ignored, or
+    end the process, still do."""
 
     def __init__(self):
         self.asked = 0
@@ -24,7 +25,7 @@ class Interrupt:
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
             for s in SIGNALS:
-                if signal.getsignal(s) not in (signal.SIG_IGN, None):
+                if callable(signal.getsignal(s)):
                     self._before[s] = signal.signal(s, self._handle)
         return self
 
@@ -42,15 +43,10 @@ class Interrupt:
 
     def pass_on(self) -> None:
         """Hand a signal that came to whoever handled it before."""
-        if not self.asked:
-            return
-        signum = self.asked
-        self.asked = 0
-        if callable(self._before[signum]):
+        if self.asked:
+            signum = self.asked
+            self.asked = 0
             self._before[signum](signum, None)
-        else:
-            signal.signal(signum, self._before[signum])
-            signal.raise_signal(signum)  # the system's own way: the end of the process
 
 
 class Progress:
