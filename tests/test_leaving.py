@@ -16,7 +16,9 @@ from helpers import small_run
 
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import AdamW
+from tinygrok.training import ensembles
 from tinygrok.training.checkpoint import load_arrays, load_training, save_arrays, save_training
+from tinygrok.training.ensembles import train_pack
 from tinygrok.training.progress import Interrupt
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -348,6 +350,38 @@ def test_a_checkpoint_older_than_a_flag(tmp_path):
     (tmp_path / "b/config.json").write_text(json.dumps(settings))
     done = example("lcg_scaling", "--moduli 48 54 --steps 2 --no-plot --out b --resume", tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+POINT = {"p": 11, "width": 8, "steps": 20, "log_every": 5, "dropout": 0.1}
+
+
+def test_a_pack_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
+    """From its own checkpoint, to the same outcome, which leaves no checkpoint."""
+    points = [POINT | {"seed": seed} for seed in (0, 1)]
+    whole = train_pack(points, "cpu", 1)
+    build = ensembles.build
+    steps = []
+
+    def watched(*args):
+        run = build(*args)
+        inner = run.gradient
+
+        def gradient(t):
+            steps.append(t)
+            if steps == list(range(1, 12)):
+                interrupt()
+            return inner(t)
+
+        run.gradient = gradient
+        return run
+
+    monkeypatch.setattr(ensembles, "build", watched)
+    with pytest.raises(KeyboardInterrupt):
+        train_pack(points, "cpu", 1, tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
+    assert train_pack(points, "cpu", 1, tmp_path) == whole
+    assert steps == list(range(1, 21))
+    assert not os.listdir(tmp_path)
 
 
 # -- the folder ------------------------------------------------------------------------------------

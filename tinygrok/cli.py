@@ -224,7 +224,6 @@ class Experiment:
         experiment.finish(results, run.history, figures)
 
     trained, seconds: steps (train) or packs (sweep) of this process, and the time that they took.
-    saved: the last step of train that is on disk.
     """
 
     current: "Experiment | None" = None  # the one that has a folder
@@ -235,7 +234,7 @@ class Experiment:
         self.out: Path = args.out
         self.folder: Folder | None = None  # of rank 0, once it is open
         self.state = self.out
-        self.saved = 0
+        self.saved = False
         self.dev = dev or self._device()
         self.began = time.perf_counter()
         self.trained = 0
@@ -284,7 +283,7 @@ class Experiment:
                 save_training(path, run, config(self.args))
                 if launched()[1] > 1 and not self.saved:
                     print(f"Open MPI shows nothing after Ctrl-C{to_go_on()}")
-                self.saved = run.t
+                self.saved = True
                 self.note_files()
             except OSError as error:
                 say(f"step {run.t} is not saved: {error}")
@@ -304,7 +303,6 @@ class Experiment:
         every     seconds between progress lines
         """
         args = self.args
-        path = self.out / CHECKPOINT
         progress = Progress(args.steps, run.t, every)
         first = run.t
         began = time.perf_counter()
@@ -313,13 +311,11 @@ class Experiment:
             on_row(row)
             progress(row["step"], describe(row))
 
+        save = self.saver(self.out / CHECKPOINT)
+        when = (args.steps, log_every, show, save, args.save_seconds)
         with Interrupt() as interrupt:
-
-            def stop() -> bool:
-                return world().any(interrupt())
-
             try:
-                run.fit(args.steps, log_every, show, self.saver(path), args.save_seconds, stop)
+                run.fit(*when, stop=lambda: world().any(interrupt()))
             except NonFiniteLoss as error:
                 print(f"stopped: {error}")
                 broken = self.out / "nonfinite.npz"
@@ -333,7 +329,7 @@ class Experiment:
         self.seconds = time.perf_counter() - began
         world().any(True)
         if run.t < args.steps:
-            print(f"interrupted at step {run.t}; step {self.saved} is in {path}{to_go_on()}")
+            print(f"interrupted at step {run.t}{to_go_on()}")
             return 130
         return 0 if launched()[0] else None
 
@@ -396,8 +392,8 @@ class Experiment:
 
     def _write_run(self, results: dict) -> None:
         """DIR/run.json: config, seed, versions, device, date, wall seconds, results."""
-        python = platform.python_version()
-        versions = {"tinygrok": __version__, "python": python, "numpy": np.__version__}
+        versions = {"tinygrok": __version__, "numpy": np.__version__}
+        versions["python"] = platform.python_version()
         record = {
             "command": [Path(self.args.command[0]).name, *self.args.command[1:]],
             "config": config(self.args),

@@ -6,6 +6,7 @@ whole. Every member of the archive carries a CRC, which is checked before anythi
 
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 
 from ..engine.errors import InputError
 from ..engine.files import atomic_write
-from .loop import Run
+from .loop import NonFiniteLoss, Run
 from .parallel import launched
+from .sweep import pack_name
 
 FORMAT = "tinygrok checkpoint 1"
+PACK_SECONDS = 30.0  # between checkpoints of a pack
 # What zipfile and numpy raise for files that are damaged.
 UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile)
 
@@ -160,3 +163,25 @@ def check_config(
         if before != now and key not in free:
             difference = f"was made with {key} = {before}, this run has {key} = {now}"
             raise CheckpointError(f"{path}: {difference}")
+
+
+def fit_in_pack(run: Run, points: list[dict], folder: Path | None, steps: int, log_every: int):
+    """run.fit for a pack of a sweep: with a folder it keeps a checkpoint there while it is under
+    way, and goes on from it."""
+    if folder is None:
+        run.fit(steps, log_every)
+        return
+    path = (folder / pack_name(points)).with_suffix(".npz")
+    with suppress(CheckpointError):  # there is none
+        load_training(path, run, {"points": points})
+
+    def save(run: Run) -> None:
+        with suppress(OSError):  # a full disk; the training can do without
+            save_training(path, run, {"points": points})
+
+    try:
+        run.fit(steps, log_every, save=save, save_seconds=PACK_SECONDS)
+    except NonFiniteLoss:
+        path.unlink(missing_ok=True)
+        raise
+    path.unlink(missing_ok=True)

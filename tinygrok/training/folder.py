@@ -42,7 +42,7 @@ class Folder:
         self.path = path.resolve()
         self.own = own
         self._list = claim(self.path)
-        for part in path.glob(".*.part"):  # of writers that were killed
+        for part in (*path.glob(".*.part"), *path.glob("packs/.*.part")):  # of killed writers
             part.unlink(missing_ok=True)
         self._list.seek(0)
         self.listed = set(self._list.read().splitlines())
