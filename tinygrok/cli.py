@@ -177,6 +177,7 @@ SETTINGS = "config.json"  # of a sweep
 PACKS = "packs"
 # What a run leaves in its folder; anything else in there belongs to the user.
 RUN_FILES = ("run.json", "log.csv", SETTINGS, PACKS, "*.npz", "*.png")
+RUN_FILES += ("network.safetensors", "truth.json")
 
 
 class Experiment:
