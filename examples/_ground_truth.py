@@ -1,4 +1,4 @@
-"""Circuits whose algorithm is proven, faults planted in them, and a decoder that finds both again."""
+"""Circuits whose algorithm is proven, their answers, and a decoder that finds the circuit again."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,9 @@ import numpy as np
 from tinygrok.analytic.addition import DESIGNS, Waves, choose_waves, designed_waves, render
 from tinygrok.analytic.trained import fit_waves
 from tinygrok.analytic.verify import evaluator
-from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
 
-KINDS = ("dead", "flipped", "memorises")
 PARTS = 3  # U[0], U[1] and W of a neuron
-LISTED = 1000  # answers that a fault changes, in truth.json
 CHUNK_BYTES = 16_000_000
 
 
@@ -176,92 +173,6 @@ def answers(dev, weights, task, expected=None) -> Answers:
 
     distances = dev.map(chunk, range(0, task.size, rows))
     return Answers(predicted.reshape(p, p), margin.reshape(p, p), max(distances))
-
-
-# -- faults ----------------------------------------------------------------------------------------
-
-
-def planned(count):
-    """The kinds of `count` faults: by turns, waves first, so that pairs are memorised last."""
-    kinds = [KINDS[i % len(KINDS)] for i in range(count)]
-    return sorted(kinds, key=KINDS.index)
-
-
-def check_room(truth, kinds, p):
-    """InputError where fewer frequencies would be left without a fault than one."""
-    present = np.unique(truth.frequency[truth.role == "wave"])
-    usable = int((~is_mirror(present, p)).sum())
-    needed = sum(kind != "memorises" for kind in kinds)
-    if needed >= usable:
-        there = f"the circuit has {usable} with a phase"
-        raise InputError(f"{len(kinds)} faults take {needed} frequencies and leave one: {there}")
-
-
-def plant(kind, dev, weights, truth, task, before: Answers, rng):
-    """Plant one fault in the weights and in the truth; what it is, for truth.json."""
-    if kind == "memorises":
-        return _memorise(dev, weights, truth, task, before, rng)
-    p = task.p
-    faulty = np.unique(truth.frequency[np.isin(truth.role, ("dead", "flipped"))])
-    present = np.unique(truth.frequency[truth.role == "wave"])
-    free = present[~is_mirror(present, p) & ~np.isin(present, faulty)]
-    frequency = int(rng.choice(free))
-    neurons = np.flatnonzero((truth.frequency == frequency) & (truth.role == "wave"))
-    if kind == "dead":
-        weights["W"][neurons] = 0
-        truth.amplitude[2, neurons] = 0
-        truth.phase[2, neurons] = np.nan
-    else:
-        neurons = rng.choice(neurons, 1)
-        weights["W"][neurons] *= -1
-        truth.phase[2, neurons] = wrapped(truth.phase[2, neurons] + np.pi)
-    truth.role[neurons] = kind
-    return {"kind": kind, "frequency": frequency, "neurons": neurons.tolist()}
-
-
-def _memorise(dev, weights, truth, task, before, rng):
-    """One pair (a, b) answered by a wrong class, all other logits as before.
-
-    With x = [n1 = a], y = [n2 = b] two neurons make [n1 = a][n2 = b] = ((x + y)^2 - (x - y)^2)/4.
-    Their read-out moves h = z_right - z_wrong from the right to the wrong logit: the two change
-    places, so the pair is as sure of its answer as before."""
-    right = np.argwhere(before.margin > 0)
-    if not len(right):
-        raise InputError("no answer is right any more: fewer faults, or a wider network")
-    a, b = (int(x) for x in rng.choice(right))
-    label = int(before.predicted[a, b])
-    wrong = int((label + rng.integers(1, task.p)) % task.p)
-    z = dev.to_host(evaluator(dev, weights)(np.array([[a], [b]])))[0]
-    size = float(z[label] - z[wrong]) / 4
-    c = size ** (1 / 3)
-    first, second = np.flatnonzero(truth.role == "spare")[:2]
-    weights["U"][0, a, [first, second]] = c
-    weights["U"][1, b, [first, second]] = c, -c
-    weights["W"][[first, second], wrong] = c, -c
-    weights["W"][[first, second], label] = -c, c
-    truth.role[[first, second]] = "memorises"
-    neurons = [int(first), int(second)]
-    return {"kind": "memorises", "pair": [a, b], "answer": wrong, "neurons": neurons}
-
-
-def effect(before: Answers, after: Answers, fault):
-    """What a fault changed, over all inputs; InputError where it is not what was meant."""
-    changed = np.argwhere(before.predicted != after.predicted)
-    at = tuple(changed.T)
-    rows = np.column_stack([changed, before.predicted[at], after.predicted[at]]).tolist()
-    moved = float(np.abs(after.margin - before.margin).max())
-    if fault["kind"] == "memorises":
-        a, b = fault["pair"]
-        if [row[:2] for row in rows] != [[a, b]] or rows[0][3] != fault["answer"]:
-            raise InputError(f"the pair ({a}, {b}) was not memorised alone: take --dtype float64")
-    elif not moved > 0:
-        raise InputError(f"the {fault['kind']} frequency {fault['frequency']} changed nothing")
-    return {
-        **{name: after.row()[name] for name in ("accuracy", "wrong", "min_margin")},
-        "margin_moved_by_at_most": moved,
-        "answers_changed": len(rows),
-        "changed": rows[:LISTED],  # n1, n2, answer before, answer after
-    }
 
 
 def read_out(truth):

@@ -5,7 +5,8 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from _ground_truth import KINDS, is_mirror, wrapped
+from _ground_truth import is_mirror, wrapped
+from _ground_truth_faults import KINDS
 
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.files import atomic_write
@@ -25,15 +26,18 @@ CONVENTION = {
     " and the opposite; 0 elsewhere",
     "changed": "n1, n2, answer before, answer after; the first 1000",
 }
+EXACT = (
+    "sum over frequencies f of w_f cos(2 pi f d / p), d = n1 + n2 - q, w_f = 2/p,"
+    " or 1/p where 2 f = 0 mod p"
+)
 LOGITS = {
-    "exact": "sum over frequencies f of w_f cos(2 pi f d / p), d = n1 + n2 - q, w_f = 2/p,"
-    " or 1/p where 2 f = 0 mod p",
+    "exact": EXACT,
     "equal": "sum over frequencies f of w_f cos(2 pi f d / p) (1 + cos(2 pi f (n1 - n2) / p)),"
     " d = n1 + n2 - q, w_f = 2/p; of f = 0 only 1/p",
     "random": "sum over N neurons of (1/N) cos(2 pi f d / p), d = n1 + n2 - q, and terms that"
     " depend on the phases: noise of variance 4/N in a wrong logit",
+    "lattice": EXACT,
 }
-LOGITS["lattice"] = LOGITS["exact"]
 
 
 def neuron_rows(truth):

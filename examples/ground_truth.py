@@ -39,6 +39,7 @@ from pathlib import Path
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _ground_truth as circuits  # isort: skip
+import _ground_truth_faults as damage  # isort: skip
 import _ground_truth_files as files  # isort: skip
 
 from tinygrok.analytic.verify import two_layer
@@ -71,9 +72,7 @@ def arguments(argv=None):
     p = cli.parser("ground_truth", __doc__.splitlines()[0])
     p.set_defaults(dtype="float64")
     add = p.add_argument
-    add(
-        "--circuit", default="exact", choices=["exact", "random", "equal", "lattice"], help=CIRCUITS
-    )
+    add("--circuit", default="exact", choices=list(files.LOGITS), help=CIRCUITS)
     add("--p", type=cli.integer(3, 600), default=113, help=MODULUS)
     add("--width", type=cli.integer(), help=WIDTH)
     add("--faults", type=cli.integer(0, 100), default=0, help=FAULTS)
@@ -86,13 +85,11 @@ def clean(args, dev, task, kinds):
     """(weights, Truth, Answers) of the circuit without faults, proven right on every input."""
     pairs = kinds.count("memorises")
     weights, truth = circuits.build(task, args.circuit, args.width, args.seed, pairs)
-    circuits.check_room(truth, kinds, args.p)
+    damage.check_room(truth, kinds, args.p)
     weights = {name: x.astype(dev.dtype) for name, x in weights.items()}
-    expected = None
-    if args.circuit != "random":
 
-        def expected(n):
-            return circuits.formula(args.circuit, truth, n, args.p)
+    def expected(n):
+        return circuits.formula(args.circuit, truth, n, args.p)
 
     found = circuits.answers(dev, weights, task, expected)
     wrong = found.row()["wrong"]
@@ -115,9 +112,9 @@ def planted(args, dev, task, weights, truth, found, kinds):
     log |= {name: [value] for name, value in found.row().items()}
     faults = []
     for number, kind in enumerate(kinds, 1):
-        fault = circuits.plant(kind, dev, weights, truth, task, found, rng)
+        fault = damage.plant(kind, dev, weights, truth, task, found, rng)
         after = circuits.answers(dev, weights, task)
-        fault["effect"] = circuits.effect(found, after, fault)
+        fault["effect"] = damage.effect(found, after, fault)
         found = after
         faults.append(fault)
         for name, value in {"fault": number, "kind": kind, **after.row()}.items():
@@ -130,7 +127,7 @@ def describe(number, fault):
     effect = fault["effect"]
     what = f"pair {tuple(fault['pair'])}" if "pair" in fault else f"frequency {fault['frequency']}"
     changed = f"{effect['answers_changed']} answers changed"
-    moved = f"margins moved by {effect['margin_moved_by_at_most']:.3g} or less"
+    moved = f"largest change of a margin {effect['largest_margin_change']:.3g}"
     return f"fault {number}: {fault['kind']}, {what}, {changed}, {moved}"
 
 
@@ -159,7 +156,7 @@ def main(argv=None):
     task = addition(args.p)
     experiment = cli.Experiment(args)
     dev = experiment.dev
-    kinds = circuits.planned(args.faults)
+    kinds = damage.planned(args.faults)
     weights, truth, found = clean(args, dev, task, kinds)
     print(f"{args.circuit} circuit mod {args.p}: all {task.size:,} answers right")
     faults, found, log = planted(args, dev, task, weights, truth, found, kinds)
@@ -177,7 +174,7 @@ def main(argv=None):
         "neurons_recovered": int(same.sum()),
     }
     out = experiment.open()
-    save_arrays(out / "network.npz", {"config": cli.config(args)}, weights)
+    save_arrays(out / "network.npz", {"config": {"p": args.p}}, weights)
     files.save_safetensors(out / "network.safetensors", two_layer(weights), weights)
     write_json(out / "truth.json", record(args, truth, faults, results))
 

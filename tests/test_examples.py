@@ -44,6 +44,13 @@ QUICK = {
         "min_margin": lambda x: abs(x - 1) < 1e-12,
         "signal_to_noise": lambda x: x > 1e12,
     },
+    "ground_truth": {
+        "wrong": lambda x: x == 1,
+        "inputs": lambda x: x == 23**2,
+        "clean_min_margin": lambda x: abs(x - 1) < 1e-12,
+        "neurons_recovered": lambda x: x == 69,
+        "faults": lambda x: x == 3,
+    },
     "grok_polynomials": {
         "n1*n2": lambda x: (
             x["test_accuracy"] == 1 and x["explained_before"] < 0.15 and x["explained_after"] > 0.8
@@ -160,6 +167,7 @@ FIGURES = {
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
     "grok_polynomials": ["grok_polynomials.png"],
+    "ground_truth": ["ground_truth.png"],
 }
 
 
@@ -365,6 +373,19 @@ REFUSED = {
     ],
     "lcg_scaling": ["--moduli 64", "--moduli 64 64", "--moduli 64 97", "--resume"],
     "grok_polynomials": ["--p 60"],
+    "ground_truth": [
+        "--p 2",
+        "--p 601",
+        "--circuit equal --p 8",
+        "--circuit random --width 20",
+        "--width 7",
+        "--width 1000000000",
+        "--p 15 --width 6 --seed 1",
+        "--p 5 --faults 3",
+        "--faults 101",
+        "--check nothing.json",
+        "--near 0",
+    ],
 }
 
 
