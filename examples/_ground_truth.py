@@ -65,7 +65,7 @@ def _drawn(p, waves, circuit, rng):
 
     The proof in tinygrok/analytic/addition.py holds for every omega and all theta_s, so for theta_s
     + alpha_s too: alpha_1 and alpha_2 are added to psi_1 and psi_2 of all neurons of a frequency.
-    Equal phases stay equal. Frequencies that are their own mirror image are not turned."""
+    Equal phases stay equal."""
     design = DESIGNS[circuit](2)
     J = len(design)
     count = len(waves.frequency) // J
@@ -73,7 +73,6 @@ def _drawn(p, waves, circuit, rng):
     turn = rng.uniform(-np.pi, np.pi, (count, 2))
     if circuit == "equal":
         turn[:, 1] = turn[:, 0]
-    turn[is_mirror(chosen, p)] = 0
     drawn = designed_waves(p, chosen, design)
     drawn = drawn._replace(phase=drawn.phase + np.repeat(turn, J, axis=0))
     constant = Waves(*(x[J * count :] for x in waves))

@@ -11,6 +11,7 @@ from _ground_truth_faults import KINDS
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.files import atomic_write
 from tinygrok.models.interop import to_torch_state_dict
+from tinygrok.probes.fourier import spectrum
 
 CONVENTION = {
     "network": "logits[q] = sum over k of W[k, q] (U[0, n1, k] + U[1, n2, k])^2",
@@ -182,8 +183,8 @@ def draw(path: Path, p, weights, truth, found, faults, margin):
     top, bottom = fig.subfigures(2, 1, height_ratios=(1, 1.15))
     ax = top.subplots()
     left, right = bottom.subplots(1, 2)
-    inputs = (np.abs(np.fft.rfft(weights["U"], axis=1)) ** 2).sum(axis=(0, 2))
-    outputs = (np.abs(np.fft.rfft(weights["W"], axis=1)) ** 2).sum(axis=0)
+    inputs = (spectrum(weights["U"], axis=1) ** 2).sum(axis=(0, 2))
+    outputs = (spectrum(weights["W"]) ** 2).sum(axis=0)
     f = np.arange(p // 2 + 1)
     ax.bar(f - 0.2, inputs, 0.4, color=TRAIN, label="U, inputs")
     ax.bar(f + 0.2, outputs, 0.4, color=TEST, label="W, read-out")

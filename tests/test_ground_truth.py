@@ -176,7 +176,9 @@ def test_a_dead_frequency_lowers_the_margin_as_predicted(tmp_path):
 
 def test_the_state_dict_is_the_same_network(tmp_path):
     truth, weights = written(tmp_path, "--quick --circuit random")
-    model, read = from_torch_state_dict(tmp_path / "network.safetensors")
+    path = tmp_path / "network.safetensors"
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0  # the numbers are aligned
+    model, read = from_torch_state_dict(path)
     assert (model.p, model.width, model.activation) == (23, truth["width"], "square")
     for name, x in weights.items():
         np.testing.assert_array_equal(read[name], x)
