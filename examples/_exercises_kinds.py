@@ -10,6 +10,7 @@ import numpy as np
 
 from tinygrok.audit.checker import central_difference, complex_step
 from tinygrok.audit.operations import seeded
+from tinygrok.engine.errors import InputError
 
 STEPS = 1e-10  # what complex steps tell of the largest entry, and a formula keeps of it
 DIFFERENCES = 1e-6
@@ -19,7 +20,7 @@ DIFFERENCES = 1e-6
 class Case:
     """Inputs of an exercise: tensors, whose gradients are asked for, and settings.
 
-    sizes   letters as in the docstrings, no two of them equal: a factor can be told by its name
+    sizes   letters as in the docstrings; they differ from case to case, which tells a factor's name
     """
 
     sizes: dict[str, int]
@@ -81,7 +82,7 @@ class Exercise:
 
     def arguments(self, forward: Callable, case: Case) -> tuple:
         """What the function asked for takes: a cotangent for every output, and the cache."""
-        outputs, cache = forward(*case.tensors.values(), *case.settings)
+        outputs, cache = called(forward, case.tensors, case.settings)
         cotangents = [case.rng.standard_normal(np.shape(y)) for y in listed(outputs)]
         return (*cotangents, cache)
 
@@ -96,12 +97,20 @@ class Exercise:
 
             def value(x, name=name):
                 tensors = case.tensors | {name: x}
-                outputs, _ = forward(*tensors.values(), *case.settings)
+                outputs, _ = called(forward, tensors, case.settings)
                 pairs = zip(cotangents, listed(outputs), strict=True)
                 return sum(np.sum(dy * y) for dy, y in pairs)
 
             gradients.append(measured(value, x))
         return gradients
+
+
+def called(forward: Callable, tensors: dict, settings: tuple) -> tuple:
+    """(outputs, cache)"""
+    result = forward(*tensors.values(), *settings)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise InputError(f"{forward.__name__} must return two things, as it was given")
+    return result
 
 
 def listed(outputs) -> tuple:
@@ -170,7 +179,7 @@ class Probe(Exercise):
     """The APJN by one probe: sums of squares of measured gradients, layer by layer."""
 
     def arguments(self, forward, case: Case) -> tuple:
-        y, cache = forward(*case.tensors.values(), *case.settings)
+        y, cache = called(forward, case.tensors, case.settings)
         v = case.rng.standard_normal(y.shape)
         return v / np.sqrt((v * v).sum(axis=-1, keepdims=True)), cache
 

@@ -96,8 +96,7 @@ def adamw_eps_under_root(w, g, m, v, t, lr, weight_decay, betas, eps):
 def adamw_uphill(w, g, m, v, t, lr, weight_decay, betas, eps):
     """w goes up the gradient, not down"""
     weights = 1 - np.array(betas) ** t
-    w, _, _ = _adamw(w, -g, -m, v, weights, lr, weight_decay, betas, eps)
-    return w, None, None
+    return _adamw(w, g, m, v, weights, -lr, -weight_decay, betas, eps)
 
 
 def softmax_diagonal(dy, cache):

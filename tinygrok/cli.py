@@ -94,9 +94,14 @@ def fraction() -> Callable:
     return real(0, 1, open_low=True, open_high=True)
 
 
+def bare_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser without flags, whose errors take one line."""
+    return _Parser(prog=f"{name}.py", description=description, formatter_class=_Help)
+
+
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the flags that all examples have; the example adds its own."""
-    p = _Parser(prog=f"{name}.py", description=description, formatter_class=_Help)
+    p = bare_parser(name, description)
     add = p.add_argument
     out = Path("runs") / name
     add("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
