@@ -15,7 +15,8 @@ def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def linear(rng, B, K, N):
-    return {"x": normal(rng, B, K), "w": normal(rng, K, N), "b": normal(rng, N)}, ()
+    w = normal(rng, K, N)
+    return {"x": normal(rng, B, K), "w": w, "b": normal(rng, N)}, ()
 
 
 def matrix(rng, B, **columns):
@@ -24,7 +25,8 @@ def matrix(rng, B, **columns):
 
 
 def embedding(rng, S, P, N, B):
-    return {"u": normal(rng, S, P, N)}, (rng.integers(0, P - 1, (S, B)),)  # none takes the last row
+    index = rng.integers(0, P - 1, (S, B))  # none takes the last row
+    return {"u": normal(rng, S, P, N)}, (index,)
 
 
 def adamw(rng, T, K, N):
@@ -44,8 +46,9 @@ def attention(rng, B, T, D):
 
 
 def conv(rng, B, H, W, k, C, N, s, p):
-    x = normal(rng, B, H, W, C)
-    return {"x": x, "w": normal(rng, k, k, C, N), "b": normal(rng, N)}, (s, p)
+    w = normal(rng, k, k, C, N)
+    b = normal(rng, N)
+    return {"x": normal(rng, B, H, W, C), "w": w, "b": b}, (s, p)
 
 
 def apjn(rng, B, N0, N1, N2):
@@ -68,25 +71,25 @@ ORDERED = (
         "linear_backward in tinygrok/ops/linear.py",
         ("dx", "dw", "db"),
         linear,
-        ({"B": 5, "K": 3, "N": 7}, {"B": 3, "K": 4, "N": 6}),
+        ("B=5 K=3 N=7", "B=3 K=4 N=6"),
     ),
     Exercise(
         "gelu_tanh",
         1,
         "the product rule and the chain rule, entry by entry",
-        "activation_backward in tinygrok/ops/activation.py, gelu_tanh in tinygrok/engine/kernels.py",
+        "_gelu_tanh_df in tinygrok/engine/kernels.py, which activation_backward calls",
         ("dx",),
         matrix,
-        ({"B": 2, "N": 3}, {"B": 3, "N": 5}),
+        ("B=2 N=3", "B=3 N=5"),
     ),
     Exercise(
         "embedding",
         1,
         "picking rows: what is read twice gets two gradients",
-        "embedding_backward in tinygrok/ops/reference.py, the fast one in tinygrok/ops/embedding.py",
+        "embedding_backward in tinygrok/ops/reference.py, the fast one in ops/embedding.py",
         ("du",),
         embedding,
-        ({"S": 2, "P": 5, "N": 3, "B": 9}, {"S": 3, "P": 4, "N": 2, "B": 7}),
+        ("S=2 P=5 N=3 B=9", "S=3 P=4 N=2 B=7"),
     ),
     Steps(
         "adamw",
@@ -95,7 +98,7 @@ ORDERED = (
         "AdamW in tinygrok/engine/optim.py",
         ("w", "m", "v"),
         adamw,
-        ({"T": 1, "K": 2, "N": 3}, {"T": 4, "K": 3, "N": 2}),
+        ("T=1 K=2 N=3", "T=4 K=3 N=2"),
         asks="step",
     ),
     Exercise(
@@ -105,55 +108,52 @@ ORDERED = (
         "softmax_backward in tinygrok/ops/loss.py",
         ("dx",),
         matrix,
-        ({"B": 2, "C": 3}, {"B": 3, "C": 5}),
+        ("B=2 C=3", "B=3 C=5"),
     ),
     Exercise(
         "cross_entropy",
         2,
-        "a loss: means over the batch, and why softmax and log go together",
+        "means over the batch, and why softmax and log go together",
         "cross_entropy_backward in tinygrok/ops/loss.py",
         ("dlogits",),
         cross_entropy,
-        ({"B": 5, "C": 3}, {"B": 3, "C": 4}),
+        ("B=5 C=3", "B=3 C=4"),
     ),
     Exercise(
         "layernorm",
         2,
         "statistics of the input: three ways from x to y",
-        "layernorm_backward in tinygrok/ops/norm.py, line by line in tinygrok/ops/reference.py",
+        "layernorm_backward in tinygrok/ops/norm.py, line by line in ops/reference.py",
         ("dx", "dgain", "dshift"),
         norm,
-        ({"B": 3, "N": 5}, {"B": 6, "N": 7}),
+        ("B=3 N=5", "B=6 N=7"),
     ),
     Exercise(
         "batchnorm",
         2,
         "statistics of the batch: samples that act on each other",
-        "batchnorm_backward in tinygrok/ops/norm.py, line by line in tinygrok/ops/reference.py",
+        "batchnorm_backward in tinygrok/ops/norm.py, line by line in ops/reference.py",
         ("dx", "dgain", "dshift"),
         norm,
-        ({"B": 5, "N": 3}, {"B": 7, "N": 6}),
+        ("B=5 N=3", "B=7 N=6"),
     ),
     Exercise(
         "attention",
         3,
         "products, mask and softmax taken back one at a time",
-        "attention_backward in tinygrok/ops/reference.py, the fast one in tinygrok/ops/attention.py",
+        "attention_backward in tinygrok/ops/reference.py, the fast one in ops/attention.py",
         ("dq", "dk", "dv"),
         attention,
-        ({"B": 2, "T": 4, "D": 3}, {"B": 3, "T": 5, "D": 6}),
+        ("B=2 T=4 D=3", "B=3 T=5 D=6"),
     ),
     Exercise(
         "conv",
         3,
         "overlapping windows, stride and padding",
-        "conv_backward in tinygrok/ops/reference.py, the fast one in tinygrok/ops/conv.py",
+        "conv_backward in tinygrok/ops/reference.py, the fast one in ops/conv.py",
         ("dx", "dw", "db"),
         conv,
-        (
-            {"B": 2, "H": 4, "W": 5, "k": 3, "C": 2, "N": 3, "s": 1, "p": 1},
-            {"B": 3, "H": 7, "W": 6, "k": 3, "C": 1, "N": 2, "s": 2, "p": 1},
-        ),
+        ("B=2 H=4 W=5 k=3 C=2 N=3 s=1 p=1", "B=3 H=7 W=6 k=3 C=1 N=2 s=2 p=1"),
     ),
     Probe(
         "apjn",
@@ -162,7 +162,7 @@ ORDERED = (
         "Propagation.apjn in tinygrok/criticality/jacobian.py",
         ("J",),
         apjn,
-        ({"B": 3, "N0": 4, "N1": 5, "N2": 6}, {"B": 5, "N0": 3, "N1": 4, "N2": 7}),
+        ("B=3 N0=4 N1=5 N2=6", "B=5 N0=3 N1=4 N2=7"),
         asks="probe",
     ),
     Exercise(
@@ -172,7 +172,7 @@ ORDERED = (
         "pair in tinygrok/models/chain.py, its rule for tanh in tinygrok/ops/activation.py",
         ("dx", "dxdot", "dw", "db"),
         tangent_pair,
-        ({"B": 4, "K": 3, "N": 2}, {"B": 5, "K": 2, "N": 3}),
+        ("B=4 K=3 N=2", "B=5 K=2 N=3"),
     ),
 )
 EXERCISES = {exercise.name: exercise for exercise in ORDERED}

@@ -276,7 +276,7 @@ def apjn_forward(x, weights):
     return h, layers
 
 
-def apjn_probe(v, cache):
+def apjn_probe(v, layers):
     """Returns J (L + 1,): J[l] estimates J^{l,L} = |dh^L/dh^l|^2 / (B N_L), for l = 0, ..., L.
 
     |...|^2 is the sum of the squares of the Jacobian's entries, over the batch; this is the
@@ -286,7 +286,6 @@ def apjn_probe(v, cache):
     over v is J^{l,L}. All of them come from one pass; J[L] is 1.
     To read: Doshi, He and Gromov, arXiv 2111.12143.
     """
-    layers = cache
     raise NotImplementedError
 
 

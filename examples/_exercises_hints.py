@@ -3,60 +3,13 @@
 A hint is a function of what was found of one tensor, case by case, and of the exercise; it returns
 a sentence, or None where it does not fit."""
 
-import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from _exercises_kinds import Case, Exercise
+from _exercises_kinds import ROUNDING, Exercise, Found, close
 
-ROUNDING = 1e-9
 ALMOST = 1e-3
-
-
-@dataclass
-class Found:
-    """One tensor in one case.
-
-    got        what the user's function returned
-    want       what was measured; error is allowed up to `tolerance` of its largest entry
-    others     {name: what was expected} of all tensors of the case
-    wrong      {hint: what a known mistake gives}
-    """
-
-    name: str
-    case: Case
-    got: np.ndarray
-    want: np.ndarray
-    tolerance: float
-    others: dict[str, np.ndarray]
-    wrong: dict[str, np.ndarray]
-
-    @property
-    def error(self) -> float:
-        """Largest difference, as a share of the largest entry."""
-        if self.got.shape != self.want.shape:
-            return np.inf
-        size = max(float(np.abs(self.want).max()), 1e-300)
-        return float(np.abs(self.got - self.want).max()) / size
-
-    @property
-    def right(self) -> bool:
-        return bool(self.error <= self.tolerance)  # nan is not
-
-    def entries(self) -> np.ndarray:
-        """Where it is wrong; the shape is right."""
-        limit = self.tolerance * np.abs(self.want).max()
-        return ~(np.abs(self.got - self.want) <= limit)
-
-
-def close(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal to rounding, b not all zeros."""
-    if a.shape != b.shape or not np.isfinite(a).all():
-        return False
-    size = np.abs(b).max(initial=0.0)
-    return bool(size > 0 and np.abs(a - b).max() <= ROUNDING * size)
 
 
 def hint(exercise: Exercise, found: list[Found]) -> str:
@@ -84,7 +37,8 @@ def sign(exercise: Exercise, found: list[Found]):
 
 def transposed(exercise: Exercise, found: list[Found]):
     """Of the last two axes."""
-    if all(one.got.ndim >= 2 and close(one.got.swapaxes(-1, -2), one.want) for one in found):
+    flat = any(one.got.ndim < 2 for one in found)
+    if not flat and all(close(one.got.swapaxes(-1, -2), one.want) for one in found):
         return "it is the transpose of what it should be"
     return None
 
@@ -165,8 +119,8 @@ def _letters(sizes: dict[str, int]) -> dict[str, float]:
     for name, size in sizes.items():
         values |= {f"sqrt {name}": size**0.5, f"1/sqrt {name}": size**-0.5}
     for (a, m), (b, n) in combinations(sizes.items(), 2):
-        values |= {f"{a} {b}": m * n, f"1/({a} {b})": 1 / (m * n), f"{a}/{b}": m / n}
-        values |= {f"{b}/{a}": n / m}
+        values |= {f"{a} {b}": m * n, f"1/({a} {b})": 1 / (m * n)}
+        values |= {f"{a}/{b}": m / n, f"{b}/{a}": n / m}
     return values
 
 
@@ -175,16 +129,16 @@ def factor(exercise: Exercise, found: list[Found]):
     if factors is None:
         return None
     if np.allclose(factors, factors[0], rtol=ROUNDING, atol=0):
-        return f"every wrong entry is {factors[0]:.6g} times what it should be: a factor"
+        return f"every wrong entry is {factors[0]:.6g} times what it should be"
     sizes = [_letters(one.case.sizes) for one in found]
     for text in sizes[0]:
         for before in (1, -1, 2, 0.5):
             values = [before * values[text] for values in sizes]
             if np.allclose(factors, values, rtol=ROUNDING, atol=0):
                 product = text if before == 1 else f"{before:g} {text}"
-                return f"every wrong entry is {product} times what it should be: a factor"
+                return f"every wrong entry is {product} times what it should be"
     shown = " and ".join(f"{x:.6g}" for x in factors)
-    return f"every wrong entry is a number times what it should be, {shown} in the cases: a factor"
+    return f"every wrong entry is a number times what it should be: {shown} in the cases"
 
 
 def known_mistake(exercise: Exercise, found: list[Found]):
@@ -220,7 +174,7 @@ def _same_along(values: Callable[[Found], np.ndarray], found: list[Found]) -> in
             x = values(one)
             gap = np.ptp(x, axis=axis, keepdims=True)
             size = np.abs(x).max(axis=axis, keepdims=True)
-            same = same and x.shape[axis] > 1 and bool(np.all(gap <= 1e-7 * size))
+            same = same and x.shape[axis] > 1 and bool(np.all(gap <= ROUNDING * size))
         if same:
             return axis
     return None
@@ -233,7 +187,7 @@ def factor_along(exercise: Exercise, found: list[Found]):
     axis = _same_along(_ratio, found)
     if axis is None:
         return None
-    return f"it is right up to a factor, the same all along axis {axis}, but not elsewhere"
+    return f"each line along axis {axis} is off by a factor of its own"
 
 
 def _ratio(one: Found) -> np.ndarray:
@@ -244,7 +198,7 @@ def term_along(exercise: Exercise, found: list[Found]):
     axis = _same_along(_difference, found)
     if axis is None:
         return None
-    return f"the error is the same number all along axis {axis}: a term that is a sum or a mean"
+    return f"each line along axis {axis} is off by a number of its own, to be added to all of it"
 
 
 def _difference(one: Found) -> np.ndarray:
@@ -262,28 +216,17 @@ def almost(exercise: Exercise, found: list[Found]):
 HINTS: tuple[Callable, ...] = (
     not_finite,
     sign,
+    known_mistake,
     transposed,
     swapped,
     only_the_shape,
     missing_sum,
     sum_too_much,
     of_other_shape,
-    factor,
-    known_mistake,
-    zeros,
     some_signs,
+    factor,
+    zeros,
     factor_along,
     term_along,
     almost,
 )
-
-
-def mistakes(exercise: Exercise, arguments: tuple) -> list[tuple[str, tuple]]:
-    """(hint, results) of every known mistake on the arguments of a case."""
-    results = []
-    for function in exercise.mistakes:
-        answer = exercise.answer(function, arguments)
-        given = answer if isinstance(answer, tuple) else (answer,)
-        text = inspect.getdoc(function) or ""
-        results.append((text, given + (None,) * (len(exercise.returns) - len(given))))
-    return results

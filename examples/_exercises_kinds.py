@@ -1,5 +1,6 @@
 """What an exercise is: what it gives and asks for, and what is to come out, by measurement."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tinygrok.engine.errors import InputError
 
 STEPS = 1e-10  # what complex steps tell of the largest entry, and a formula keeps of it
 DIFFERENCES = 1e-6
+ROUNDING = 1e-9  # for two numbers to be the same
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Exercise:
     solution  where the library has it
     returns   names of what is asked for, in order
     draw      (rng, **sizes) -> ({name: tensor}, settings), what the forward takes
-    sizes     those of every case
+    sizes     those of every case, "B=5 K=3 N=7"
     """
 
     name: str
@@ -56,7 +58,7 @@ class Exercise:
     solution: str
     returns: tuple[str, ...]
     draw: Callable
-    sizes: tuple[dict, ...]
+    sizes: tuple[str, ...]
     asks: str = "backward"
 
     @property
@@ -75,9 +77,19 @@ class Exercise:
         begins = f"{self.name}_"
         return [function for name, function in vars(wrong).items() if name.startswith(begins)]
 
+    def known(self, arguments: tuple) -> list[tuple[str, tuple]]:
+        """(hint, results) of every known mistake; None for what it says nothing of."""
+        found = []
+        for function in self.mistakes:
+            results = listed(self.answer(function, arguments))
+            missing = len(self.returns) - len(results)
+            found.append((inspect.getdoc(function) or "", results + (None,) * missing))
+        return found
+
     def case(self, number: int) -> Case:
         rng = seeded(f"{self.name} {number}")
-        sizes = self.sizes[number]
+        words = self.sizes[number].split()
+        sizes = {letter: int(size) for letter, size in (word.split("=") for word in words)}
         return Case(sizes, *self.draw(rng, **sizes), rng)
 
     def arguments(self, forward: Callable, case: Case) -> tuple:
@@ -199,3 +211,50 @@ class Probe(Exercise):
             norms.append((gradient.value**2).sum() / len(h))
             h, _ = forward(h, rest[:1])
         return [Expected(np.array(norms), gradient.tolerance)]
+
+
+# -- what is found ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Found:
+    """One tensor in one case.
+
+    got        what the user's function returned
+    want       what was measured; error is allowed up to `tolerance` of its largest entry
+    others     {name: what was expected} of all tensors of the case
+    wrong      {hint: what a known mistake gives}
+    """
+
+    name: str
+    case: Case
+    got: np.ndarray
+    want: np.ndarray
+    tolerance: float
+    others: dict[str, np.ndarray]
+    wrong: dict[str, np.ndarray]
+
+    @property
+    def error(self) -> float:
+        """Largest difference, as a share of the largest entry."""
+        if self.got.shape != self.want.shape:
+            return np.inf
+        size = max(float(np.abs(self.want).max()), 1e-300)
+        return float(np.abs(self.got - self.want).max()) / size
+
+    @property
+    def right(self) -> bool:
+        return bool(self.error <= self.tolerance)  # nan is not
+
+    def entries(self) -> np.ndarray:
+        """Where it is wrong; the shape is right."""
+        limit = self.tolerance * np.abs(self.want).max()
+        return ~(np.abs(self.got - self.want) <= limit)
+
+
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal to rounding, b not all zeros."""
+    if a.shape != b.shape or not np.isfinite(a).all():
+        return False
+    size = np.abs(b).max(initial=0.0)
+    return bool(size > 0 and np.abs(a - b).max() <= ROUNDING * size)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from _exercises import LEVELS, ORDERED, find, number
-from _exercises_hints import Found, close, hint, mistakes
-from _exercises_kinds import Exercise, called, listed
+from _exercises_hints import hint
+from _exercises_kinds import Exercise, Found, called, close, listed
 from _own_file import refusing
 
 from tinygrok.audit.case import replaced
@@ -108,7 +108,7 @@ class _Paper:
         original = exercise.arguments(exercise.forward, exercise.case(number))
         if self.forward is not None:
             self._check_forward(number)
-        wrong = mistakes(exercise, original)
+        wrong = exercise.known(original)
         others = {k: x.value for k, x in zip(exercise.returns, expected, strict=True)}
         found = []
         for i, name in enumerate(exercise.returns):
@@ -191,7 +191,8 @@ def _print_row(found: list[Found]) -> None:
     error = max(one.error for one in found)
     shape = "x".join(map(str, found[0].want.shape)) or "number"
     verdict = "right" if all(one.right for one in found) else "WRONG"
-    print(f"{found[0].name:<24}{shape:<12}{error:>9.1e}  {verdict}")
+    shown = "shape" if np.isinf(error) else f"{error:.1e}"
+    print(f"{found[0].name:<24}{shape:<12}{shown:>9}  {verdict}")
 
 
 def _print_wrong(exercise: Exercise, found: list[Found]) -> None:
@@ -209,7 +210,7 @@ def _print_wrong(exercise: Exercise, found: list[Found]) -> None:
         for place in places[:SHOWN]:
             at = tuple(place)
             label = f"{first.name}[{','.join(map(str, place))}]"
-            print(f"  {label:<16}yours {first.got[at]:>14.8g}   expected {first.want[at]:>14.8g}")
+            print(f"  {label:<16}yours {first.got[at]:>18.12g}   expected {first.want[at]:>18.12g}")
     print(f"hint: {hint(exercise, wrong)}")
 
 

@@ -46,7 +46,9 @@ def _adamw(w, g, m, v, weights, lr, weight_decay, betas, eps, root=np.sqrt):
     b1, b2 = betas
     m = b1 * m + (1 - b1) * g
     v = b2 * v + (1 - b2) * g**2
-    w = (1 - lr * weight_decay) * w - lr * (m / weights[0]) / (root(v / weights[1]) + eps)
+    mean = m / weights[0]
+    square = v / weights[1]
+    w = (1 - lr * weight_decay) * w - lr * mean / (root(square) + eps)
     return w, m, v
 
 

@@ -22,7 +22,9 @@ from _exercises_kinds import Exercise  # isort: skip
 
 from tinygrok.engine.errors import InputError
 
-HEADER = '''"""Exercise {number}, {name} ({level}): {learnt}.
+HEADER = '''"""Exercise {number}, {name} ({level}).
+
+{learnt}.
 
 Write {asked}, then
 
@@ -64,7 +66,7 @@ def text(exercise: Exercise, path: Path) -> str:
         number=exercises.number(exercise),
         name=exercise.name,
         level=exercises.LEVELS[exercise.level],
-        learnt=exercise.learnt,
+        learnt=exercise.learnt[0].upper() + exercise.learnt[1:],
         asked=exercise.asked.__name__,
         command=command(path),
     )
