@@ -19,6 +19,7 @@ import _exercises as exercises  # noqa: E402
 import _exercises_given as given  # noqa: E402
 import _exercises_marking as marking  # noqa: E402
 import _own_file as own_file  # noqa: E402
+import audit_gradients  # noqa: E402
 import exercise as example  # noqa: E402
 
 from tinygrok.engine.device import get_device  # noqa: E402
@@ -566,6 +567,25 @@ def test_files_that_are_none(tmp_path):
 # -- the commands ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("script", [example, audit_gradients])
+def test_the_help_says_that_the_file_is_run(script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        script.arguments(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert script.__doc__.splitlines()[0] in printed
+    assert "your own code" in printed
+
+
+def test_a_bad_flag_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        example.main(["softmax", "--dtype", "float32"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == (
+        "exercise.py: error: unrecognized arguments: --dtype float32\n"
+    )
+
+
 def test_the_list(tmp_path, capsys):
     assert example.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -612,6 +632,7 @@ def test_an_unknown_name_is_one_line(name, expected):
     assert str(refused.value).startswith(expected)
 
 
+@pytest.mark.slow
 def test_a_student_from_the_list_to_the_end(tmp_path):
     """As processes: write, mark the empty file, mark a wrong and a right one; prints are seen."""
     done = run("exercise", "softmax", cwd=tmp_path)
@@ -630,7 +651,7 @@ def test_a_student_from_the_list_to_the_end(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["softmax.py"]  # nothing is saved
 
 
-LOOP = written("softmax", "while True:\n    pass")
+LOOP = written("softmax", "while True: pass")
 UNSTOPPABLE = written(
     "softmax",
     """
