@@ -57,6 +57,23 @@ def adamw_no_correction(w, g, m, v, t, lr, weight_decay, betas, eps):
     return _adamw(w, g, m, v, (1, 1), lr, weight_decay, betas, eps)
 
 
+def adamw_m_not_corrected(w, g, m, v, t, lr, weight_decay, betas, eps):
+    """m is not divided by the sum of its weights"""
+    weights = (1, 1 - betas[1] ** t)
+    return _adamw(w, g, m, v, weights, lr, weight_decay, betas, eps)
+
+
+def adamw_v_not_corrected(w, g, m, v, t, lr, weight_decay, betas, eps):
+    """v is not divided by the sum of its weights"""
+    weights = (1 - betas[0] ** t, 1)
+    return _adamw(w, g, m, v, weights, lr, weight_decay, betas, eps)
+
+
+def adamw_plain(w, g, m, v, t, lr, weight_decay, betas, eps):
+    """m and v are not divided by the sums of their weights, and there is no weight decay"""
+    return _adamw(w, g, m, v, (1, 1), lr, 0, betas, eps)
+
+
 def adamw_coupled(w, g, m, v, t, lr, weight_decay, betas, eps):
     """the decay goes through the gradient: that is Adam with an L2 penalty"""
     weights = 1 - np.array(betas) ** t
@@ -212,9 +229,10 @@ def attention_no_transpose(dy, cache):
     return None, dS @ q / q.shape[-1] ** 0.5, A @ dy
 
 
-def _conv(dy, cache, overwrite=False, keep_border=False):
-    """dx of a convolution, with or without the mistakes named"""
+def _conv(dy, cache, overwrite=False, keep_border=False, turn=np.asarray):
+    """dx of a convolution, with or without the mistakes named; turn(w) takes the place of w"""
     x, w, stride, pad = cache
+    w = turn(w)
     _, H, W, _ = x.shape
     kernel = len(w)
     dpadded = np.zeros((len(x), H + 2 * pad, W + 2 * pad, x.shape[-1]))
@@ -237,15 +255,25 @@ def conv_border(dy, cache):
     return _conv(dy, cache, keep_border=True)
 
 
-def _apjn(v, layers, slopes=True, power=1.0):
-    """Estimates with or without the slopes of tanh, to some power."""
+def conv_swapped(dy, cache):
+    """u and v of the kernel have changed places"""
+    return _conv(dy, cache, turn=lambda w: w.swapaxes(0, 1))
+
+
+def conv_turned(dy, cache):
+    """the kernel is turned by half a turn: what you add to must be where the window was read"""
+    return _conv(dy, cache, turn=lambda w: w[::-1, ::-1])
+
+
+def _apjn(v, layers, slopes=True, power=1.0, mean=False):
+    """Estimates with or without the slopes of tanh, to some power; mean: over all entries."""
     J = [1.0]
     u = v
     for h, w in reversed(layers):
         u = u @ w.T
         if slopes:
             u = u * (1 - np.tanh(h) ** 2)
-        J.insert(0, (u * u).sum() / len(v))
+        J.insert(0, (u * u).sum() / (u.size if mean else len(v)))
     return np.array(J) ** power
 
 
@@ -257,6 +285,18 @@ def apjn_no_slope(v, layers):
 def apjn_root(v, layers):
     """the norm stands where its square belongs"""
     return _apjn(v, layers, power=0.5)
+
+
+def apjn_mean(v, layers):
+    """squares are divided by N_l too: the sum over the entries of h^l belongs to the norm"""
+    J = _apjn(v, layers, mean=True)
+    J[-1] /= v.shape[-1]
+    return J
+
+
+def apjn_mean_below(v, layers):
+    """squares are divided by N_l too, below the top: the sum over h^l belongs to the norm"""
+    return _apjn(v, layers, mean=True)
 
 
 def apjn_reversed(v, layers):
