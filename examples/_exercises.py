@@ -144,7 +144,7 @@ ORDERED = (
         "attention_backward in tinygrok/ops/reference.py, the fast one in ops/attention.py",
         ("dq", "dk", "dv"),
         attention,
-        ("B=2 T=4 D=3", "B=3 T=5 D=6"),
+        ("B=2 T=4 D=3", "B=3 T=3 D=2"),
     ),
     Exercise(
         "conv",
@@ -153,7 +153,7 @@ ORDERED = (
         "conv_backward in tinygrok/ops/reference.py, the fast one in ops/conv.py",
         ("dx", "dw", "db"),
         conv,
-        ("B=2 H=4 W=5 k=3 C=2 N=3 s=1 p=1", "B=3 H=7 W=6 k=3 C=1 N=2 s=2 p=1"),
+        ("B=2 H=4 W=5 k=3 C=2 N=3 s=1 p=1", "B=3 H=5 W=4 k=3 C=1 N=2 s=2 p=1"),
     ),
     Probe(
         "apjn",

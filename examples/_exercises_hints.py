@@ -24,7 +24,7 @@ def not_finite(exercise: Exercise, found: list[Found]):
     for one in found:
         count = np.count_nonzero(~np.isfinite(one.got))
         if count:
-            reasons = "never written (np.empty), or 0/0, a log of 0, an exp of something large"
+            reasons = "never written (np.empty), or 0/0, log 0, the root of a negative number"
             return f"{count} of {one.got.size} entries are nan or infinite: {reasons}"
     return None
 

@@ -1,6 +1,7 @@
 """A user's own Python file: read and run, in a process with a time limit, every error in a line."""
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -69,7 +70,10 @@ def in_process(path: Path, seconds: float, work: Callable, *arguments):
     receiver, sender = context.Pipe(duplex=False)
     given = (sender, path, seconds, work, arguments)
     process = context.Process(target=_process, args=given, daemon=True)
+    # Ctrl-C is for this process, from the first moment of the other one, which inherits that.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()
+    signal.signal(signal.SIGINT, handler)
     sender.close()  # the process has the only other one: its end is the end of the pipe
     try:
         receiver.recv()  # it has started
@@ -88,15 +92,17 @@ def in_process(path: Path, seconds: float, work: Callable, *arguments):
 
 
 def _process(sender, path: Path, seconds: float, work: Callable, arguments: tuple) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it is not inherited
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # what it prints is seen if it is stopped
     main = threading.get_ident()
 
     def late() -> None:
         place = _place(path, sys._current_frames()[main])
-        sender.send(InputError(f"{path}{place} did not return in {seconds:g} s"))
+        try:
+            sender.send(InputError(f"{path}{place} did not return in {seconds:g} s"))
+        finally:
+            os._exit(1)  # also where nobody is left to read it
 
     timer = threading.Timer(seconds, late)
     timer.daemon = True
