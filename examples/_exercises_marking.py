@@ -1,6 +1,8 @@
 """Marks an exercise: runs the user's file in every case, against what is measured."""
 
 import copy
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from io import StringIO
@@ -219,5 +221,6 @@ def _print_end(exercise: Exercise) -> None:
     place = ORDERED.index(exercise) + 1
     if place < len(ORDERED):
         after = ORDERED[place]
-        level = LEVELS[after.level]
-        print(f"Next: python examples/exercise.py {after.name}    ({level}: {after.learnt})")
+        script = Path(sys.argv[0]).with_name("exercise.py")
+        command = shlex.join(["python", script.as_posix(), after.name])
+        print(f"Next, {LEVELS[after.level]}: {after.learnt}\n  {command}")
