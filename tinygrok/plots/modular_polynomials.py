@@ -6,55 +6,145 @@ from pathlib import Path
 
 import numpy as np
 
-from ..probes.fourier import neuron_ipr, neuron_rows, spectrum
-from .colors import ORANGE, TEST, TRAIN
+from ..probes.fourier import mean_known, neuron_ipr, neuron_rows, spectrum
+from ..probes.phases import step_of_99
+from .colors import GREEN, INPUTS, TEST, TRAIN, UNIT
 from .style import SHARE, curves, figure, histograms, image, label, save
 
 
-def grokking(history: dict, weights, order, marks: list, loss_name: str, path: Path) -> None:
-    """Losses and accuracies with the delay marked, and three learned neurons with their spectra.
+def grokking(history: dict, first: dict, last: dict, order, loss_name: str, path: Path) -> None:
+    """Losses; accuracies, the delay between them and the mean IPR; the clearest neurons; all
+    neurons at the start and at the end.
 
-    weights  {"U": (S, p, N), "W": (N, p)}
-    order    along which neurons are waves (neuron_ipr)
-    marks    the steps at which training and test accuracy reached 99 %, or None"""
-    fig = figure(11, 6.2)
-    left, right = fig.subfigures(1, 2, width_ratios=(1, 1.25))
-    loss, acc = left.subplots(2, 1, sharex=True)
+    first, last  weights {"U": (S, p, N), "W": (N, p)} at the start and at the end
+    order        along which neurons are waves; None where it is not known: then they are drawn as
+                 they stand"""
+    if order is not None and len(order) < 3:  # two points are no wave
+        order = None
+    fig = figure(8, 7.6)
+    top, middle, bottom = fig.subfigures(3, 1, height_ratios=(1.2, 1, 1))
+    loss, acc = top.subplots(1, 2, width_ratios=(1, 1.5))
     curves(loss, history, "loss", loss_name)
-    loss.set(yscale="log", xlabel="")
-    curves(acc, history, "accuracy", "accuracy")
-    memorised, grokked = marks
-    if memorised is not None and grokked is not None:
-        acc.axvspan(memorised + 1, grokked + 1, color="0.9", zorder=0)
-        trained = f"99 % of the training pairs at step {memorised}"
-        acc.set_title(f"{trained}, of the unseen pairs at step {grokked}")
-    rows = neuron_rows(weights, order)
-    names = [*(f"U{s + 1}" for s in range(len(rows) - 1)), "W"]
-    chosen = most_periodic(weights, order, 3)
-    panels = right.subplots(3, 2, sharex="col")
-    for pair, k in zip(panels, chosen, strict=False):  # a small p has fewer frequencies
-        signal, power = pair
-        for name, color, x in zip(names, (TRAIN, ORANGE, TEST), rows, strict=True):
-            signal.plot(x[k], color=color, lw=1, label=name)
-            power.plot(spectrum(x[k]), color=color, lw=1)
-        signal.set_ylabel(f"neuron {k}")
-    corner = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
-    right.axes[0].legend(frameon=False, ncol=3, **corner)
-    right.axes[1].set_title("|rfft|")
-    place = "input n / output class q"
-    right.axes[-2].set_xlabel(place if order is None else f"log of {place}")
-    right.axes[-1].set_xlabel("frequency")
+    loss.set_yscale("log")
+    _delay(acc, history, len(last["W"].T))
+    axes = middle.subplots(1, 3, sharey=True)
+    rows = neuron_rows(last, order)
+    chosen = _clearest(last, order, 3)
+    for ax, k in zip(axes, chosen, strict=False):  # a small p has fewer frequencies
+        _neuron(ax, [x[k] for x in rows], order)
+        ax.set_title(f"neuron {k}{ax.get_title()}")
+    for ax in axes[len(chosen) :]:
+        ax.remove()
+    axes[0].set_ylabel("weight")
+    names = axes[0].get_legend_handles_labels()
+    title = "the clearest neurons, each unwound to one period of its wave"
+    if order is None:
+        title = "the largest neurons, as they stand (no waves are known)"
+    middle.legend(*names, loc="outside upper center", ncol=len(rows), frameon=False, title=title)
+    ends = {"at the start": first, f"after {history['step'][-1]} steps": last}
+    _all_neurons(bottom, ends, order)
     save(fig, path)
 
 
-def most_periodic(weights: dict, order: np.ndarray | None, count: int) -> list[int]:
-    """Neurons of the highest IPR, each of another dominant frequency."""
+def _delay(ax, history: dict, p: int) -> None:
+    """Accuracies and the time between their 99 %; on the right axis the mean IPR, if measured."""
+    curves(ax, history, "accuracy", "accuracy")
+    verbs = {"train": "memorised", "test": "understood"}
+    reached = {verb: step_of_99(history, split) for split, verb in verbs.items()}
+    said = [f"not {x}" if t is None else f"{x} at step {t}" for x, t in reached.items()]
+    ax.set_title(", ".join(said))
+    memorised, understood = reached.values()
+    if memorised is not None and understood is not None and memorised < understood:
+        delay = f"delay: {understood - memorised} steps"
+        ax.axvspan(memorised, understood, color="0.88", lw=0, zorder=0, label=delay)
+    ax.axhline(1 / p, color="0.4", lw=1, ls=":", label=f"chance, 1/{p}")
+    mean_ipr(ax, history["step"], history.get("ipr_mean"))
+    label(ax, 9, ylim=SHARE)
+
+
+def mean_ipr(ax, steps, values) -> None:
+    """The mean IPR on an axis of its own on the right, of the same scale; no axis for None."""
+    if values is not None:
+        ax.plot(steps, values, color=GREEN, ls="-.", label="mean IPR")
+        ax.secondary_yaxis("right").set_ylabel("mean IPR of the neurons", color=GREEN)
+
+
+def dominant(x: np.ndarray) -> np.ndarray:
+    """The largest frequency (not 0, not half of the places) of waves (..., places), places > 2."""
+    power = spectrum(x)
+    return 1 + power[..., 1 : (x.shape[-1] + 1) // 2].argmax(axis=-1)
+
+
+def _clearest(weights: dict, order: np.ndarray | None, count: int) -> list[int]:
+    """Neurons of the largest |W_k| IPR_k, each of another frequency; of the largest |W_k| where no
+    waves are known."""
+    W = neuron_rows(weights, order)[-1]
+    norm = np.linalg.norm(W, axis=1)
+    if order is None:
+        return np.argsort(-norm)[:count].tolist()
     chosen: dict[int, int] = {}
-    read_out = neuron_rows(weights, order)[-1]
-    dominant = spectrum(read_out)[:, 1:].argmax(axis=1)
-    for k in np.argsort(-np.nan_to_num(neuron_ipr(weights, order))):
-        chosen.setdefault(int(dominant[k]), int(k))
+    frequency = dominant(W)
+    is_wave = spectrum(W).argmax(axis=1) == frequency
+    clear = is_wave * norm * np.nan_to_num(neuron_ipr(weights, order))
+    for k in np.argsort(-clear):
+        chosen.setdefault(int(frequency[k]), int(k))
     return list(chosen.values())[:count]
+
+
+def _neuron(ax, rows: list[np.ndarray], order: np.ndarray | None) -> None:
+    """The rows [u_1, ..., u_S, w] of a neuron as dots. Where it is known to be a wave, each stands
+    over (f n) mod p, f its frequency: so unwound, it is one period of a cosine (the lines)."""
+    S = len(rows) - 1
+    looks = [(f"U{s + 1}[n]", INPUTS[s % len(INPUTS)], "os"[s % 2]) for s in range(S)]
+    looks.append(("W[q]", TEST, "^"))
+    for x, (name, color, marker) in zip(rows, looks, strict=True):
+        n = np.arange(len(x))
+        ax.set_xlabel("element n or q")
+        if order is not None:
+            f = dominant(x)
+            at = np.linspace(0, len(x), 200)
+            wave = np.fft.rfft(x)[f] * np.exp(2j * np.pi * at / len(x))
+            ax.plot(at, x.mean() + 2 / len(x) * wave.real, color=color, lw=1)
+            n = f * n % len(x)
+            place = "log n" if order[0] else "n"  # products: 1, g, g^2, ...
+            ax.set(title=f": frequency {f}", xlabel=f"({f} {place}) mod {len(x)}")
+        ax.plot(n, x, marker, color=color, ms=2.5, mew=0, label=name)
+    ax.locator_params(axis="x", integer=True)
+
+
+def _all_neurons(fig, ends: dict[str, dict], order: np.ndarray | None) -> None:
+    """The read-out of all neurons at the start and at the end, and the histogram of their IPR.
+
+    A row is the spectrum of a neuron, divided by its norm; rows are sorted by the frequency at the
+    end. Where no waves are known, rows are |W|, and norms stand in for the IPR."""
+    axes = fig.subplots(1, 3, width_ratios=(1, 1, 1.2))
+    W = {name: neuron_rows(weights, order)[-1] for name, weights in ends.items()}
+    if order is None:
+        shown = {name: np.abs(x) for name, x in W.items()}
+        values = {name: np.linalg.norm(x, axis=1) for name, x in W.items()}
+        names = ("element q", "norm of a neuron's W")
+    else:
+        shown = {name: spectrum(x) for name, x in W.items()}
+        values = {name: neuron_ipr(weights, order) for name, weights in ends.items()}
+        names = ("frequency", "IPR of a neuron (1: one wave)")
+    last = list(shown.values())[-1]
+    sort = np.argsort(last.argmax(axis=1), kind="stable")
+    shown_rows = sort[:: -(-len(sort) // 100)]  # at most 100, evenly
+    for ax, (name, x) in zip(axes, shown.items(), strict=False):
+        norm = np.linalg.norm(x, axis=1, keepdims=True)
+        share = x / np.where(norm > 0, norm, 1)
+        largest = (share.max(axis=1) ** 2).mean()
+        title = f"{name}: {largest:.0%} of the\npower in one {names[0]}"
+        style = UNIT | {"aspect": "auto", "cmap": "Greys"}
+        drawn = image(ax, share[shown_rows], style, title=title, xlabel=names[0])
+    axes[0].set_ylabel(f"{len(shown_rows)} of {len(sort)} neurons, sorted")
+    fig.colorbar(drawn, ax=axes[1], label="share of the norm")
+    means = {f"{name}, mean {mean_known(x):.2f}": x for name, x in values.items()}
+    top = 1 if order is not None else max(x.max() for x in values.values())
+    style = {"histtype": "stepfilled", "alpha": 0.8, "log": True}
+    histograms(axes[2], means, np.linspace(0, top, 41), ("0.6", TEST), **style)
+    axes[2].set(xlabel=names[1], ylabel="neurons")
+    axes[2].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
 def analytic(weights, order, profile, terms, sweep, predicted: int | None, path: Path) -> None:
