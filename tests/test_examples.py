@@ -580,7 +580,7 @@ def test_critical_init_of_every_kind(flags, critical, tmp_path):
 
 @slow
 def test_the_papers_numbers_stand_only_beside_its_setting(tmp_path):
-    """The default has another loss and decay: its table says which flags the paper's numbers need."""
+    """The default has another loss and decay: it says which flags the paper's numbers need."""
     own = succeeded(run("grok_addition", "--p 13 --width 20 --steps 20 --no-plot", cwd=tmp_path))
     assert "paper's numbers, in its setting: --loss mse" in own.stdout
     assert "0.85" not in own.stdout

@@ -53,10 +53,10 @@ def test_a_neuron_is_unwound_to_one_period():
     p = 23
     weights = addition_weights(tg.addition(p, (2, 3)), 5 * 6, "exact")
     rows = plots.neuron_rows(weights, np.arange(p))
-    chosen = plots._clearest(weights, np.arange(p), 3)
+    chosen = plots._clearest(rows, 3)
     assert len({int(plots.dominant(rows[-1][k])) for k in chosen}) == 3
     ax = style.figure(3, 3).subplots()
-    plots._neuron(ax, [x[chosen[0]] for x in rows], np.arange(p))
+    plots._neuron(ax, chosen[0], [x[chosen[0]] for x in rows], np.arange(p))
     waves, dots = ax.lines[::2], ax.lines[1::2]
     assert len(dots) == 3
     for wave, dot in zip(waves, dots, strict=True):
@@ -70,8 +70,7 @@ def test_waves_of_half_the_circle_or_none_are_not_chosen():
     """A sign that alternates and a constant have IPR 1, but there is no period to see."""
     n = np.arange(12)
     W = np.array([(-1.0) ** n, np.ones(12), np.cos(2 * np.pi * 5 * n / 12)])
-    weights = {"U": np.array([W.T, W.T]), "W": W}
-    assert plots._clearest(weights, n, 3)[0] == 2
+    assert plots._clearest([W, W, W], 3)[0] == 2
     assert plots.dominant(W[2]) == 5
 
 

@@ -12,6 +12,7 @@ from ..engine.files import atomic_write
 from .colors import TEST, TRAIN, UNIT
 
 SHARE = (-0.02, 1.02)  # limits of an axis of accuracies
+FILLED: dict[str, Any] = {"histtype": "stepfilled", "alpha": 0.8}  # a style of histograms
 LOOK: dict[Any, Any] = {"axes.titlesize": 9, "font.size": 9}
 LOOK |= {"axes.spines.top": False, "axes.spines.right": False}
 
@@ -51,12 +52,15 @@ def panels(count: int, width: float, height: float, columns: int = 4):
     return fig, list(axes[:count])
 
 
-def label(ax, size: float = 7, heading: str | None = None, **properties) -> None:
-    """Set properties of axes; what is labelled gets a legend, with a heading, in a letter size."""
+def label(ax, size: float = 8, heading: str | None = None, above: int = 0, **properties) -> None:
+    """Set properties of axes; what is labelled gets a legend, with a heading, in a letter size.
+
+    above    columns of a legend that stands above the axes, where it covers no curve; 0: inside"""
     ax.set(**properties)
     handles, _ = ax.get_legend_handles_labels()
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.04), "ncol": above} if above else {}
     if handles:
-        ax.legend(frameon=False, fontsize=size, title=heading, title_fontsize=size)
+        ax.legend(frameon=False, fontsize=size, title=heading, title_fontsize=size, **place)
 
 
 def lines(ax, curves: dict, colors=None, x=None, **style) -> None:

@@ -226,5 +226,4 @@ def mean_ipr(run: Training) -> dict[str, float]:
     """
     if run.order is None:
         return {}
-    iprs = neuron_ipr(run.params.to_host(), run.order)
-    return {"ipr_mean": mean_known(iprs)}
+    return {"ipr_mean": mean_known(neuron_ipr(run.params.to_host(), run.order))}
