@@ -6,8 +6,8 @@ from helpers import small_run
 
 import tinygrok as tg
 from tinygrok.analytic.addition import addition_weights
+from tinygrok.plots import corrupted_labels, style
 from tinygrok.plots import modular_polynomials as plots
-from tinygrok.plots import style
 from tinygrok.probes.fourier import mean_known, neuron_ipr
 from tinygrok.tasks.groups import dihedral
 from tinygrok.training.tables import Training, mean_ipr
@@ -114,3 +114,43 @@ def test_pictures_are_small_and_keep_their_colors(tmp_path):
     assert (pixels[0, 0] == 255).all()
     blue = np.round(np.multiply(to_rgb(plots.TEST), 255))
     assert np.abs(pixels - blue).max(axis=-1).min() <= 8
+
+
+@pytest.mark.parametrize(("points", "contours"), [(1, 0), (3, 0), (5, 1)])
+def test_diagrams_stay_within_0_and_1(points, contours, monkeypatch):
+    """Cells of a coarse grid reach beyond, the axes do not; three points have no contour."""
+    figures = []
+    monkeypatch.setattr(corrupted_labels, "save", lambda fig, path: figures.append(fig))
+    axis = np.linspace(0.1, 0.9, points)
+    test = np.outer(axis, 1 - axis) * 1.2
+    grid = {"phase": np.zeros((points, points), int), "train": test, "test": test}
+    corrupted_labels.diagram({"weight decay 0": grid}, axis, axis, "x.png")
+    for ax in figures[0].axes[:3]:
+        for low, high in (ax.get_xlim(), ax.get_ylim()):
+            assert 0 <= low < high <= 1
+        assert len(ax.collections) == contours
+
+
+def test_no_legend_covers_the_curves_of_corrupted_labels(monkeypatch):
+    """Legends stand above the axes; the filter names its networks once each."""
+    figures = []
+    monkeypatch.setattr(corrupted_labels, "save", lambda fig, path: figures.append(fig))
+    steps = [0, 10, 100]
+    names = [f"{split}_{x}" for split in corrupted_labels.SPLITS for x in ("accuracy", "loss")]
+    names += [f"{x}_{name}" for name in ("U1", "U2", "W") for x in ("ipr", "norm")]
+    history = {name: [0.1, 0.5, 0.9] for name in (*names, "gradient_share", "filtered_test")}
+    phases = ["Confusion", "Memorization", "Coexistence"]
+    corrupted_labels.training(history | {"step": steps}, phases, "x.png")
+    fig = figures[0]
+    fig.draw_without_rendering()
+    for ax in (fig.axes[0], fig.axes[2]):
+        assert ax.get_legend().get_window_extent().y0 > ax.get_window_extent().y1
+    curves = {split: np.ones((2, 4)) for split in corrupted_labels.SPLITS}
+    known = {"G test": np.ones(5), "R corrupted": np.zeros(5)}
+    networks = dict.fromkeys(("trained", "initial weights", "random labels"), known)
+    ipr = {"initial": np.array([0.1, np.nan]), "final": np.array([0.1, 0.9])}
+    pruned = dict.fromkeys(("IPR, lowest first", "IPR, highest first", "chance"), curves)
+    corrupted_labels.neurons(ipr, pruned, np.linspace(0, 1, 4), networks, None, "x.png")
+    filt = figures[1].axes[3]
+    assert [text.get_text() for text in filt.get_legend().get_texts()] == list(networks)
+    assert len({line.get_color() for line in filt.lines}) == 3

@@ -82,7 +82,8 @@ def _pruning(ax, shares: np.ndarray, curves: dict) -> None:
         seeds = curves[split]
         color, ls, name = SPLITS[split]
         ax.plot(shares, seeds.mean(axis=0), color=color, ls=ls, label=name)
-        ax.fill_between(shares, seeds.min(axis=0), seeds.max(axis=0), color=color, alpha=0.25, lw=0)
+        lowest = seeds.min(axis=0)
+        ax.fill_between(shares, lowest, seeds.max(axis=0), color=color, alpha=0.25, lw=0)
 
 
 def examples(
@@ -134,16 +135,17 @@ def diagram(grids: dict[str, dict[str, np.ndarray]], alphas, xis, path: Path) ->
     The black line is the contour of 90 % test accuracy; fewer than five points have none. alpha is
     horizontal, xi vertical.
     grids {title: {"phase": (A, X) numbers in PHASES, "train": (A, X), "test": (A, X)}}"""
-    fig = figure(1.8 * len(grids) + 1.2, 6.4)
+    fig = figure(max(4.2, 1.8 * len(grids) + 1.2), 6.4)
     axes = fig.subplots(3, len(grids), sharex=True, sharey=True, squeeze=False)
     extent = (*_edges(alphas), *_edges(xis))
+    limits = np.clip(extent, 0, 1)
     options = {"origin": "lower", "extent": extent, "aspect": "auto", "interpolation": "nearest"}
     for column, (title, grid) in zip(axes.T, grids.items(), strict=True):
         column[0].imshow(grid["phase"].T, **_categories(*COLORS), **options)
         column[0].set_title(title)
         for ax, key in zip(column[1:], ("train", "test"), strict=True):
             ax.imshow(grid[key].T, **UNIT, **options)
-        column[0].set(xlim=np.clip(extent[:2], 0, 1), ylim=np.clip(extent[2:], 0, 1))  # shared
+        column[0].set(xlim=limits[:2], ylim=limits[2:])  # shared by all
         test = grid["test"]
         if min(test.shape) > 4 and np.nanmin(test) < 0.9 < np.nanmax(test):
             for ax in column:

@@ -69,7 +69,8 @@ def _clearest(rows: list[np.ndarray], count: int) -> list[int]:
     """Neurons of the largest |W_k| IPR_k, each of another frequency; rows [U_1, ..., U_S, W]."""
     frequency = dominant(rows[-1])
     is_wave = spectrum(rows[-1]).argmax(axis=1) == frequency
-    clear = is_wave * np.linalg.norm(rows[-1], axis=1) * np.mean([ipr(x) for x in rows], axis=0)
+    iprs = np.mean([ipr(x) for x in rows], axis=0)
+    clear = is_wave * iprs * np.linalg.norm(rows[-1], axis=1)
     chosen: dict[int, int] = {}
     for k in np.argsort(-np.nan_to_num(clear)):
         chosen.setdefault(int(frequency[k]), int(k))
