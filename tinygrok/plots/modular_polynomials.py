@@ -85,7 +85,7 @@ def _clearest_neurons(fig, weights: dict, order: np.ndarray | None) -> None:
         _neuron(ax, k, [x[k] for x in rows], order)
     axes[0].set_ylabel("weight")
     names = axes[0].get_legend_handles_labels()
-    title = "clear neurons, unwound: one period each" if order is not None else "as they stand"
+    title = "neurons, unwound: one period each" if order is not None else "neurons as they stand"
     fig.legend(*names, loc="outside upper center", ncol=len(rows), title=title, frameon=False)
 
 
