@@ -264,5 +264,5 @@ def _accuracies(ax, rows: dict[str, dict], looks: dict[str, dict]) -> None:
     ax.plot(chance, names, "k|", ms=10, label="chance (majority answer)")
     ax.plot(coverage, names, "kx", ms=5, label="test inputs with a sibling in training")
     ax.invert_yaxis()
-    ax.set(title="grey: no h(g1 + g2), no h(g1 g2)", xlim=(0, 1.02))
+    ax.set(title="test accuracy; grey: no h(g1 + g2), h(g1 g2)", xlim=(0, 1.02))
     ax.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, -0.1))
