@@ -1,14 +1,13 @@
 """Pairs NAME_forward, NAME_backward of a user's own file as cases of the audit."""
 
 import functools
-import traceback
 import types
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from _own_file import refusing
 
 from tinygrok.audit.case import Case, Pair, replaced
 from tinygrok.audit.checker import Row, along, audit, central_difference, complex_step
@@ -18,15 +17,14 @@ from tinygrok.engine.errors import InputError
 WITHOUT_DX = ("embedding", "attention")  # they write all gradients into arrays
 
 
-def cases(path: Path) -> list[Case]:
-    """The cases of all pairs in a file.
+def cases(path: Path, names: dict) -> list[Case]:
+    """The cases of all pairs in a file that defines these names.
 
     Where the library has an operation or an activation NAME, its own cases are run with the user's
     pair, whose results must also be those of the library. Another NAME needs NAME_inputs =
     {"x": (3, 4), ...}, the shapes of what forward takes after dev; backward returns the gradient of
     the first and writes those of the others into arrays.
     """
-    names = _load(path)
     own = {k: f for k, f in names.items() if callable(f) and not _of_library(f)}
     pairs = {k.rsplit("_", 1)[0] for k in own if k.endswith(("_forward", "_backward"))}
     if not pairs:
@@ -47,14 +45,14 @@ def cases(path: Path) -> list[Case]:
             inputs = _inputs(path, name, names.get(f"{name}_inputs"))
             found.append(Pair(name, inputs, (forward, backward), dx=next(iter(inputs))))
     for case in found:
-        with _refusing(path, case.name):
+        with refusing(path, case.name):
             case.analytic = _is_analytic(case)
     return found
 
 
 def audited(path: Path, case: Case, seed: int) -> list[Row]:
     """Rows of a user's case, in float64; InputError where it raises, or gives wrong shapes."""
-    with _refusing(path, case.name):
+    with refusing(path, case.name):
         rows = audit(case, seed)
     for row in rows:
         if row.method == "shape":
@@ -63,44 +61,9 @@ def audited(path: Path, case: Case, seed: int) -> list[Row]:
     return [row for row in rows if row.method != "float32"]
 
 
-def _load(path: Path) -> dict:
-    """The names that a file defines."""
-    names = {"__name__": path.stem, "__file__": str(path)}
-    try:
-        code = compile(path.read_text(), str(path), "exec")
-        exec(code, names)
-    except OSError as error:
-        raise InputError(f"--file {path}: {error.strerror}") from error
-    except SyntaxError as error:
-        raise InputError(f"{path}, line {error.lineno}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        raise InputError(_describe(path, error)) from error
-    return names
-
-
 def _of_library(function: Callable) -> bool:
     """Imported from tinygrok, and not the user's own."""
     return (getattr(function, "__module__", None) or "").startswith("tinygrok")
-
-
-def _describe(path: Path, error: BaseException) -> str:
-    """One line: the last line of the file that was at work, and the error."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    line = f", line {lines[-1]}" if lines else ""
-    text = " ".join(str(error).split())
-    return f"{path}{line}: {type(error).__name__}: {text}"
-
-
-@contextmanager
-def _refusing(path: Path, title: str) -> Iterator[None]:
-    """An InputError for what the user's functions raise in a case."""
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}, in the case {title!r}") from error
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{_describe(path, error)}, in the case {title!r}") from error
 
 
 def _checked_forward(forward: Callable) -> Callable:
@@ -137,7 +100,7 @@ def _cases_of_library(path: Path, name: str, module: types.ModuleType, pair: tup
     for title, build in OPERATIONS.items():
         right = build(title)
         if right.source[0] is library:
-            with _refusing(path, title), replaced(own):
+            with refusing(path, title), replaced(own):
                 case = build(title)
             case.more["the library"] = functools.partial(_results, right)
             found.append(case)

@@ -2,7 +2,7 @@
 
     python examples/audit_gradients.py                    # everything the library has
     python examples/audit_gradients.py --op softmax       # one operation, entry by entry
-    python examples/audit_gradients.py --file mine.py     # pairs of your own
+    python examples/audit_gradients.py --file mine.py     # pairs of your own, or an exercise
 
 Exit code 1 when a gradient is wrong. Every operation is one line, the check that came closest to
 its tolerance, or those that failed; `--op` prints all checks, the formulas, the plain version of a
@@ -24,7 +24,13 @@ your results are held against the library's. For another NAME the file states th
         (x,) = cache
         return 3 * x**2 * dy
 
-A file that cannot be run, or gives gradients of wrong shapes, is refused by one line, exit code 2.
+An exercise is a file that examples/exercise.py has written. It is marked: the verdict on every
+tensor, the first wrong entries with what was expected, and a hint where the numbers are those of a
+known kind of error. Exit code 1 when something is wrong or not written yet; nothing is saved.
+
+Either file is your own code, and is run as such, with all that it may do; only its time is limited
+(--seconds). A file that cannot be run, or a pair that gives gradients of wrong shapes, is refused
+by one line, exit code 2.
 """
 
 import argparse
@@ -37,6 +43,8 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
+import _exercises_marking as marking
+import _own_file as own_file
 import _own_pairs as own_pairs
 
 from tinygrok.audit.case import Case, cpu_device
@@ -56,10 +64,12 @@ def arguments(argv=None):
     p.formatter_class = type("Help", formatters, {})
     add = p.add_argument
     op = "audit the operations whose name contains NAME, with formulas"
-    own = "audit pairs NAME_forward, NAME_backward of this file"
+    own = "audit pairs NAME_forward, NAME_backward of this file, or mark the exercise in it"
+    limit = "time limit of --file"
     seed = "seed of cotangents and directions"
     add("--op", default="", metavar="NAME", help=op)
     add("--file", type=Path, metavar="PATH", help=own)
+    add("--seconds", type=cli.positive(), default=60.0, help=limit)
     add("--directions-seed", type=cli.integer(0), default=0, help=seed)
     p.set_defaults(dtype="float64")
     args = cli.parse(p, argv)
@@ -138,13 +148,12 @@ def worst(rows: list[Row]) -> list[Row]:
     return failed or [max(rows, key=lambda row: row.error / max(row.tolerance, 1e-300))]
 
 
-def choose(args) -> list[Case]:
+def choose(args, own: list[Case] | None) -> list[Case]:
     """The library's cases, or those of the user's file, by name."""
-    if args.file is None:
+    if own is None:
         chosen = cases(args.op)
         names = list(BUILDERS)
     else:
-        own = own_pairs.cases(args.file)
         chosen = [case for case in own if args.op in case.name]
         names = [case.name for case in own]
     if not chosen:
@@ -152,10 +161,10 @@ def choose(args) -> list[Case]:
     return chosen
 
 
-def main(argv=None):
-    args = arguments(argv)
+def report(args, own: list[Case] | None = None) -> int:
+    """Audit the library's cases, or those of the user's file; print and save what is found."""
     began = time.perf_counter()
-    chosen = choose(args)
+    chosen = choose(args, own)
     dev = cpu_device()
     dev.reason = f"CPU, NumPy {np.__version__}, float64 and complex128"
     experiment = cli.Experiment(args, dev)
@@ -165,12 +174,12 @@ def main(argv=None):
     for case in chosen:
         if args.op:
             print_case(case)
-        if args.file is None:
+        if own is None:
             found = audit(case, args.directions_seed)
         else:
             found = own_pairs.audited(args.file, case, args.directions_seed)
         rows += found
-        shown += found if args.op or args.file else worst(found)
+        shown += found if args.op or own else worst(found)
     print(table(shown))
     failed = [r for r in rows if not r.passed]
     double = [r.error for r in rows if r.method != "float32"]
@@ -187,6 +196,23 @@ def main(argv=None):
     done = f"{len(rows)} checks of {len(chosen)} operations in {seconds:.1f} s"
     print(f"\n{done}, {len(failed)} failed; results in {out}")
     return 1 if failed else 0
+
+
+def own_report(args) -> int:
+    """Run the user's file, and mark the exercise in it, or audit its pairs."""
+    names = own_file.load(args.file)
+    if "EXERCISE" not in names:
+        return report(args, own_pairs.cases(args.file, names))
+    if args.op:
+        raise InputError(f"--op is for pairs; {args.file} is an exercise, and is marked as a whole")
+    return marking.mark(args.file, names)
+
+
+def main(argv=None):
+    args = arguments(argv)
+    if args.file is None:
+        return report(args)
+    return own_file.in_process(args.file, args.seconds, own_report, args)
 
 
 if __name__ == "__main__":

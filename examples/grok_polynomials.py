@@ -99,15 +99,18 @@ def build(args, dev, tasks):
     optimizer = AdamW(dev, params, grads, lr=args.lr, betas=(0.9, 0.999), weight_decay=decay)
     data = [(everything[:, train], y[train]) for y in labels]
 
-    def explained(run):
+    product = list(tasks).index(PRODUCT)
+
+    def waves(run):
         shares = np.full(len(tasks), np.nan)
         for e, task in enumerate(tasks.values()):
             if task.circle:
                 shares[e] = fit_waves(run.params.to_host(e), task.circle).total
-        return {"explained": shares}
+        iprs = neuron_ipr(run.params.to_host(product), tasks[PRODUCT].wave_order)
+        return {"explained": shares, "ipr_product": mean_known(iprs)}
 
     seeds = [args.seed] * len(tasks)
-    run = Training(dev, net, optimizer, data, evaluation, seeds, extra=explained)
+    run = Training(dev, net, optimizer, data, evaluation, seeds, extra=waves)
     return run, train, test
 
 

@@ -142,9 +142,9 @@ def test_a_group_trains_without_an_ipr(flags, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("p", ["2", "5"])
-def test_a_tiny_modulus_has_a_figure(p, tmp_path):
-    done = example("grok_addition", "--p", p, "--steps", "20", folder=tmp_path)
+@pytest.mark.parametrize(("task", "p"), [("addition", "2"), ("addition", "5"), ("division", "3")])
+def test_a_tiny_modulus_has_a_figure(task, p, tmp_path):
+    done = example("grok_addition", "--task", task, "--p", p, "--steps", "20", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "out").glob("*.png"))
 

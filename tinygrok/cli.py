@@ -102,12 +102,17 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """A parser with the flags that all examples have; the example adds its own.
+def bare_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser without flags, whose errors take one line.
 
     doc: the example's docstring, whose first line describes it; None under python -OO"""
     first = (doc or "").partition("\n")[0]
-    p = _Parser(prog=f"{name}.py", description=first, formatter_class=_Help)
+    return _Parser(prog=f"{name}.py", description=first, formatter_class=_Help)
+
+
+def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the flags that all examples have; the example adds its own."""
+    p = bare_parser(name, doc)
     add = p.add_argument
     out = Path("runs") / name
     add("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")

@@ -1,9 +1,10 @@
-"""The colours of all figures."""
+"""The colours of all figures: those of Okabe and Ito, which the colour-blind can tell apart."""
 
-TRAIN = "#c44e52"
-TEST = "#4c72b0"
-ORANGE = "#dd8452"
-GREEN = "#55a868"
-PURPLE = "#8172b3"
+TRAIN = "#d55e00"
+TEST = "#0072b2"
+ORANGE = "#e69f00"
+GREEN = "#009e73"
+PURPLE = "#cc79a7"
+INPUTS = (TRAIN, ORANGE, GREEN, PURPLE)  # layers of the inputs; the read-out is TEST
 SETS = {"id_train": TRAIN, "id_test": ORANGE, "ood_train": TEST, "ood_test": GREEN}
 UNIT = {"vmin": 0, "vmax": 1}  # how to colour an image of shares

@@ -6,40 +6,40 @@ import numpy as np
 
 from ..probes.phases import PHASES
 from .colors import GREEN, ORANGE, PURPLE, TEST, TRAIN, UNIT
-from .style import SHARE, figure, histograms, image, label, lines, panels, save
+from .style import FILLED, SHARE, figure, histograms, image, label, lines, panels, save
 
 SPLITS = {
-    "train": (TRAIN, "train, as given"),
-    "corrupted": (ORANGE, "corrupted, as given"),
-    "corrupted_true": (GREEN, "corrupted, true label"),
-    "uncorrupted": (PURPLE, "uncorrupted"),
-    "test": (TEST, "test"),
+    "train": (TRAIN, "-", "train, as given"),
+    "corrupted": (ORANGE, "--", "corrupted, as given"),
+    "corrupted_true": (GREEN, ":", "corrupted, true label"),
+    "uncorrupted": (PURPLE, "-.", "uncorrupted"),
+    "test": (TEST, "-", "test"),
 }
+MATRICES = {"U1": (TRAIN, "-"), "U2": (ORANGE, "--"), "W": (TEST, "-.")}
 COLORS = ("#e07a5f", "#f2cc8f", "#81b29a", "#3d5a80", "#6d6875", "#c9cbd0", "#000000")
 PHASE_COLORS: dict[str, str] = dict(zip(PHASES, COLORS, strict=True))
 
 
 def training(history: dict, phases: list[str], path: Path) -> None:
     """Accuracies and losses of every split, phase, IPR, gradient share and weight norms by step."""
-    fig = figure(11, 6.5)
+    fig = figure(8, 6.4)
     (acc, loss), (ipr, norm) = fig.subplots(2, 2, sharex=True)
     steps = np.asarray(history["step"]) + 1
-    for split, (color, name) in SPLITS.items():
-        acc.plot(steps, history[f"{split}_accuracy"], color=color, label=name)
-        loss.plot(steps, history[f"{split}_loss"], color=color)
+    for split, (color, ls, name) in SPLITS.items():
+        acc.plot(steps, history[f"{split}_accuracy"], color=color, ls=ls, label=name)
+        loss.plot(steps, history[f"{split}_loss"], color=color, ls=ls)
     strip = {"ymin": 1.0, "ymax": 1.03, "lw": 0, "clip_on": False}
     for i, phase in enumerate(phases[:-1]):
         acc.axvspan(steps[i], steps[i + 1], color=PHASE_COLORS[phase], **strip)
-    label(acc, xscale="log", ylim=SHARE, ylabel="accuracy (strip: phase)")
+    label(acc, above=2, xscale="log", ylim=SHARE, ylabel="accuracy (strip: phase)")
     _phase_legend(fig, [name for name in PHASES if name in phases])
     loss.set(yscale="log", ylabel="loss")
-    for ax, quantity in ((ipr, "ipr"), (norm, "norm")):
-        by_matrix = {name: history[f"{quantity}_{name}"] for name in ("U1", "U2", "W")}
-        lines(ax, by_matrix, x=steps)
-    share = {"gradient share of corrupted labels": history["gradient_share"]}
-    lines(ipr, share, ["0.5"], steps, ls=":")
-    ipr.plot(steps, history["filtered_test"], "k--", label="test accuracy, one frequency a neuron")
-    label(ipr, xlabel="step + 1", ylabel="mean IPR, shares", ylim=SHARE)
+    for name, (color, ls) in MATRICES.items():
+        ipr.plot(steps, history[f"ipr_{name}"], color=color, ls=ls, label=f"IPR {name}")
+        norm.plot(steps, history[f"norm_{name}"], color=color, ls=ls, label=f"|{name}|")
+    ipr.plot(steps, history["gradient_share"], "0.5", label="gradient: share of corrupted")
+    ipr.plot(steps, history["filtered_test"], "k:", label="test, one frequency a neuron")
+    label(ipr, above=2, xlabel="step + 1", ylabel="mean IPR, shares", ylim=SHARE)
     label(norm, xlabel="step + 1", ylabel="weight norm")
     save(fig, path)
 
@@ -53,19 +53,21 @@ def neurons(
     curves      {order: {split: (seeds, n)}}: mean and range are shown, against shares (n,)
     filtration  {network: {"G test": (k,), "R corrupted": (k,)}}
     gain        (IPR, |gain|, |gain| |W|) or None"""
-    fig, (hist, first, second, filt, third, last) = panels(6, 3.7, 3.3, 3)
-    edges = np.linspace(0, 1, 41)
-    histograms(hist, ipr, edges, ("0.7", TEST), histtype="stepfilled", alpha=0.8)
-    label(hist, 9, xlabel="IPR of a neuron", ylabel="neurons")
+    fig, (hist, first, second, filt, third, last) = panels(6, 2.8, 2.8, 3)
+    histograms(hist, ipr, np.linspace(0, 1, 41), ("0.6", TEST), **FILLED, log=True)
+    label(hist, xlabel="IPR of a neuron", ylabel="neurons")
     for order, ax in zip(curves, (first, second, third, last), strict=False):
         _pruning(ax, shares, curves[order])
         ax.set(title=f"prune by {order}", xlabel="share of neurons removed", ylim=SHARE)
-    label(first, ylabel="accuracy")
-    for name, ls in zip(filtration, ("-", ":", "--"), strict=True):
-        values = filtration[name]
-        for part, color in (("G test", TEST), ("R corrupted", ORANGE)):
-            lines(filt, {f"{part}, {name}": values[part]}, [color], ls=ls, marker=".")
-    label(filt, 6, xlabel="frequencies kept (G), removed (R)", ylabel="accuracy", ylim=SHARE)
+    first.set_ylabel("accuracy")
+    splits = first.get_legend_handles_labels()
+    fig.legend(*splits, loc="outside lower center", ncol=4, frameon=False)
+    looks = ((TEST, 1.5), ("0.75", 5), (TRAIN, 1.5))  # the two controls may coincide
+    for (color, lw), (name, values) in zip(looks, filtration.items(), strict=True):
+        lines(filt, {name: values["G test"]}, [color], marker="o", ms=4, lw=lw)
+        lines(filt, {"_": values["R corrupted"]}, [color], ls="--", marker="x", ms=4, lw=lw)
+    title = "solid: test, k frequencies kept\ndashed: corrupted, k removed"
+    label(filt, title=title, xlabel="k", ylabel="accuracy", ylim=SHARE)
     if gain is not None:
         neuron_ipr, scale, scale_times_readout = gain
         last.clear()
@@ -78,11 +80,10 @@ def neurons(
 def _pruning(ax, shares: np.ndarray, curves: dict) -> None:
     for split in ("train", "corrupted", "uncorrupted", "test"):
         seeds = curves[split]
-        color, name = SPLITS[split]
-        ax.plot(shares, seeds.mean(axis=0), color=color, label=name)
+        color, ls, name = SPLITS[split]
+        ax.plot(shares, seeds.mean(axis=0), color=color, ls=ls, label=name)
         lowest = seeds.min(axis=0)
-        highest = seeds.max(axis=0)
-        ax.fill_between(shares, lowest, highest, color=color, alpha=0.25, lw=0)
+        ax.fill_between(shares, lowest, seeds.max(axis=0), color=color, alpha=0.25, lw=0)
 
 
 def examples(
@@ -92,7 +93,7 @@ def examples(
 
     predicted, given, true (p, p) labels; train (p, p) mask
     margins (from periodic neurons, from the others), of every corrupted example"""
-    fig = figure(10, 4.6)
+    fig = figure(8, 3.7)
     table, scatter = fig.subplots(1, 2, width_ratios=(1.2, 1))
     right = predicted == true
     kinds = {  # an entry is of the first kind that holds
@@ -104,15 +105,14 @@ def examples(
     }
     kind = np.select(list(kinds.values()), range(len(kinds)))
     look = _categories("#a8c5e8", "#1f2a44", "#e8e4da", ORANGE, TRAIN)
-    drawn = image(table, kind, look, xlabel="n2", ylabel="n1")
-    table.set_title("what the network answers")
+    drawn = image(table, kind, look, title="what the network answers", xlabel="n2", ylabel="n1")
     bar = fig.colorbar(drawn, ax=table, ticks=range(5), shrink=0.8)
-    bar.ax.set_yticklabels(list(kinds), fontsize=7)
+    bar.ax.set_yticklabels(list(kinds), fontsize=8)
     scatter.axhline(0, color="0.8")
     scatter.axvline(0, color="0.8")
     scatter.scatter(*margins, s=5, color=ORANGE)
     scatter.set(xlabel="from neurons with IPR > 0.5", ylabel="from the others")
-    scatter.set_title("corrupted examples: given logit minus mean logit")
+    scatter.set_title("corrupted: given logit minus mean logit")
     save(fig, path)
 
 
@@ -124,7 +124,7 @@ def releases(steps: np.ndarray, memorised: np.ndarray, released: np.ndarray, pat
         happened = np.isfinite(times).sum()
         counted[f"{name} ({happened} of {len(times)})"] = times + 1
     edges = np.unique([0, *(np.asarray(steps) + 1)])
-    histograms(ax, counted, edges, (ORANGE, GREEN), histtype="stepfilled", alpha=0.7)
+    histograms(ax, counted, edges, (ORANGE, TEST), **FILLED)
     label(ax, 9, xscale="log", xlabel="step + 1", ylabel="corrupted examples")
     save(fig, path)
 
@@ -132,19 +132,22 @@ def releases(steps: np.ndarray, memorised: np.ndarray, released: np.ndarray, pat
 def diagram(grids: dict[str, dict[str, np.ndarray]], alphas, xis, path: Path) -> None:
     """Phase diagrams: a column per regularisation; rows phase, train accuracy, test accuracy.
 
-    The black line is the contour of 90 % test accuracy. alpha is horizontal, xi vertical.
+    The black line is the contour of 90 % test accuracy; fewer than five points have none. alpha is
+    horizontal, xi vertical.
     grids {title: {"phase": (A, X) numbers in PHASES, "train": (A, X), "test": (A, X)}}"""
-    fig = figure(2.6 * len(grids) + 1.2, 7.6)
+    fig = figure(max(4.2, 1.8 * len(grids) + 1.2), 6.4)
     axes = fig.subplots(3, len(grids), sharex=True, sharey=True, squeeze=False)
     extent = (*_edges(alphas), *_edges(xis))
+    limits = np.clip(extent, 0, 1)
     options = {"origin": "lower", "extent": extent, "aspect": "auto", "interpolation": "nearest"}
     for column, (title, grid) in zip(axes.T, grids.items(), strict=True):
         column[0].imshow(grid["phase"].T, **_categories(*COLORS), **options)
         column[0].set_title(title)
         for ax, key in zip(column[1:], ("train", "test"), strict=True):
             ax.imshow(grid[key].T, **UNIT, **options)
+        column[0].set(xlim=limits[:2], ylim=limits[2:])  # shared by all
         test = grid["test"]
-        if min(test.shape) > 1 and np.nanmin(test) < 0.9 < np.nanmax(test):
+        if min(test.shape) > 4 and np.nanmin(test) < 0.9 < np.nanmax(test):
             for ax in column:
                 ax.contour(alphas, xis, test.T, levels=[0.9], colors="k", linewidths=0.8)
         column[-1].set_xlabel("training fraction")

@@ -51,6 +51,11 @@ def first_step(steps, values, reached) -> int | None:
     return None
 
 
+def step_of_99(history: dict, split: str) -> int | None:
+    """The first step of a single run with an accuracy of at least 0.99 on a split."""
+    return first_step(history["step"], history[f"{split}_accuracy"], lambda a: a >= 0.99)
+
+
 def two_stages(steps, test, corrupted) -> tuple[int | None, int | None]:
     """(step_grok, step_unlearn) of a run; None for what did not happen.
 

@@ -14,7 +14,7 @@ from ..engine.optim import Optimizer
 from ..engine.rng import STREAMS, generator, mask_keys
 from ..models.mlp import TwoLayerNet
 from ..ops.dropout import check_rate_host
-from ..probes.phases import first_step
+from ..probes.fourier import mean_known, neuron_ipr
 from ..tasks.modular import ModularTask, TaskError
 from .batches import Batch, Labelled, TableBatch
 from .loop import Run, equip
@@ -81,7 +81,8 @@ class Training(Run):
     seeds        one seed, or one per member: they drive dropout masks and the order of minibatches
     batch_size   None: full batch; else minibatches, the last incomplete one of an epoch dropped
     dropout      rate, or one per member
-    extra        further numbers to record with every measurement: run -> {name: array}
+    extra        further numbers to record with every measurement: run -> {name: array}, such as
+                 mean_ipr; it may also be set later
 
     >>> import tinygrok as tg
     >>> net = tg.TwoLayerNet(p=11, width=60)
@@ -92,7 +93,7 @@ class Training(Run):
     """
 
     model: TwoLayerNet
-    order: np.ndarray | None = None  # along which the neurons in the figure are waves
+    order: np.ndarray | None = None  # along which neurons are waves; None: not known
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class Training(Run):
         self.batch_size = batch_size
         self.dropout = dropout
         self.extra = extra
+        self.first = self.params.to_host() if self.params.members is None else {}  # weights
         check_rate_host(dropout)
         smallest = min(len(target) for _, target in self.data)
         if batch_size is not None:  # at most the training inputs
@@ -153,8 +155,9 @@ class Training(Run):
         data = [(inputs, task.labels(inputs))]
         evaluation = Evaluation.of_task(task, train=train, test=test)
         run = cls(dev, model, optimiser, data, evaluation, seed, loss, batch_size, dropout)
-        with suppress(TaskError):  # where no order is known the figure shows neurons as they stand
-            run.order = task.wave_order
+        with suppress(TaskError):
+            order = task.wave_order
+            run.order = np.arange(task.p) if order is None else order
         return run
 
     def make_batch(self, data: Sequence[Labelled]) -> TableBatch:
@@ -197,18 +200,30 @@ class Training(Run):
         return row | self.extra(self)
 
     def figure(self, path: Path) -> None:
-        """Losses, accuracies, and learned neurons with their Fourier spectra.
+        """Losses, accuracies, mean IPR if it was recorded, learned neurons, and all of them at the
+        start and now.
 
         Raises InputError for an ensemble."""
         if self.params.members is not None:
             raise InputError("the figure shows one network, not an ensemble")
         from ..plots import modular_polynomials
 
-        def step_of_99(split: str) -> int | None:
-            accuracy = self.history[f"{split}_accuracy"]
-            return first_step(self.history["step"], accuracy, lambda a: a >= 0.99)
-
-        marks = [step_of_99("train"), step_of_99("test")]
         loss = f"{self.objective.loss.replace('_', '-')} loss"
-        weights = self.params.to_host()
-        modular_polynomials.grokking(self.history, weights, self.order, marks, loss, path)
+        ends = (self.first, self.params.to_host())
+        modular_polynomials.grokking(self.history, *ends, self.order, loss, path)
+
+
+def mean_ipr(run: Training) -> dict[str, float]:
+    """{"ipr_mean": mean IPR of the neurons of one network}, a choice for `extra`; nothing where no
+    order is known along which they are waves.
+
+    >>> import tinygrok as tg
+    >>> run = tg.Training.on_task(tg.TwoLayerNet(p=11, width=60), tg.addition(11))
+    >>> run.extra = mean_ipr
+    >>> history = run.fit(steps=100)
+    >>> [round(history["ipr_mean"][i], 1) for i in (0, -1)]
+    [0.3, 0.9]
+    """
+    if run.order is None:
+        return {}
+    return {"ipr_mean": mean_known(neuron_ipr(run.params.to_host(), run.order))}
