@@ -22,13 +22,16 @@ def kept(path, function, *arguments):
         raise InputError(f"{path} is damaged ({error}): remove it, then --resume") from error
 
 
-def kept_map(folder, dev):
-    """dev.map for the chunks of a verification, in blocks that are a file each."""
+def kept_map(folder, dev, report):
+    """dev.map for the chunks of a verification, in blocks that are a file each.
+
+    report   called with the first input of every block"""
 
     def over(function, starts):
         results = []
         for i in range(0, len(starts), BLOCK):
             block = starts[i : i + BLOCK]
+            report(block[0])
             results += kept(folder / f"inputs-{block[0]}.json", dev.map, function, block)
         return results
 

@@ -384,6 +384,33 @@ def test_a_pack_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
+PARTS = {
+    "critical_init": "--survey --width 40 --depth 6 --networks 3 --grid 2 --batch 16",
+    "analytic_weights": "--p 23",
+}
+
+
+@slow
+@pytest.mark.parametrize("name", PARTS)
+def test_what_is_measured_is_kept(name, tmp_path):
+    """Interrupted in the middle: the command that is printed measures the rest, to the same
+    digits; another setting is refused."""
+    flags = f"{PARTS[name]} --threads 1 --no-plot --out a"
+    assert example(name, flags.replace("--out a", "--out whole"), tmp_path).returncode == 0
+    run = begun(name, flags, tmp_path, "a/packs")
+    run.send_signal(signal.SIGTERM)
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 130, said
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a/packs").glob("*.json")}
+    assert not (tmp_path / "a/run.json").exists()
+    assert example(name, f"{flags} --resume --seed 9", tmp_path).returncode == 2
+    done = go_on(said, "/")
+    assert done.returncode == 0, done
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    one, other = (json.loads((tmp_path / x / "run.json").read_text()) for x in ("a", "whole"))
+    assert one["results"] == other["results"]
+
+
 # -- the folder ------------------------------------------------------------------------------------
 
 
