@@ -142,8 +142,7 @@ def parse(p: argparse.ArgumentParser, argv, quick: dict | None = None) -> argpar
         p.set_defaults(**quick)
         args = p.parse_args(argv)
     # In a notebook the example is a module, and the words are those given to its main.
-    module = sys.modules.get(Path(p.prog).stem)
-    script = sys.argv[0] if module is None else str(module.__file__)
+    script = getattr(sys.modules.get(Path(p.prog).stem), "__file__", sys.argv[0])
     args.defaults = defaults
     args.command = [os.path.abspath(script), *(sys.argv[1:] if argv is None else argv)]
     return args

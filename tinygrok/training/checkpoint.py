@@ -14,12 +14,11 @@ import numpy as np
 
 from ..engine.errors import InputError
 from ..engine.files import atomic_write
-from .loop import NonFiniteLoss, Run
+from .loop import Run
 from .parallel import launched
 from .sweep import pack_name
 
 FORMAT = "tinygrok checkpoint 1"
-PACK_SECONDS = 30.0  # between checkpoints of a pack
 # What zipfile and numpy raise for files that are damaged.
 UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile)
 
@@ -172,16 +171,8 @@ def fit_in_pack(run: Run, points: list[dict], folder: Path | None, steps: int, l
         run.fit(steps, log_every)
         return
     path = (folder / pack_name(points)).with_suffix(".npz")
+    config = {"points": points}
     with suppress(CheckpointError):  # there is none
-        load_training(path, run, {"points": points})
-
-    def save(run: Run) -> None:
-        with suppress(OSError):  # a full disk; the training can do without
-            save_training(path, run, {"points": points})
-
-    try:
-        run.fit(steps, log_every, save=save, save_seconds=PACK_SECONDS)
-    except NonFiniteLoss:
-        path.unlink(missing_ok=True)
-        raise
+        load_training(path, run, config)
+    run.fit(steps, log_every, save=lambda run: save_training(path, run, config))
     path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ def claim(folder: Path) -> IO[str]:
     """The list of a folder, open and locked until this process ends.
 
     Raises InputError where another process has it."""
-    file = open(folder / LIST, "a+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    file = open(folder / LIST, "a")  # noqa: SIM115
     with suppress(ImportError, OSError):  # a system, or a file system, without such locks
         import fcntl
 
@@ -41,11 +41,10 @@ class Folder:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path.resolve()
         self.own = own
-        self._list = claim(self.path)
+        claim(self.path)
         for part in (*path.glob(".*.part"), *path.glob("packs/.*.part")):  # of killed writers
             part.unlink(missing_ok=True)
-        self._list.seek(0)
-        self.listed = set(self._list.read().splitlines())
+        self.listed = set((path / LIST).read_text().splitlines())
         self.kept: Path | None = None
         if not goes_on:
             left = [name for name in self.listed | own if (path / name).exists()]
@@ -68,8 +67,5 @@ class Folder:
         """List what runs left in the folder so far; returns it."""
         written = {path.name for path in WRITTEN if path.parent == self.path}
         names = {name for name in self.listed | self.own | written if (self.path / name).exists()}
-        self._list.seek(0)
-        self._list.truncate()
-        self._list.write("\n".join(sorted(names)))
-        self._list.flush()
+        (self.path / LIST).write_text("\n".join(sorted(names)))
         return sorted(names)
