@@ -199,7 +199,7 @@ class Run:
 class DrawnRun(Run):
     """A network that trains on batches drawn anew for every step, by one or several ranks.
 
-    draw    generator -> the data of a training batch
+    draw    (generator, step) -> the data of a training batch
     sets    {name: data}: measured as accuracy and loss, by position where a row has several labels
     seed    drives the batches: that of step t is a pure function of (seed, t)
     extra   (run, {set: predictions of this measurement}) -> further numbers for the history; none
@@ -222,7 +222,7 @@ class DrawnRun(Run):
     def batch(self, t: int) -> DrawnBatch:
         """The batch of step t = 1, 2, ..."""
         key = np.random.SeedSequence(self.seed, spawn_key=(STREAMS.index("batches"), t))
-        return self.make_batch(self.draw(np.random.default_rng(key)), training=True)
+        return self.make_batch(self.draw(np.random.default_rng(key), t), training=True)
 
     def gradient(self, t: int) -> Array:
         """Write the gradient of step t, summed over the ranks, into grads; returns the loss."""
