@@ -460,10 +460,10 @@ def test_training_has_the_same_bits_with_small_types(host_dev, t):
         run = Training(*table, [(inputs, labels)], measured, 0, "mse", 10)
         tokens = np.random.default_rng(0).integers(0, 11, (6, 8)).astype(kind)
         text = SequenceTraining(
-            *new_run(host_dev, GPT_11), lambda rng, x=tokens: x, np.arange(7).astype(kind), {}, 0
+            *new_run(host_dev, GPT_11), lambda rng, t, x=tokens: x, np.arange(7).astype(kind), {}, 0
         )
         y = np.array([0, 1, 2, 1]).astype(kind)
-        pictures = ImageTraining(*new_run(host_dev, CHAIN), lambda rng, y=y: (IMAGES, y), {}, 0)
+        pictures = ImageTraining(*new_run(host_dev, CHAIN), lambda rng, t, y=y: (IMAGES, y), {}, 0)
         for each in (run, text, pictures):
             each.step()
         runs[kind] = [each.params.flat.copy() for each in (run, text, pictures)]
