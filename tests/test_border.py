@@ -1,8 +1,5 @@
 """Numbers that come in: every integer type gives the same answer, what is none is refused."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -497,13 +494,13 @@ def new_run(dev, net):
 
 
 def test_floors_of_the_learning_rate_are_the_authors(host_dev):
-    sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+    import _lcg_setup
     import predict_lcg
 
     floors = {"paper-2048": 1e-6, "paper-2048-unseen": 1e-6, "paper-2^16": 1e-7, "paper-2^32": 1e-7}
     for preset, floor in floors.items():
         args = predict_lcg.arguments(["--preset", preset])
-        optimizer = predict_lcg.make_optimizer(args, host_dev, GPT_11)
+        optimizer = _lcg_setup.make_optimizer(args, host_dev, GPT_11)
         assert optimizer.lr * optimizer.schedule(args.steps) == pytest.approx(floor)
 
 

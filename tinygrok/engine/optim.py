@@ -239,7 +239,8 @@ class AdamW(Optimizer):
         shrink = self._member(1 - lr * decay)
         rate = self._member(lr / (1 - b1**t))
         unbias = 1 / (1 - b2**t)
-        kernels.adamw(self.dev, g, shrink, rate, b1, 1 - b1, b2, 1 - b2, unbias, self.eps, w, m, v)
+        scalars = (shrink, rate, b1, 1 - b1, b2, 1 - b2, unbias, self.eps)
+        kernels.adamw(self.dev, g, *scalars, w, m, v)
 
 
 class Muon(AdamW):

@@ -148,7 +148,8 @@ def mixed_moduli(
     high = integer(high, "the largest modulus", low, LARGEST_MIXED)
     held_out = integers(held_out, "test moduli", low, high).tolist()
     for shares in (start, end):
-        if set(shares) - set(FAMILIES) or abs(sum(shares.values()) - 1) > 1e-9:
+        whole = abs(sum(shares.values()) - 1) < 1e-9 and min(shares.values()) >= 0
+        if set(shares) - set(FAMILIES) or not whole:
             raise TaskError(f"{dict(shares)}: shares of {', '.join(FAMILIES)} that sum to 1")
 
     tests: dict[str, Grid] = {}
