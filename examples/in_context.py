@@ -213,7 +213,7 @@ def main(argv=None):
     results["seconds_per_step"] = experiment.seconds / trained if trained else None
 
     def figures(out):
-        plots.training(history, best, solved, out / "in_context.png")
+        plots.training(history, best, solved, args.p, out / "in_context.png")
 
     experiment.finish(results, log, figures)
     return None

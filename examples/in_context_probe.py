@@ -74,6 +74,13 @@ def chosen(args, data):
     return task, shot
 
 
+def task_name(data, task):
+    """The task with its side of the split."""
+    held_out = (data.ood_tasks == task).all(axis=1).any()
+    side = "held out (o.o.d.)" if held_out else "a pre-training task (i.d.)"
+    return f"task ({task[0]}, {task[1]}), {side}"
+
+
 def analysed(args, data, decoder, embedding, task, shot):
     """All results, and {file name: (figure function, its arguments)}."""
     rng = generator(args.seed, "probes")
@@ -108,8 +115,8 @@ def analysed(args, data, decoder, embedding, task, shot):
         "circles": ("circles", circles),
         "cosine_blocks": ("cosine", (cosines["block"], titles["block"], 3)),
         "cosine_heads": ("cosine", (cosines["head"], titles["head"], decoder.model.heads)),
-        "grids": ("grids", (counts, *grids, f"task ({task[0]}, {task[1]})")),
-        "shots": ("shots", (counts, curves, lens, 1 / p)),
+        "grids": ("grids", (counts, *grids, task_name(data, task))),
+        "shots": ("shots", (counts, curves, lens, p)),
         "noise": ("noise", (tables, single)),
     }
     return {name: rounded(value) for name, value in results.items()}, shown
@@ -148,8 +155,8 @@ def main(argv=None):
     decoder = Decoder(experiment.dev, model, weights, p)
     task, shot = chosen(args, data)
     experiment.open()
-    closely = f"task ({task[0]}, {task[1]})"
-    print(f"{model!r}; {closely}, {len(data.id_tasks)} pre-training tasks mod {p}")
+    tasks = f"{len(data.id_tasks)} pre-training tasks mod {p}"
+    print(f"{model!r}; {tasks}; closely: {task_name(data, task)}")
     embedding = weights["embed.token"][:p]
     results, shown = analysed(args, data, decoder, embedding, task, shot)
 

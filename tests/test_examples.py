@@ -241,7 +241,7 @@ def test_quick(example, tmp_path):
         assert key in written
     for figure in FIGURES.get(example, []):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
-        assert (folder / figure).stat().st_size > 20_000
+        assert (folder / figure).stat().st_size > 8_000
     assert not [p for p in folder.iterdir() if p.name.startswith(".")], "a temporary file was left"
 
 

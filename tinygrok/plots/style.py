@@ -2,6 +2,7 @@
 
 matplotlib is an optional extra: it is imported when a figure is drawn."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ def figure(width: float, height: float) -> Any:
 
 
 def save(fig, path: Path) -> None:
-    """Write a PNG (to a temporary name, then renamed)."""
-    atomic_write(Path(path), lambda file: fig.savefig(file, format="png"))
+    """Write a PNG of 256 colours, a third in size (to a temporary name, then renamed)."""
+    from PIL import Image  # comes with matplotlib
+
+    full = io.BytesIO()
+    fig.savefig(full, format="png")
+    small = Image.open(full).convert("RGB").quantize(256)
+    atomic_write(Path(path), lambda file: small.save(file, format="png", optimize=True))
 
 
 # -- parts that figures share ----------------------------------------------------------------------
@@ -48,6 +54,16 @@ def label(ax, size: float = 7, heading: str | None = None, **properties) -> None
     handles, _ = ax.get_legend_handles_labels()
     if handles:
         ax.legend(frameon=False, fontsize=size, title=heading, title_fontsize=size)
+
+
+def legend_below(ax, columns: int = 2) -> None:
+    """The legend of what is labelled, under the axes, where it covers nothing."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False)
+
+
+def chance(ax, classes: int) -> None:
+    """The accuracy of guessing among so many classes, as a line that the legend names."""
+    ax.axhline(1 / classes, color="0.6", lw=1, zorder=0, label=f"chance, 1/{classes}")
 
 
 def lines(ax, curves: dict, colors=None, x=None, **style) -> None:
