@@ -108,10 +108,9 @@ QUICK = {
     },
     "lcg_scaling": {
         "accuracy_last": lambda x: min(x) > 0.9,
-        "transformer: wrong": lambda x: 3 < x[0] < x[2] < 14,
-        "transformer: exponent_wrong": lambda x: (
-            x is None
-        ),  # within a factor of two there is no law
+        "transformer: wrong": lambda x: 3 < x[0] < x[1] < x[2] < 14,
+        "transformer: exponent_wrong": lambda x: 0.4 < x < 0.75,  # the law of order 2: 1/2
+        "transformer: error_wrong": lambda x: x < 0.2,
         "look-back order 3: wrong": lambda x: max(x) < 9,
     },
     "critical_init": {

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .colors import ORANGE, PURPLE, TEST, TRAIN, UNIT
-from .style import SHARE, attention_maps, chance, figure, image, label, legend_below, panels, save
+from . import style as parts
+from .colors import TEST, TRAIN, UNIT
+from .style import SHARE, figure, image, label, panels, save
 
 # The colour tells the tasks, the dashes the inputs.
 SETS = {
@@ -17,12 +18,7 @@ SETS = {
     "ood_test": {"label": "held-out tasks, test inputs", "color": TEST, "ls": "--"},
 }
 SOLVERS = {"ratio_matching": "k--", "modular_regression": "k:", "retrieval": "k-."}
-CLASSES = {
-    "repeat": {"label": "a repeated example", "color": PURPLE, "marker": "o"},
-    "multiple": {"label": "a multiple of one", "color": TEST, "marker": "s"},
-    "spanned": {"label": "in the span of several", "color": ORANGE, "marker": "^"},
-    "unspanned": {"label": "outside the span", "color": "0.5", "marker": "x"},
-}
+CLASSES = {"repeat": "o-", "multiple": "s-", "spanned": "^-", "unspanned": "x-"}
 DIFFERENCE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
 RIGHT_WRONG = {"cmap": "gray"} | UNIT
 
@@ -32,14 +28,14 @@ def attention(patterns: np.ndarray, offsets: np.ndarray, sink: np.ndarray, path:
 
     patterns (depth, H, T, T), offsets (depth, H, 3, n), sink (depth, H, 3): mass on tokens 0 and 1
     """
-    fig, maps, below = attention_maps(patterns)
-    tokens = {"from x": "o-", "from y": "^--", "from z": "s:"}
+    fig, maps, below = parts.attention_maps(patterns)
+    tokens = ["from x", "from y", "from z"]
     for at in np.ndindex(below.shape):
         head = maps[at].get_title()
         maps[at].set_title(f"{head}, sink {sink[at].mean():.2f}")
         maps[at].set(xlabel="key token (0 and 1: the sink)", ylabel="query token")
-        for (name, style), values in zip(tokens.items(), offsets[at], strict=True):
-            below[at].plot(values, style, ms=4, lw=1, label=name)
+        below[at].set_prop_cycle(marker=["o", "^", "s"], ls=["-", "--", ":"])
+        below[at].plot(offsets[at].T, ms=4, lw=1, label=tokens)
         below[at].set(xlabel="tokens back", ylabel="mean attention")
     label(below[0, 0], 8)
     save(fig, path)
@@ -55,78 +51,60 @@ def numbers(features: dict[str, dict], path: Path) -> None:
     for row, (name, f) in zip(rows, features.items(), strict=True):
         plane, parity, power = row
         log = f["log"]
-        _by_parity(plane, f["scores"][:, :2], log)
-        plane.set(title=f"{name}\nat a point: number, its log to base {f['base']}")
-        plane.set(xlabel="component 1", ylabel="component 2")
-        _parity(parity, f["legendre"], log)
+        _plane(plane, f["scores"], (0, 1), log)
+        plane.set_title(f"{name}\nnumber, its log to base {f['base']}")
+        up = f["legendre"]["component"]  # tells even from odd logarithms
+        across = 1 if up == 0 else 0
+        _plane(parity, f["legendre"]["scores"], (across, up), log)
+        correlation = f["legendre"]["correlation"][up]
+        parity.set_title(f"log even: blue, odd: red\ncorrelation {correlation:.2f}, upwards")
         shares = f["power"]
         power.bar(np.arange(1, len(shares) + 1), shares, color=TEST)
-        power.axhline(2 / (len(log) - 2), color="0.4", ls="--", label="noise: 2/(p - 2) a pair")
+        power.axhline(2 / (len(log) - 2), color="0.4", ls="--", label="noise: 2/(p - 2)")
         power.locator_params(axis="x", integer=True)
-        power.set(xlabel="m of the characters m, -m", ylabel="share of the power", ylim=(0, 1))
-        power.set(title="power of waves in the log:\none m, prime to p - 1: a circle")
-        legend_below(power)
-    legend_below(rows[-1][0], 3)
+        label(power, 8, title="waves in the log\none m, prime to p - 1: a circle", ylim=(0, 1))
+        power.set(xlabel="m of the characters m, -m", ylabel="share of the power")
     save(fig, path)
 
 
-def _by_parity(ax, points: np.ndarray, log: np.ndarray) -> None:
-    """A point for every number, marked by the parity of its logarithm; both written beside it."""
-    parities = {"log even": (log % 2 == 0, "o", TEST), "log odd": (log % 2 == 1, "^", TRAIN)}
-    zero = log < 0
-    for name, (chosen, marker, color) in parities.items():
-        ax.plot(*points[chosen & ~zero].T, marker, color=color, label=name)
-    ax.plot(*points[zero].T, "s", color="0.5", label="0, no log")
+def _plane(ax, scores: np.ndarray, components: tuple, log: np.ndarray) -> None:
+    """Two components of every number, written beside it with its logarithm (0 has none)."""
+    by_parity = np.where(log % 2 == 0, TEST, TRAIN)
+    points = scores[:, components]
+    ax.scatter(*points.T, c=np.where(log < 0, "0.5", by_parity))
     beside = {"fontsize": 8, "xytext": (4, 4), "textcoords": "offset points"}
     for n, (at, power) in enumerate(zip(points, log, strict=True)):
-        ax.annotate(f"{n}, {power}" if power >= 0 else "0", at, **beside)
+        text = f"{n}, {power}" if power >= 0 else "0"
+        ax.annotate(text, at, **beside)
+    across, up = components
+    ax.set(xlabel=f"component {across + 1}", ylabel=f"component {up + 1}")
     ax.margins(0.15)
 
 
-def _parity(ax, legendre: dict, log: np.ndarray) -> None:
-    """The component that tells even from odd logarithms, against the first of the others."""
-    up = legendre["component"]
-    across = 1 if up == 0 else 0
-    _by_parity(ax, legendre["scores"][:, [across, up]], log)
-    correlation = legendre["correlation"][up]
-    ax.set(title=f"even against odd logs:\ncorrelation with component {up + 1}: {correlation:.2f}")
-    ax.set(xlabel=f"component {across + 1}", ylabel=f"component {up + 1}")
-
-
 def circles(scores: np.ndarray, log: np.ndarray, base: int, tests: dict, path: Path) -> None:
-    """Four components of every head's output over all (x, y), by the logarithm (zero grey), which
-    stands at the mean of its points.
+    """Four components of every head's output over all (x, y), by the logarithm, which stands at the
+    mean of its points.
 
-    scores  (depth, H, p^2, 4); log (p,), to a base
+    scores  (depth, H, p^2, 4); log (p,), to a base, -1 of zero
     tests   {"x", "y": [block][head]: the circle tests of the averages over the other number}"""
     depth, H = scores.shape[:2]
     p = len(log)
     logs = {"x": np.repeat(log, p), "y": np.tile(log, p)}
-    hue = {"cmap": "viridis", "vmin": 0, "vmax": p - 1}
-    centred = {"ha": "center", "va": "center", "fontsize": 9, "weight": "bold"}
-    frame = {"boxstyle": "circle,pad=0.15", "fc": "w", "ec": "0.4", "lw": 0.5, "alpha": 0.8}
     fig, axes = panels(2 * depth * H, 2.35, 2.5, 2 * H)
     for ax, (i, h, pair) in zip(axes, np.ndindex(depth, H, 2), strict=True):
         token = "xy"[pair]
         first = 2 * pair
         at = scores[i, h, :, first : first + 2]
-        for power in np.unique(log):
-            chosen = logs[token] == power
-            known = power >= 0
-            color = {"c": np.full(chosen.sum(), power), **hue} if known else {"c": "0.7"}
-            drawn = ax.scatter(*at[chosen].T, s=12, **color)
-            name = str(power) if known else "-"
-            ax.text(*at[chosen].mean(axis=0), name, bbox=frame, **centred)
+        drawn = ax.scatter(*at.T, c=logs[token], s=12, cmap="viridis", vmax=p - 1)
+        parts.write_at_means(ax, at, logs[token])
         ax.set(xlabel=f"component {first + 1}", ylabel=f"component {first + 2}")
         ax.set(xticks=[], yticks=[])
         test = tests[token][i][h]
         circle = f"m = {test['m']}, share {test['share']:.2f}"
         ax.set_title(f"block {i} head {h}, by {token}\n{circle}")
-    scale = f"log of x (or y) to base {base}; grey, -: 0 has none"
-    fig.colorbar(drawn, ax=axes, label=scale, shrink=0.7, ticks=range(p - 1))
-    noise = (
-        f"share: power of the strongest wave; 1 is a circle, noise gives {2 / (p - 2):.2f} a wave"
-    )
+    scale = f"log of x (or y) to base {base}; -1: zero"
+    fig.colorbar(drawn, ax=axes, label=scale, shrink=0.7, ticks=range(-1, p - 1))
+    noise = f"share: power of the strongest wave; a circle 1, noise {2 / (p - 2):.2f} a wave"
     fig.suptitle(f"Head outputs over all pairs (x, y); numbers: mean of a log\n{noise}")
     save(fig, path)
 
@@ -138,13 +116,8 @@ def cosine(maps: list[np.ndarray], titles: list[str], columns: int, path: Path) 
     fig, axes = panels(len(maps), 3.1, 3.5, columns)
     for ax, values, title in zip(axes, maps, titles, strict=True):
         drawn = image(ax, values, DIFFERENCE, title=title)
-        ax.set(xlabel="x of one sequence", ylabel="x of the other")
-        p = round(len(values) ** 0.5)
-        if "x token" not in title:
-            middle = np.arange(p) * p + (p - 1) / 2
-            ax.set_xticks(middle, range(p))
-            ax.set_yticks(middle, range(p))
-            ax.set(xlabel="x (within its block: y)", ylabel="x (within its block: y)")
+        index = "x" if "x token" in title else "pair, x p + y"
+        ax.set(xlabel=index, ylabel=index)
     score = "score: mean over equal labels (ratio y/x, answer) minus the others"
     fig.colorbar(drawn, ax=axes, shrink=0.5, label="cosine similarity")
     fig.suptitle(f"Similarity of all pairs (x, y) in the network\n{score}")
@@ -186,16 +159,14 @@ def shots(counts: list[int], accuracy: dict, lens: dict, p: int, path: Path) -> 
     fig, (*axes, last) = panels(len(accuracy) + 1, 3.2, 3.9)
     for ax, (name, curves) in zip(axes, accuracy.items(), strict=True):
         for kind, values in curves.items():
-            ax.plot(counts, values, **CLASSES[kind])
-        chance(ax, p)
-        ax.set(title=name, xlabel="examples in context (shots)", ylabel="accuracy", ylim=SHARE)
+            ax.plot(counts, values, CLASSES[kind], label=f"query: {kind}")
+        ax.set(title=name, xlabel="examples in context (shots)")
     for name, values in lens.items():
         last.plot(values, marker=".", **SETS[name])
-    chance(last, p)
-    last.set(title="read out after every block, last shot")
-    last.set(xlabel="blocks passed", ylabel="accuracy", ylim=SHARE)
+    last.set(title="read out after every block, last shot", xlabel="blocks passed")
     for ax in (*axes, last):
-        legend_below(ax, 1)
+        parts.chance(ax, p)
+        parts.legend_below(ax, 1, ylabel="accuracy", ylim=SHARE)
         ax.locator_params(axis="x", integer=True)
     save(fig, path)
 
@@ -218,11 +189,9 @@ def noise(tables: dict[str, np.ndarray], single: dict[str, tuple], path: Path) -
         end = len(clean) - 0.5
         style = RIGHT_WRONG | {"aspect": "auto", "extent": (-0.5, end, end, -1.5)}
         title = SETS[name]["label"].replace(", ", ",\n")
-        image(ax, np.vstack([clean, right]), style, title=title, xlabel="examples before")
+        image(ax, np.vstack([clean, right]), style, title=title, xlabel="examples in context")
         ax.axhline(-0.5, color=TRAIN, lw=1)
-        every = np.arange(0, len(clean), 2)
-        ax.set_yticks([-1, *every], ["none", *every])
-    axes[0].set(ylabel="wrong example")
+    axes[0].set(ylabel="wrong example (-1: none)")
     lower.suptitle("one sequence with one wrong label; white: right answer, black: wrong")
     save(fig, path)
 
@@ -239,7 +208,6 @@ def training(history: dict, best: int, solved: dict, p: int, path: Path) -> None
         left.plot(steps, history[f"{name}_accuracy"][:, -1], **style)
     at = "before training" if best == 0 else f"step {steps[best]}"
     left.axvline(steps[best], color="0.6", ls=":", zorder=0, label=f"best on held-out: {at}")
-    chance(left, p)
     shots = len(solved["retrieval"]) - 1
     left.set(title=f"Training: after {shots} examples in context", xlabel="training step")
     held_out = history["ood_train_accuracy"]
@@ -247,14 +215,12 @@ def training(history: dict, best: int, solved: dict, p: int, path: Path) -> None
         right.plot(held_out[best], "o-", color=TEST, label=f"held-out, {at} (best)")
     end = f"step {steps[-1]} (final)"
     right.plot(held_out[-1], "s-", color=TEST, mfc="w", lw=1, label=f"held-out, {end}")
-    known = history["id_train_accuracy"][-1]
-    right.plot(known, color=TRAIN, lw=1, label=f"pre-training, {end}")
+    right.plot(history["id_train_accuracy"][-1], color=TRAIN, label=f"pre-training, {end}")
     for name, style in SOLVERS.items():
         right.plot(solved[name], style, lw=1, label=name.replace("_", " "))
-    chance(right, p)
     right.set(title="More examples in context: train inputs", xlabel="examples in context (shots)")
     right.locator_params(axis="x", integer=True)
     for ax in (left, right):
-        ax.set(ylabel="accuracy", ylim=SHARE)
-        legend_below(ax)
+        parts.chance(ax, p)
+        parts.legend_below(ax, ylabel="accuracy", ylim=SHARE)
     save(fig, path)

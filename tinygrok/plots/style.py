@@ -56,9 +56,25 @@ def label(ax, size: float = 7, heading: str | None = None, **properties) -> None
         ax.legend(frameon=False, fontsize=size, title=heading, title_fontsize=size)
 
 
-def legend_below(ax, columns: int = 2) -> None:
-    """The legend of what is labelled, under the axes, where it covers nothing."""
+def legend_below(ax, columns: int = 2, **properties) -> None:
+    """Set properties of axes; the legend stands under them, where it covers nothing."""
+    ax.set(**properties)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False)
+
+
+def log2(ax, *names: str) -> None:
+    """Logarithmic axes "x", "y" whose ticks are powers of two, as plain numbers."""
+    for name in names:
+        getattr(ax, f"set_{name}scale")("log", base=2)
+        getattr(ax, f"{name}axis").set_major_formatter("{x:g}")
+
+
+def write_at_means(ax, points: np.ndarray, groups: np.ndarray) -> None:
+    """The number of every group of points (n, 2) at the mean of its points."""
+    frame = {"boxstyle": "circle,pad=0.1", "fc": "w", "ec": "0.4", "lw": 0.5, "alpha": 0.8}
+    style = {"bbox": frame, "ha": "center", "va": "center", "fontsize": 8}
+    for group in np.unique(groups):
+        ax.text(*points[groups == group].mean(axis=0), str(group), **style)
 
 
 def chance(ax, classes: int) -> None:
