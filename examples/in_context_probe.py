@@ -24,7 +24,7 @@ from tinygrok.training.checkpoint import CheckpointError, load_weights
 
 CHECKPOINT = Path("runs/in_context/best.npz")
 QUICK = {"grid_tasks": 4, "draws": 20}
-QUICK_STEPS = 250
+TINY = "--p 5 --shots 8 --tasks 8 --alpha 0.6 --depth 2 --batch 80 --steps 250"
 
 
 def arguments(argv=None):
@@ -54,11 +54,11 @@ def load(path):
 
 
 def train_tiny(args, dev):
-    """The same of a short run of the quick setting of examples/in_context.py (p = 5)."""
-    tiny = in_context.arguments(["--quick", "--seed", str(args.seed)])
+    """The same of a short run of examples/in_context.py."""
+    tiny = in_context.arguments([*TINY.split(), "--seed", str(args.seed)])
     data, _, run = in_context.build(tiny, dev)
-    print(f"no checkpoint: training {run.model!r} for {QUICK_STEPS} steps")
-    for _ in range(QUICK_STEPS):
+    print(f"no checkpoint: training {run.model!r} for {tiny.steps} steps")
+    for _ in range(tiny.steps):
         run.step()
     return data, run.model, run.params.to_host()
 

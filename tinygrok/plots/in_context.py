@@ -200,12 +200,16 @@ def training(history: dict, best: int, solved: dict, p: int, path: Path) -> None
     """Accuracy at the last shot against steps; of held-out tasks by shot, at the best step and at
     the end, beside the solvers.
 
-    history {"step": (n,), "<set>_accuracy": (n, shots)}; solved {"ratio_matching": (shots,), ...}
+    history {"step": (n,), "<set>_accuracy": (n, shots), "ood_covered": (n,)}
+    solved  {"ratio_matching": (shots,), ...}
     """
     fig, (left, right) = panels(2, 4.7, 4.9)
     steps = history["step"]
     for name, style in SETS.items():
         left.plot(steps, history[f"{name}_accuracy"][:, -1], **style)
+    left.plot(
+        steps, history["ood_covered"], ":", color=TEST, label="held-out, ratio matching knows"
+    )
     at = "before training" if best == 0 else f"step {steps[best]}"
     left.axvline(steps[best], color="0.6", ls=":", zorder=0, label=f"best on held-out: {at}")
     shots = len(solved["retrieval"]) - 1

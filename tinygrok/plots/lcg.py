@@ -225,7 +225,7 @@ def scaling(curves: dict, moduli: list[int], fits: dict[str, tuple], path: Path)
     styles = zip("os^", (TRAIN, TEST, "0.5"), strict=True)
     for (name, fit), (marker, color) in zip(fits.items(), styles, strict=True):
         values, gamma, error = fit
-        law = "" if gamma is None else f": exponent {gamma:.2f} $\pm$ {error:.2f}"
+        law = "" if gamma is None else f": exponent {gamma:.2f} +- {error:.2f}"
         right.plot(m, values, marker, color=color, label=name + law)
         if gamma is not None:
             mean_m = np.mean(np.log(m[np.isfinite(values)]))
