@@ -204,7 +204,8 @@ def wrong_labels(decoder, data, draws, rng):
         tasks = tasks[:32]
         rows = triples(data, tasks, data.train_pool, draws, rng)
         table = shots.noise_random(decoder.logits, data.p, rows, rng)["accuracy"]
-        tables[f"{name} tasks, train inputs"] = table
+        kind = "pre-training" if name == "id" else "held-out"
+        tables[f"{kind} tasks, train inputs"] = table
         results[f"{name}_by_wrong_labels"] = table[-1]
         for side, pool in pools.items():
             key = f"{name}_{side}"

@@ -95,7 +95,7 @@ def circles(scores: np.ndarray, log: np.ndarray, base: int, tests: dict, path: P
         token = "xy"[pair]
         first = 2 * pair
         at = scores[i, h, :, first : first + 2]
-        drawn = ax.scatter(*at.T, c=logs[token], s=12, cmap="viridis", vmax=p - 1)
+        drawn = ax.scatter(*at.T, c=logs[token], s=12, cmap="viridis", vmin=-1, vmax=p - 2)
         parts.write_at_means(ax, at, logs[token])
         ax.set(xlabel=f"component {first + 1}", ylabel=f"component {first + 2}")
         ax.set(xticks=[], yticks=[])
@@ -191,7 +191,7 @@ def noise(tables: dict[str, np.ndarray], single: dict[str, tuple], path: Path) -
         title = SETS[name]["label"].replace(", ", ",\n")
         image(ax, np.vstack([clean, right]), style, title=title, xlabel="examples in context")
         ax.axhline(-0.5, color=TRAIN, lw=1)
-    axes[0].set(ylabel="wrong example (-1: none)")
+    axes[0].set(ylabel="wrong example (top row: none)")
     lower.suptitle("one sequence with one wrong label; white: right answer, black: wrong")
     save(fig, path)
 

@@ -30,7 +30,7 @@ def save(fig, path: Path) -> None:
 
     full = io.BytesIO()
     fig.savefig(full, format="png")
-    small = Image.open(full).convert("RGB").quantize(256)
+    small = Image.open(full).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
     atomic_write(Path(path), lambda file: small.save(file, format="png", optimize=True))
 
 
