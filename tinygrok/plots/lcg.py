@@ -198,8 +198,7 @@ def prediction(step: np.ndarray, training: dict, curves: dict, bits: dict, path:
     training {name: (n,)}; curves {name: (T,)}, the network first; bits {period of the digit: (T,)}
     """
     fig, (left, middle, right) = panels(3, 3.2, 4.6)
-    for (name, values), style in zip(training.items(), ("-", "--"), strict=True):
-        left.plot(step, values, style, marker=".", label=name)
+    lines(left, training, (TEST, "0.3"), step, marker=".")
     parts.legend_below(left, 1, title="training: last 8 numbers", xlabel="step", ylabel="accuracy")
     for (name, values), ls in zip(curves.items(), LINE_STYLES, strict=True):
         network = ls == "-"

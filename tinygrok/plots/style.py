@@ -48,12 +48,12 @@ def panels(count: int, width: float, height: float, columns: int = 4):
     return fig, list(axes[:count])
 
 
-def label(ax, size: float = 7, heading: str | None = None, **properties) -> None:
-    """Set properties of axes; what is labelled gets a legend, with a heading, in a letter size."""
+def label(ax, size: float = 7, **properties) -> None:
+    """Set properties of axes; what is labelled gets a legend in a letter size."""
     ax.set(**properties)
     handles, _ = ax.get_legend_handles_labels()
     if handles:
-        ax.legend(frameon=False, fontsize=size, title=heading, title_fontsize=size)
+        ax.legend(frameon=False, fontsize=size)
 
 
 def legend_below(ax, columns: int = 2, **properties) -> None:
