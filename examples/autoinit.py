@@ -182,8 +182,7 @@ def best(args, histories, init, classes):
 
 def measured(start, norms, chosen):
     """The results; norms {initialisation: (Jacobian loss, J of every block)}."""
-    before = norms["off"]
-    after = norms["autoinit"]
+    before, after = (norms[init] for init in ("off", "autoinit"))
     results = {
         "apjn_before": before[1].tolist(),
         "apjn_after": after[1].tolist(),
@@ -200,8 +199,8 @@ def measured(start, norms, chosen):
     for init, (lr, train_accuracies, test) in chosen.items():
         J = np.exp(np.log(norms[init][1]).mean())
         each = " ".join(f"{accuracy:.3f}" for accuracy in test)
-        text = f"J {J:.2f}, train {np.mean(train_accuracies):.3f}, test {each}"
-        shown[f"{init}, lr {lr:g}"] = text
+        train = np.mean(train_accuracies)
+        shown[f"{init}, lr {lr:g}"] = f"J {J:.2f}, train {train:.3f}, test {each}"
     if {"kaiming", "autoinit"} <= set(chosen) and len(chosen["kaiming"][2]) > 1:
         # In a plain ReLU network both are critical, and differ by the luck of a seed.
         differences = np.subtract(chosen["autoinit"][2], chosen["kaiming"][2])
@@ -236,14 +235,13 @@ def main(argv=None):
     results, shown = measured(start, norms, chosen)
 
     def figures(out):
-        J = {init: values for init, (_, values) in norms.items()}
         tunings = [s.history["loss"] for s in starts]
         tests = {}
         for init, (lr, _, _) in chosen.items():
             tests[init] = [histories[init, lr, s] for s in range(args.seeds)]
         title = f"{args.model}; off: He's times {args.off:g}, autoinit: the same after tuning"
         names = (title, loss, f"{args.probes} probes", net.classes)
-        plots.autoinit(J, tunings, start.predicted(args), tests, names, out / "autoinit.png")
+        plots.autoinit(norms, tunings, start.predicted(args), tests, names, out / "autoinit.png")
 
     log = {"step": list(range(len(start.history["loss"]))), **start.history}
     experiment.finish(results, log, figures, shown=shown)

@@ -66,7 +66,7 @@ def test_scaling_states_the_law_with_its_error(drawn):
 
 
 def test_autoinit_names_its_noise_and_what_diverged(drawn):
-    J = {init: np.ones(3) for init in autoinit.INITS}
+    J = {init: (0.0, np.ones(3)) for init in autoinit.INITS}
     run = {"step": [0, 1], "test_accuracy": [0.1, 0.5]}
     tests = {"off": [None, run], "autoinit": [run, run]}
     tunings = [[8.0, 1.0, 0.1, 0.3], [8.0, 1.0, 0.1, 0.5]]

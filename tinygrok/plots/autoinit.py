@@ -8,12 +8,9 @@ import numpy as np
 from .colors import GREEN, ORANGE, TEST, TRAIN
 from .style import SHARE, chance, legend_below, log2, panels, save
 
-INITS = {
-    "off": {"color": TRAIN, "marker": "x", "ls": ":"},
-    "kaiming": {"color": ORANGE, "marker": "^", "ls": "--"},
-    "xavier": {"color": GREEN, "marker": "s", "ls": "-."},
-    "autoinit": {"color": TEST, "marker": "o", "ls": "-"},
-}
+# Marker and dashes, colour.
+INITS = {"off": ("x:", TRAIN), "kaiming": ("^--", ORANGE), "xavier": ("s-.", GREEN)}
+INITS["autoinit"] = ("o-", TEST)
 
 
 def autoinit(
@@ -21,13 +18,14 @@ def autoinit(
 ) -> None:
     """J of every block at the start, the Jacobian loss while tuning, and test accuracies.
 
-    norms      {initialisation: J (blocks,)}
+    norms      {initialisation: (Jacobian loss, J (blocks,))}
     tunings    losses from every seed; predicted: the same without the noise of the probes
     tests      {initialisation: history of the training from every seed, None: it diverged}
     names      title, of the Jacobian loss and of what its floor comes from; number of classes"""
     fig, (left, middle, right) = panels(3, 3.2, 4.6)
-    for init, J in norms.items():
-        left.plot(J, **INITS[init] | {"ls": "", "label": init, "ms": 4})
+    for init, (_, J) in norms.items():
+        style, color = INITS[init]
+        left.plot(J, style[0], color=color, ms=4, label=init)
     left.axhline(1, color="0.6", zorder=0, label="critical, J = 1")
     log2(left, "y")
     legend_below(left, title="Jacobian norm of every block", xlabel="block", ylabel="$J$")
@@ -45,9 +43,10 @@ def autoinit(
         trained = [h for h in histories if h]
         lost = len(histories) - len(trained)
         name = f"{init}: {lost} of {len(histories)} not finite" if lost else init
-        right.plot([], [], label=name, **INITS[init])
+        style, color = INITS[init]
+        right.plot([], [], style, color=color, label=name)
         for history in trained:
-            right.plot(history["step"], history["test_accuracy"], ms=3, lw=1, **INITS[init])
+            right.plot(history["step"], history["test_accuracy"], style, color=color, ms=3, lw=1)
     chance(right, classes)
     legend_below(right, title="training", xlabel="step", ylabel="test accuracy", ylim=SHARE)
     save(fig, path)

@@ -95,7 +95,7 @@ def circles(scores: np.ndarray, log: np.ndarray, base: int, tests: dict, path: P
         token = "xy"[pair]
         first = 2 * pair
         at = scores[i, h, :, first : first + 2]
-        drawn = ax.scatter(*at.T, c=logs[token], s=12, cmap="viridis", vmin=-1, vmax=p - 2)
+        drawn = ax.scatter(*at.T, c=logs[token], s=12, cmap="viridis")
         parts.write_at_means(ax, at, logs[token])
         ax.set(xlabel=f"component {first + 1}", ylabel=f"component {first + 2}")
         ax.set(xticks=[], yticks=[])
