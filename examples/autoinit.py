@@ -11,27 +11,21 @@ the same weights after tuning, beside Kaiming's and Xavier's. Paper: He, Doshi, 
 arXiv 2206.13568.
 """
 
-import time
+import itertools
 from pathlib import Path
 
-from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
-
-import functools  # isort: skip
-import itertools
-
+import _figures_autoinit as plots
 import numpy as np
-from _autoinit_networks import PRESETS, QUICK, QUICK_SIZE, build
+from _autoinit_networks import PRESETS, QUICK, QUICK_SIZE, Start, build
 
-from tinygrok.criticality.autoinit import autoinit, predicted_loss
+from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 from tinygrok.criticality.jacobian import mean_and_error
 from tinygrok.engine.optim import OPTIMIZERS, cosine
-from tinygrok.engine.rng import generator
 from tinygrok.models.vision import NORMS
 from tinygrok.ops.activation import activation_help
-from tinygrok.plots import autoinit as plots
 from tinygrok.tasks import images
 from tinygrok.training.checkpoint import load_training
-from tinygrok.training.images import HE, ImageTraining
+from tinygrok.training.images import ImageTraining
 from tinygrok.training.loop import NonFiniteLoss
 from tinygrok.training.parallel import world
 
@@ -79,38 +73,6 @@ def arguments(argv=None):
     model = p.parse_known_args(argv)[0].model
     p.set_defaults(**PRESETS[model])
     return cli.parse(p, argv, QUICK | QUICK_SIZE[model])
-
-
-class Start:
-    """First weights by initialisation for one seed, and the tuning of "off" to "autoinit"."""
-
-    def __init__(self, args, dev, net, data, seed):
-        rng = generator(seed, "probes")
-        size = min(args.tune_batch, len(data.train))
-        x = data.train[rng.choice(len(data.train), size, replace=False)]
-        self.tune = functools.partial(autoinit, dev, net, x=x, rng=rng, loss=args.jacobian_loss)
-        off = net.init(generator(seed, "init"), args.off * HE, args.sigma_b)
-        kaiming = net.init(generator(seed, "init"), HE)
-        xavier = net.init(generator(seed, "init"), 1.0, fan="mean")
-        began = time.perf_counter()
-        steps = {"steps": args.tune_steps, "lr": args.tune_lr, "probes": args.probes}
-        steps["schedule"] = cosine(0, args.tune_steps)
-        tuned, self.history = self.tune(weights=off, tune=tuple(args.tune), **steps)
-        self.seconds = time.perf_counter() - began
-        self.weights = {"off": off, "kaiming": kaiming, "xavier": xavier, "autoinit": tuned}
-
-    def jacobians(self, init):
-        """(Jacobian loss, J of every block) from many probes."""
-        _, history = self.tune(weights=self.weights[init], steps=0, probes=64)
-        return history["loss"][0], history["apjn"][0]
-
-    def predicted(self, args):
-        """The loss of the tuning in theory; None where blocks do act on each other."""
-        alone = (args.model, args.activation, args.norm, args.mu or 0) == ("mlp", "relu", "none", 0)
-        if not alone or args.jacobian_loss != "log":
-            return None
-        J = self.history["apjn"][0]
-        return predicted_loss(J, args.tune_steps, args.tune_lr, cosine(0, args.tune_steps))
 
 
 def make_run(experiment, net, data, weights, lr, seed):

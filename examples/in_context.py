@@ -13,10 +13,11 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
+import _figures_in_context as plots
+
 from tinygrok.engine.optim import cosine, linear_warmup
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
-from tinygrok.plots import in_context as plots
 from tinygrok.tasks import in_context as ic
 from tinygrok.training.checkpoint import save_arrays
 from tinygrok.training.sequences import SequenceTraining

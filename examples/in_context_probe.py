@@ -161,7 +161,7 @@ def main(argv=None):
     results, shown = analysed(args, data, decoder, embedding, task, shot)
 
     def figures(out):
-        from tinygrok.plots import in_context as plots
+        import _figures_in_context as plots
 
         for name, (function, values) in shown.items():
             getattr(plots, function)(*values, out / f"{name}.png")

@@ -19,10 +19,10 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
+import _figures_lcg as plots
 import predict_lcg
 
 from tinygrok.engine.device import get_device
-from tinygrok.plots import lcg as plots
 from tinygrok.tasks import lcg
 from tinygrok.training.checkpoint import fit_in_pack
 from tinygrok.training.sweep import process_pools

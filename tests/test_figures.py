@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
+import _figures_autoinit as autoinit
+import _figures_in_context as in_context
+import _figures_lcg as lcg
 from PIL import Image
 
-from tinygrok.plots import autoinit, in_context, lcg, style
+from tinygrok.plots import style
 
 
 @pytest.fixture

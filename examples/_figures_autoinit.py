@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .colors import GREEN, ORANGE, TEST, TRAIN
-from .style import SHARE, chance, legend_below, log2, panels, save
+from tinygrok.plots.colors import GREEN, ORANGE, TEST, TRAIN
+from tinygrok.plots.style import SHARE, chance, legend_below, log2, panels, save
 
 # Marker and dashes, colour.
 INITS = {"off": ("x:", TRAIN), "kaiming": ("^--", ORANGE), "xavier": ("s-.", GREEN)}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..criticality.meanfield import MeanField
-from .colors import TEST, TRAIN
-from .style import figure, legend_below, save
+from tinygrok.criticality.meanfield import MeanField
+from tinygrok.plots.colors import TEST, TRAIN
+from tinygrok.plots.style import figure, legend_below, save
 
 
 def critical_init(

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..probes.fourier import spectrum
-from . import style as parts
-from .colors import TEST, TRAIN, UNIT
-from .style import SHARE, image, label, lines, panels, save
+from tinygrok.plots import style as parts
+from tinygrok.plots.colors import TEST, TRAIN, UNIT
+from tinygrok.plots.style import SHARE, image, label, lines, panels, save
+from tinygrok.probes.fourier import spectrum
 
 MOVES = {"not": "0.8", "by -delta": TRAIN, "by +2 delta": TEST, "otherwise": "0.35"}
 SPARSE_DOTS = (0, (1, 4))

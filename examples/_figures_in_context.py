@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import style as parts
-from .colors import TEST, TRAIN, UNIT
-from .style import SHARE, figure, image, label, panels, save
+from tinygrok.plots import style as parts
+from tinygrok.plots.colors import TEST, TRAIN, UNIT
+from tinygrok.plots.style import SHARE, figure, image, label, panels, save
 
 # The colour tells the tasks, the dashes the inputs.
 SETS = {
