@@ -57,7 +57,7 @@ def numbers(features: dict[str, dict], path: Path) -> None:
         across = 1 if up == 0 else 0
         _plane(parity, f["legendre"]["scores"], (across, up), log)
         correlation = f["legendre"]["correlation"][up]
-        parity.set_title(f"log even: blue, odd: red\ncorrelation {correlation:.2f}, upwards")
+        parity.set_title(f"log even: blue, odd: orange\ncorrelation {correlation:.2f}, upwards")
         shares = f["power"]
         power.bar(np.arange(1, len(shares) + 1), shares, color=TEST)
         power.axhline(2 / (len(log) - 2), color="0.4", ls="--", label="noise: 2/(p - 2)")

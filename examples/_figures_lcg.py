@@ -110,8 +110,8 @@ def attention(patterns: np.ndarray, r: np.ndarray, mass: np.ndarray, path: Path)
             keys = n - back[1:]
             maps[at].plot(keys, n - 1, ".", color=color, ms=1.5)
             below[at].plot(n, mass[at][1:, i], color=color, ls=ls)
-        maps[at].set(xlabel="key (red: r back, blue: r/2)", ylabel="query")
-        below[at].set(xlabel="numbers in context\nred: on look-back r, dashed: on r/2")
+        maps[at].set(xlabel="key (orange: r back, blue: r/2)", ylabel="query")
+        below[at].set(xlabel="numbers in context\norange: on look-back r, dashed: on r/2")
     save(fig, path)
 
 
