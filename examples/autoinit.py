@@ -143,7 +143,7 @@ def train(experiment, net, data, starts):
             run = make_run(experiment, net, data, starts[s].weights[init], lr, args.seed + s)
             path = experiment.out / f"{init}-{lr:g}-{s}.npz"
             if args.resume and path.exists():
-                load_training(path, run, config)
+                load_training(path, run, config, finite=False)  # one that diverged does so again
 
             def show(row, before=i * args.steps, init=init):
                 train = f"train {row['train_accuracy']:.3f} ({row['train_loss']:.3f})"

@@ -29,6 +29,7 @@ from . import __version__  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
 from .engine.files import write_csv, write_json  # noqa: E402
+from .engine.reader import read_json  # noqa: E402
 from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
 from .training.loop import NonFiniteLoss  # noqa: E402
 from .training.parallel import launched, world  # noqa: E402
@@ -313,8 +314,7 @@ class Experiment:
         out = self.open(state=SETTINGS)
         settings = json.loads(json.dumps(config(self.args) | more))
         if self.args.resume:
-            saved = json.loads((out / SETTINGS).read_text())
-            check_config(out, saved, settings, free=tuple(free))
+            check_config(out, read_json(out / SETTINGS), settings, free=tuple(free))
         write_json(out / SETTINGS, settings)
         return out
 

@@ -3,7 +3,7 @@
 import math
 
 from .device import Array, Device
-from .errors import InputError
+from .reader import check_shapes
 
 
 def cut(flat: Array, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
@@ -63,13 +63,8 @@ class Arena:
     def load(self, arrays: dict[str, Array], e: int | None = None) -> None:
         """Copy host arrays of matching names and shapes into the arena (into member e)."""
         views = self.member(e)
-        if set(arrays) != set(views):
-            raise InputError(f"expected the parameters {sorted(views)}, got {sorted(arrays)}")
+        check_shapes(arrays, {name: tuple(view.shape) for name, view in views.items()})
         for name, view in views.items():
-            expected = tuple(view.shape)
-            given = tuple(arrays[name].shape)
-            if given != expected:
-                raise InputError(f"{name}: expected shape {expected}, got {given}")
             view[...] = self.dev.to_device(arrays[name])
 
     def to_host(self, e: int | None = None) -> dict[str, Array]:

@@ -11,9 +11,7 @@ layer as (out, in), this library as (in, out). PyTorch is not needed, but for a 
     model, weights = tinygrok.from_torch_state_dict(state)
 """
 
-import json
 import re
-import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.errors import InputError
+from ..engine.reader import check_shapes, open_arrays, refused
 from .gpt import GPT
 from .mlp import TwoLayerNet
 
@@ -97,9 +96,6 @@ def _from_torch_host(name: str, x: np.ndarray, shape: tuple[int, ...]) -> np.nda
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # entries of a checkpoint that hold weights
 PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")  # of DataParallel, Lightning, torch.compile
 MASK = re.compile(r"\.attn\.(bias|masked_bias|mask|causal_mask|tril)$")  # buffers, not parameters
-SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"}
-SAFETENSORS |= {f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)}
-SAFETENSORS |= {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
 
 
 def _bfloat16_host(bits: np.ndarray) -> np.ndarray:
@@ -107,43 +103,14 @@ def _bfloat16_host(bits: np.ndarray) -> np.ndarray:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def _safetensors_host(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors file: the length of a JSON header in 8 bytes, the header {name:
-    dtype, shape, first and last byte}, the bytes of all arrays."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > path.stat().st_size:
-            raise ValueError(f"its header of {length} bytes is longer than the file")
-        header = json.loads(file.read(length))
-        data = file.read()
-    header.pop("__metadata__", None)
-    arrays = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in SAFETENSORS:
-            raise ValueError(f"{name}: {entry['dtype']} is none of {', '.join(SAFETENSORS)}")
-        first, last = entry["data_offsets"]
-        if not 0 <= first <= last <= len(data):
-            raise ValueError(f"{name} does not lie inside the file")
-        flat = np.frombuffer(data[first:last], SAFETENSORS[entry["dtype"]])
-        x = flat.reshape(entry["shape"])
-        arrays[name] = _bfloat16_host(x) if entry["dtype"] == "BF16" else x
-    return arrays
-
-
 def _load_host(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz or .safetensors file."""
-    suffix = path.suffix.lower()
-    if suffix not in (".npz", ".safetensors"):
+    if path.suffix.lower() not in (".npz", ".safetensors"):
         raise InputError(
             f"{path}: give a .npz, a .safetensors or, of a .pth, the dict that torch.load returns"
         )
-    try:
-        if suffix == ".safetensors":
-            return _safetensors_host(path)
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except Exception as error:  # zip, JSON and NumPy raise errors of their own on damaged files
-        raise InputError(f"{path}: cannot be read ({error})") from error
+    with refused(path), open_arrays(path) as (headers, read):
+        return {name: read(name) for name in headers}
 
 
 def _array_host(x) -> np.ndarray:
@@ -240,18 +207,12 @@ def from_torch_state_dict(
 
 def _weights_host(arrays: dict, shapes: dict, wanted: dict[str, str]) -> dict[str, np.ndarray]:
     """Our arrays from the authors', wanted {our name: theirs}: all of them and no other."""
-    wrong = sorted(set(wanted.values()) ^ set(arrays))
-    if wrong:
-        more = ", ..." if len(wrong) > 5 else ""
-        raise InputError(f"missing or foreign arrays: {', '.join(wrong[:5])}{more}")
-    weights = {}
-    for name, shape in shapes.items():
-        theirs = arrays[wanted[name]]
-        expected = _to_torch_host(name, np.empty(shape)).shape
-        if theirs.shape != expected:
-            raise InputError(f"{wanted[name]}: expected {expected}, got {theirs.shape}")
-        weights[name] = _from_torch_host(name, theirs, shape)
-    return weights
+    expected = {wanted[n]: _to_torch_host(n, np.empty(s)).shape for n, s in shapes.items()}
+    check_shapes(arrays, expected)
+    for name, x in arrays.items():
+        if not np.isfinite(x).all():
+            raise InputError(f"{name} is not finite")
+    return {n: _from_torch_host(n, arrays[wanted[n]], s) for n, s in shapes.items()}
 
 
 def _two_layer_host(arrays: dict[str, np.ndarray], activation: str | None) -> TwoLayerNet:
