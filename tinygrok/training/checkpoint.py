@@ -60,14 +60,15 @@ def load_arrays(path: str | Path, check: Callable | None = None) -> tuple[dict, 
 def load_weights(path: str | Path, shapes: Callable | None = None) -> tuple[dict, dict]:
     """(configuration, weights) of a checkpoint, or of weights that save_arrays wrote alone.
 
-    shapes   configuration -> {name: shape}: what the file must hold, known before it is read
+    shapes   (configuration, {name: an array of that shape and type}) -> {name: shape}: what the
+             file must hold, known before it is read
     Raises CheckpointError where a weight is not finite."""
 
     def check(meta: dict, headers: dict) -> list[str]:
         keys = [key for key in headers if key.rpartition("/")[0] in ("weight", "")]
         if shapes is not None:
             found = {key.rpartition("/")[2]: headers[key] for key in keys}
-            check_shapes(found, shapes(meta["config"]), f"{path}: ")
+            check_shapes(found, shapes(meta["config"], found), f"{path}: ")
         return keys
 
     meta, arrays = load_arrays(path, check)
