@@ -211,11 +211,11 @@ CAUSES = {
     ),
     "sizes": (
         lambda d: put(d, PLAIN) and (d / PLAIN[2]).write_bytes(idx(np.zeros((30, 9, 5), np.uint8))),
-        r"of different sizes, \(4, 5\) to train on, \(9, 5\) to test",
+        r"images of \(4, 5, 1\), but \(9, 5, 1\) to test",
     ),
     "CIFAR beside": (
         lambda d: put(d, PLAIN) and (d / "test_batch.bin").touch(),
-        r"several sets \(train-\.\.\., test_batch.bin\)",
+        r"several sets \(\.\.\., test_batch.bin\)",
     ),
     "two test sets": (
         lambda d: put(d, PLAIN) and put(d, ["test-images-idx3-ubyte"]),

@@ -173,7 +173,7 @@ ODD_META = {
     "a list": (b"[1]", "not an object in JSON"),
     "twice": (b'{"format": 1, "format": 2}', "a name stands twice"),
     "control bytes": (b'{"format\\u001b[2J": 1}', "control characters"),
-    "another format": (b'{"format": "a\\n\\u001b[2Jb"}', r"format a \[2Jb, this version reads"),
+    "another format": (b'{"format": "a\\n\\u001b[2Jb"}', r"format a \[2Jb, this reads"),
     "no format": (b"{}", "format None"),
     "no text": (b"\xff\xfe\xfd", "truncated or corrupted"),
     "config": (json.dumps({"format": FORMAT, "config": [1]}).encode(), "is no dictionary"),

@@ -18,9 +18,7 @@ from .errors import InputError
 
 SMALL = 2**26  # bytes: the longest JSON text, and what any packed file may unpack to
 UNPACKED = 16  # beyond that, as many times its size: images of digits need 5, zeros 1000
-PLAIN_OR_DEFLATED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 NPY = np.lib.format
-HEADERS = {(1, 0): NPY.read_array_header_1_0, (2, 0): NPY.read_array_header_2_0}
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "V2", "BOOL": "?"}
 SAFETENSORS |= {f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)}
 SAFETENSORS |= {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
@@ -107,10 +105,11 @@ def _npz(file: BinaryIO, limit: int) -> tuple[Arrays, Callable]:
     headers = {}
     for name, member in members.items():
         # A wrong length of a comment hides the members that follow.
-        if member.compress_type not in PLAIN_OR_DEFLATED or member.comment:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.comment:
             raise ValueError(f"{name} is not packed as NumPy does")
         with archive.open(member) as opened:
-            shape, _, dtype = HEADERS[NPY.read_magic(opened)](opened)
+            NPY.read_magic(opened)
+            shape, _, dtype = NPY.read_array_header_1_0(opened)  # other versions name columns
             size = member.file_size - opened.tell()
         headers[name] = np.broadcast_to(np.empty((), dtype), shape)
         if headers[name].nbytes != size or dtype.kind not in "biufV":

@@ -26,34 +26,21 @@ from .mlp import TwoLayerNet
 
 TOKEN = "transformer.wte.weight"
 HEAD = "lm_head.weight"
-OUTER = {
-    "embed.token": TOKEN,
-    "embed.position": "transformer.wpe.weight",
-    "embed.digit": "transformer.abacus.weight",
-    "final.gain": "transformer.ln_f.weight",
-    "final.shift": "transformer.ln_f.bias",
-    "head": HEAD,
-}
+OUTER = {"embed.token": TOKEN, "embed.position": "transformer.wpe.weight", "head": HEAD}
+OUTER |= {"embed.digit": "transformer.abacus.weight"}
+OUTER |= {"final.gain": "transformer.ln_f.weight", "final.shift": "transformer.ln_f.bias"}
 EMBEDDINGS = ("embed.token", "embed.position", "embed.digit")
 LAYERS = {"ln1": "ln_1", "ln2": "ln_2", "mlp.in": "mlp.c_fc", "mlp.out": "mlp.c_proj"}
 # The two repositories name attention differently: the first has rotary positions, the second not.
 ROTARY_LAYERS = {**LAYERS, "attn.qkv": "attn.to_qkv", "attn.out": "attn.o"}
 OTHER_LAYERS = {**LAYERS, "attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj"}
 FCN = {"U": "fc1.weight", "W": "fc2.weight"}
-FCN_NORM = {
-    "norm.gain": "norm1.weight",
-    "norm.shift": "norm1.bias",
-    "norm.mean": "norm1.running_mean",
-    "norm.var": "norm1.running_var",
-}
+FCN_NORM = {"norm.gain": "norm1.weight", "norm.shift": "norm1.bias"}
+FCN_NORM |= {"norm.mean": "norm1.running_mean", "norm.var": "norm1.running_var"}
 KINDS = {"gain": "weight", "shift": "bias", "weight": "weight", "bias": "bias"}
 # What the published classes compute, by positions and whether the linear layers have biases.
-ACTIVATION = {
-    ("rotary", False): "relu",
-    ("learned", False): "relu",
-    ("learned", True): "gelu",
-    ("digits", True): "gelu",
-}
+ACTIVATION = {("rotary", False): "relu", ("learned", False): "relu"}
+ACTIVATION |= {("learned", True): "gelu", ("digits", True): "gelu"}
 FREQUENCIES = "transformer.h.{}.attn.rotary_emb.freqs"  # stored, not trained: base^(-2j/D)
 
 
@@ -98,29 +85,14 @@ PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")  # of DataParallel, Light
 MASK = re.compile(r"\.attn\.(bias|masked_bias|mask|causal_mask|tril)$")  # buffers, not parameters
 
 
-def _bfloat16_host(bits: np.ndarray) -> np.ndarray:
-    """float32 of bfloat16, whose 16 bits are the upper half of a float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _load_host(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz or .safetensors file."""
-    if path.suffix.lower() not in (".npz", ".safetensors"):
-        raise InputError(
-            f"{path}: give a .npz, a .safetensors or, of a .pth, the dict that torch.load returns"
-        )
-    with refused(path), open_arrays(path) as (headers, read):
-        return {name: read(name) for name in headers}
-
-
 def _array_host(x) -> np.ndarray:
     """float64, of an array or a torch tensor; NumPy reads bfloat16 as 2 bytes without a type."""
     torch = sys.modules.get("torch")  # where there is a tensor, torch is loaded
     if torch is not None and isinstance(x, torch.Tensor):
         x = x.detach().cpu().double().numpy()
     x = np.asarray(x)
-    if x.dtype == "V2":
-        x = _bfloat16_host(x.view(np.uint16))
+    if x.dtype == "V2":  # the upper half of a float32
+        x = (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return x.astype(float)
 
 
@@ -135,7 +107,11 @@ def _unwrapped(source: Mapping) -> Mapping:
 def _read_host(source: Any) -> dict[str, np.ndarray]:
     """float64 host arrays by name, without wrappers, prefixes of other packages and masks."""
     if isinstance(source, str | Path):
-        source = _load_host(Path(source))
+        path = Path(source)
+        if path.suffix.lower() not in (".npz", ".safetensors"):
+            raise InputError(f"{path}: give a .npz, a .safetensors, or what torch.load makes of it")
+        with refused(path), open_arrays(path) as (headers, read):
+            source = {name: read(name) for name in headers}
     if not isinstance(source, Mapping):
         raise InputError(f"a state dict maps names to arrays; this is a {type(source).__name__}")
     arrays = {}
@@ -221,9 +197,7 @@ def _two_layer_host(arrays: dict[str, np.ndarray], activation: str | None) -> Tw
     first = arrays[FCN["U"]].shape
     second = arrays[FCN["W"]].shape
     if len(first) != 2 or len(second) != 2 or not second[0] or first[1] % second[0]:
-        raise InputError(
-            f"fc1.weight must be (N, S p) and fc2.weight (p, N), not {first} and {second}"
-        )
+        raise InputError(f"fc1.weight must be (N, S p), fc2.weight (p, N), not {first}, {second}")
     p, width = second
     terms = first[1] // p
     usual = "square" if terms == 2 else f"power{terms}"
@@ -236,11 +210,7 @@ def _fcn_names(model: TwoLayerNet) -> dict[str, str]:
 
 
 def _gpt_host(
-    arrays: dict[str, np.ndarray],
-    frequencies: list[np.ndarray],
-    heads: int | None,
-    activation: str | None,
-    context: int | None,
+    arrays: dict, frequencies: list, heads: int | None, activation: str | None, context: int | None
 ) -> GPT:
     """The decoder that the names and shapes of a state dict belong to."""
     sizes = {name: arrays[OUTER[name]].shape for name in EMBEDDINGS if OUTER[name] in arrays}

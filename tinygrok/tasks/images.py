@@ -131,10 +131,9 @@ def load(folder: str | Path | None = None) -> Images:
     sets = _idx_files(folder)
     is_cifar = (folder / CIFAR_TEST).exists()
     if (sets and is_cifar) or (len(sets) > 1 and "" not in sets):
-        names = [f"{name or 'train-'}..." for name in sorted(sets)]
-        names += [CIFAR_TEST] if is_cifar else []
-        each = ", ".join(names)
-        raise InputError(f"{folder}: several sets ({each}): give one a folder of its own")
+        names = ", ".join(f"{name}..." for name in sorted(sets))
+        names += f", {CIFAR_TEST}" if is_cifar else ""
+        raise InputError(f"{folder}: several sets ({names}): give one a folder of its own")
     if is_cifar:
         batches = [_cifar(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
         train = np.concatenate([x for x, _ in batches])
@@ -142,9 +141,9 @@ def load(folder: str | Path | None = None) -> Images:
         return Images(train, train_labels, *_cifar(folder / CIFAR_TEST))
     files = sets.get("") or next(iter(sets.values()))
     data = Images(*_idx_pair(folder, files, "train"), *_idx_pair(folder, files, "test"))
-    if data.train.shape[1:] != data.test.shape[1:]:
-        sizes = f"{data.train.shape[1:3]} to train on, {data.test.shape[1:3]} to test"
-        raise InputError(f"{folder}: images of different sizes, {sizes}")
+    sizes = (data.train.shape[1:], data.test.shape[1:])
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{folder}: images of {sizes[0]}, but {sizes[1]} to test")
     return data
 
 

@@ -49,8 +49,7 @@ def load_arrays(path: str | Path, check: Callable | None = None) -> tuple[dict, 
         meta = parse_json(read("meta").tobytes())
         found = meta.pop("format", None)
         if found != FORMAT:
-            other = f"format {one_line(found)}, this version reads {FORMAT!r}"
-            raise CheckpointError(f"{path}: {other}")
+            raise CheckpointError(f"{path}: format {one_line(found)}, this reads {FORMAT!r}")
         if not isinstance(meta.setdefault("config", {}), dict):
             raise CheckpointError(f"{path}: its configuration is no dictionary")
         names = check(meta, headers) if check else headers
