@@ -23,8 +23,6 @@ SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "V2", "BOOL": "
 SAFETENSORS |= {f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)}
 SAFETENSORS |= {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
 
-Arrays = dict[str, np.ndarray]
-
 
 def one_line(x: object) -> str:
     """x as text, without line ends and control characters, cut after 200 characters."""
@@ -85,18 +83,18 @@ def _by_name(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def open_arrays(path: Path) -> Iterator[tuple[Arrays, Callable[[str], np.ndarray]]]:
+def open_arrays(path: Path) -> Iterator[tuple[dict, Callable[[str], np.ndarray]]]:
     """(headers, read) of a .npz or .safetensors file, while it is open.
 
     headers  {name: an array of that shape and type, which takes no memory}
     read     name -> the array itself, in memory
     """
     with open_file(path) as file:
-        is_npz = path.suffix.lower() != ".safetensors"
-        yield _npz(file, room(path)) if is_npz else _safetensors(file)
+        packed = path.suffix.lower() != ".safetensors"
+        yield _npz(file, room(path)) if packed else _safetensors(file)
 
 
-def _npz(file: BinaryIO, limit: int) -> tuple[Arrays, Callable]:
+def _npz(file: BinaryIO, limit: int) -> tuple[dict, Callable]:
     """Members NAME.npy of an archive, each with a checksum, plain or packed by deflate."""
     archive = zipfile.ZipFile(file)
     members = _by_name([(m.filename.removesuffix(".npy"), m) for m in archive.infolist()])
@@ -122,7 +120,7 @@ def _npz(file: BinaryIO, limit: int) -> tuple[Arrays, Callable]:
     return headers, read
 
 
-def _safetensors(file: BinaryIO) -> tuple[Arrays, Callable]:
+def _safetensors(file: BinaryIO) -> tuple[dict, Callable]:
     """The length of a JSON header in 8 bytes, the header {name: dtype, shape, first and last byte},
     the bytes of all arrays."""
     (length,) = struct.unpack("<Q", file.read(8))
@@ -145,9 +143,8 @@ def check_shapes(found: Mapping[str, Any], expected: Mapping[str, tuple], where=
     """Refuse missing, foreign and misshapen arrays. where: what the line begins with."""
     wrong = sorted(set(expected) ^ set(found))
     if wrong:
-        more = ", ..." if len(wrong) > 5 else ""
-        names = one_line(", ".join(wrong[:5]))
-        raise InputError(f"{where}missing or foreign arrays: {names}{more}")
+        names = one_line(", ".join(wrong))
+        raise InputError(f"{where}missing or foreign arrays: {names}")
     for name, shape in expected.items():
         if found[name].shape != shape:
             raise InputError(f"{where}{name}: expected shape {shape}, got {found[name].shape}")

@@ -221,9 +221,7 @@ def _gpt_host(
         heads = width // (2 * frequencies[0].size)
     if heads is None:
         raise InputError("the number of heads does not follow from the weights: pass heads")
-    digits = 1
-    if "embed.digit" in sizes:
-        digits = sizes["embed.digit"][0]
+    digits = sizes["embed.digit"][0] if "embed.digit" in sizes else 1
     if "embed.position" not in sizes:
         positions = "rotary"
         longest = context or 512
@@ -236,20 +234,12 @@ def _gpt_host(
         kind = f"{positions} positions {'with' if bias else 'without'} biases"
         raise InputError(f"no published class has {kind}: pass activation, 'relu' or 'gelu'")
     head = arrays.get(HEAD)
-    return GPT(
-        vocab,
-        width,
-        depth=len({n.split(".")[2] for n in arrays if n.startswith("transformer.h.")}),
-        heads=heads,
-        context=longest,
-        positions=positions,
-        digits=digits,
-        activation=activation,
-        bias=bias,
-        shift=OUTER["final.shift"] in arrays,
-        tied=head is None or np.array_equal(head, arrays[TOKEN]),
-        residual=("mlp.out",) if positions == "rotary" else ("attn.out", "mlp.out"),
-    )
+    settings: dict = {"positions": positions, "digits": digits, "activation": activation}
+    settings |= {"bias": bias, "shift": OUTER["final.shift"] in arrays}
+    settings["tied"] = head is None or np.array_equal(head, arrays[TOKEN])
+    settings["residual"] = ("mlp.out",) if positions == "rotary" else ("attn.out", "mlp.out")
+    depth = len({n.split(".")[2] for n in arrays if n.startswith("transformer.h.")})
+    return GPT(vocab, width, depth, heads, longest, **settings)
 
 
 # -- writing ---------------------------------------------------------------------------------------

@@ -165,9 +165,8 @@ def _digits() -> Images:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise InputError(
-            "no images: name a folder of them (--data), or install scikit-learn for its digits"
-        ) from error
+        advice = "name a folder of images (--data), or install scikit-learn for its digits"
+        raise InputError(advice) from error
     digits: Any = load_digits()
     x = digits.images[..., None]
     y = digits.target.astype(np.int64)
