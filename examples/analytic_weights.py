@@ -18,6 +18,7 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 import math  # isort: skip
 
 import numpy as np
+from _kept import kept, kept_map
 
 from tinygrok.analytic.addition import (
     DESIGNS,
@@ -53,7 +54,7 @@ PAPER_MSE = {  # appendix B
 
 
 def arguments(argv=None):
-    p = cli.parser("analytic_weights", __doc__.splitlines()[0])
+    p = cli.parser("analytic_weights", __doc__)
     p.set_defaults(dtype="float64")
     add = p.add_argument
     count = cli.integer()
@@ -74,6 +75,7 @@ def arguments(argv=None):
     beta = "sharpness of a polynomial's softmax; 100 unless given"
     add("--beta", type=cli.positive(), help=beta)
     add("--seeds", type=count, default=10, help="random phases: networks a width in the sweep")
+    add("--resume", action="store_true", help="keep what is verified in --out, and go on")
     args = cli.parse(p, argv, QUICK)
     for flag in dict.fromkeys(sum(FLAGS.values(), ())):
         if getattr(args, flag) is not None and flag not in FLAGS[args.task]:
@@ -123,23 +125,29 @@ def swept(args, part, full):
     return [*((group * f + extra, 0) for f in frequencies), (full, 0)]
 
 
-def sweep(args, dev, part, seen):
+def sweep(args, dev, part, seen, folder):
     """Accuracy and smallest margin against width; the first row, seen, is the verified network."""
     table = {name: [value] for name, value in seen.items()}
     try:
         full = len(build(args, None, args.seed)[2]["W"])
         for width, seed in swept(args, part, full):
-            network, task, _, _ = build(args, width, args.seed + seed)
-            experts = part.terms if args.task == "polynomial" else 1
-            few = max(1000, min(20_000, int(1e9 / (width * args.p * experts))))
-            limit = few * width * args.p
-            v = verify(network, task, dev, limit=limit, sample=few, seed=seed, terms=False)
-            for name, value in row(v, width, args.seed + seed).items():
+            found = kept(folder / f"{width}-{seed}.json", of_width, args, dev, part, width, seed)
+            for name, value in found.items():
                 table[name].append(value)
     except AnalyticError as error:
         print(f"no sweep over widths: {error}")
         return {name: [value] for name, value in seen.items()}
     return table
+
+
+def of_width(args, dev, part, width, seed):
+    """The row of a network of the sweep."""
+    network, task, _, _ = build(args, width, args.seed + seed)
+    experts = part.terms if args.task == "polynomial" else 1
+    few = max(1000, min(20_000, int(1e9 / (width * args.p * experts))))
+    limit = few * width * args.p
+    v = verify(network, task, dev, limit=limit, sample=few, seed=seed, terms=False)
+    return row(v, width, args.seed + seed)
 
 
 def row(v, width, seed):
@@ -166,15 +174,12 @@ def describe(args, network, task, width, terms):
     print(f"{needed}; exact phases {group_size(terms)} a frequency")
 
 
-def verified(args, network, task, dev):
+def verified(args, network, task, dev, folder):
     """verify over all inputs, with a line of progress and what it found."""
     began = time.perf_counter()
     progress = cli.Progress(task.size, every=5.0, unit="input")
-
-    def on_chunk(done, total):
-        progress(done, "verified")
-
-    v = verify(network, task, dev, seed=args.seed, on_chunk=on_chunk)
+    over = kept_map(folder, dev, lambda done: progress(done, "verified"))
+    v = verify(network, task, dev, seed=args.seed, over=over)
     progress.close()
     seconds = time.perf_counter() - began
     print(f"{v}\nverified in {seconds:.1f} s, {v.inputs / seconds:,.0f} inputs a second")
@@ -218,11 +223,11 @@ def main(argv=None):
     dev = experiment.dev
     network, task, weights, part = build(args, args.width, args.seed)
     width = len(weights["W"])
-    experiment.open()
+    folder = experiment.open_sweep() / cli.PACKS
     describe(args, network, task, width, part.terms)
-    v = verified(args, network, task, dev)
+    v = verified(args, network, task, dev, folder)
     results, paper = measured(args, v, weights, part.terms)
-    log = sweep(args, dev, part, row(v, width, args.seed))
+    log = sweep(args, dev, part, row(v, width, args.seed), folder)
 
     def figures(out):
         from tinygrok.plots import modular_polynomials as plots

@@ -6,7 +6,7 @@
 
 Exit code 1 when a gradient is wrong. Every operation is one line, the check that came closest to
 its tolerance, or those that failed; `--op` prints all checks, the formulas, the plain version of a
-fast operation (tinygrok/ops/reference.py), and, where a tiny case makes that readable, every entry
+fast operation (examples/_reference.py), and, where a tiny case makes that readable, every entry
 of the Jacobian.
 
 A file of your own has pairs NAME_forward(dev, x, ...) -> (y, cache) and
@@ -46,19 +46,19 @@ import numpy as np  # isort: skip
 import _exercises_marking as marking
 import _own_file as own_file
 import _own_pairs as own_pairs
+import _reference
 
 from tinygrok.audit.case import Case, cpu_device
 from tinygrok.audit.cases import BUILDERS, cases
 from tinygrok.audit.checker import Row, along, audit, central_difference, complex_step, table
 from tinygrok.engine.errors import InputError
-from tinygrok.ops import reference
 
 JACOBIAN_SIZE = 64  # inputs times outputs up to which every entry is listed
 
 
 def arguments(argv=None):
-    p = cli.parser("audit_gradients", __doc__.splitlines()[0])
-    p.epilog = __doc__.partition("\n\n")[2]
+    p = cli.parser("audit_gradients", __doc__)
+    p.epilog = (__doc__ or "").partition("\n\n")[2]
     # The help of all examples, with the lines of the epilog as they stand.
     formatters = (p.formatter_class, argparse.RawDescriptionHelpFormatter)
     p.formatter_class = type("Help", formatters, {})
@@ -89,10 +89,10 @@ def print_sources(case: Case) -> None:
         print(f"\n{function.__name__}\n{formulas}")
     if case.notes:
         print(f"\n{case.notes}")
-    plain = [getattr(reference, function.__name__, None) for function in case.source]
+    plain = [getattr(_reference, function.__name__, None) for function in case.source]
     texts = [inspect.getsource(function) for function in plain if function is not None]
     if texts:
-        print("\nThe plain version, tinygrok/ops/reference.py:\n")
+        print("\nThe plain version, examples/_reference.py:\n")
         print("\n\n".join(texts).rstrip())
 
 

@@ -29,7 +29,7 @@ from tinygrok.models.vision import NORMS
 from tinygrok.ops.activation import activation_help
 from tinygrok.plots import autoinit as plots
 from tinygrok.tasks import images
-from tinygrok.training.checkpoint import load_training, save_training
+from tinygrok.training.checkpoint import load_training
 from tinygrok.training.images import HE, ImageTraining
 from tinygrok.training.loop import NonFiniteLoss
 from tinygrok.training.parallel import world
@@ -40,7 +40,7 @@ INITS = ("off", "kaiming", "xavier", "autoinit")
 
 
 def arguments(argv=None):
-    p = cli.parser("autoinit", __doc__.splitlines()[0])
+    p = cli.parser("autoinit", __doc__)
     add = p.add_argument
     count = cli.integer()
     positive = cli.positive()
@@ -143,14 +143,17 @@ def train(experiment, net, data, starts):
             run = make_run(experiment, net, data, starts[s].weights[init], lr, args.seed + s)
             path = experiment.out / f"{init}-{lr:g}-{s}.npz"
             if args.resume and path.exists():
-                load_training(path, run, config, finite=False)  # one that diverged does so again
+                load_training(path, run, config, args.defaults)
+            if not run.whole:  # it has diverged
+                histories[init, lr, s] = None
+                continue
 
             def show(row, before=i * args.steps, init=init):
                 train = f"train {row['train_accuracy']:.3f} ({row['train_loss']:.3f})"
                 test = f"test {row['test_accuracy']:.3f}"
                 progress(before + row["step"], f"{init:<9} {train}  {test}")
 
-            save = functools.partial(save_training, path, config=config)
+            save = experiment.saver(path)
             when = (args.steps, args.measure_every, show, save, args.save_seconds, interrupt)
             try:
                 run.fit(*when)
@@ -160,7 +163,7 @@ def train(experiment, net, data, starts):
                 histories[init, lr, s] = None
                 continue
             if run.t < args.steps:
-                print(f"interrupted; the checkpoints are in {experiment.out}. {cli.to_go_on()}")
+                print(f"interrupted; the checkpoints are in {experiment.out}{cli.to_go_on()}")
                 return None
             histories[init, lr, s] = run.history
     progress.close()

@@ -30,17 +30,17 @@ SECONDS = 15.0  # of turns, about, for a workload
 
 
 def arguments(argv=None):
-    p = cli.parser("benchmark", __doc__.splitlines()[0])
+    p = cli.parser("benchmark", __doc__)
     add = p.add_argument
     count = cli.integer()
-    workloads = ["all", *WORKLOADS]
-    add("--workload", default="mlp", choices=workloads, help="what to time")
+    add("--workload", default="mlp", choices=["all", *WORKLOADS], help="what to time")
     add("--scaling", action="store_true", help="step times over sizes, with fitted exponents")
     add("--only", metavar="CANDIDATE", help="run it alone and print its peak memory in MB")
     add("--repeats", type=count, default=15, help="turns of every candidate, at most")
     add("--steps", type=count, default=5, help="steps a turn; the first is not counted")
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
     add("--width", type=count, default=500, help="hidden neurons on modular arithmetic")
+    add("--resume", action="store_true", help="of all workloads, time those that are not in --out")
     return cli.parse(p, argv, {"repeats": 3, "p": 31, "width": 100})
 
 
@@ -152,9 +152,8 @@ def peak_of_this_process(dev, name):
 
 def alone(args, dev):
     """Run one candidate for its peak memory, and print that."""
-    torch = args.only != "tinygrok"
     workload = WORKLOADS.get(args.workload)
-    candidates = workload(args, dev, torch) if workload else {}
+    candidates = workload(args, dev, args.only != "tinygrok") if workload else {}
     if args.only not in candidates:
         known = ", ".join(candidates) or "a --workload first"
         raise cli.InputError(f"--only {args.only!r}: choose {known}")
@@ -196,9 +195,10 @@ def everything(args, out):
     """Every workload in a process of its own: one that fails reports, and the others go on."""
     results = {}
     for name in WORKLOADS:
-        where = out / name
-        if subprocess.run(own_flags(args, workload=name, out=where)).returncode == 0:
-            results |= json.loads((where / "run.json").read_text())["results"]
+        file = out / cli.PACKS / name / "run.json"
+        flags = own_flags(args, workload=name, out=file.parent)
+        if (args.resume and file.exists()) or subprocess.run(flags).returncode == 0:
+            results |= json.loads(file.read_text())["results"]
         else:
             print(f"{name}: FAILED")
     return results
@@ -256,7 +256,7 @@ def main(argv=None):
     experiment = cli.Experiment(args)
     if args.only:
         return alone(args, experiment.dev)
-    out = experiment.open()
+    out = experiment.open_sweep()
     if args.scaling:
         results = {"scaling": scaling(args, experiment.dev)}
     elif args.workload == "all":

@@ -51,7 +51,7 @@ KEEP = 5  # frequencies of the filtration curves
 
 
 def arguments(argv=None):
-    p = cli.parser("corrupted_labels", __doc__.splitlines()[0])
+    p = cli.parser("corrupted_labels", __doc__)
     add = p.add_argument
     count = cli.integer()
     add("--regularizer", default="none", choices=list(REGULARIZERS), help="what curbs memorisation")

@@ -20,6 +20,8 @@ import math  # isort: skip
 from dataclasses import replace
 
 import numpy as np
+from _critical_survey import SURVEY
+from _kept import kept
 
 from tinygrok.criticality import finite
 from tinygrok.criticality.jacobian import mean_and_error
@@ -30,29 +32,6 @@ from tinygrok.models.vision import NORMS
 
 KINDS = ("identity", "relu", "leaky_relu", "erf", "tanh", "gelu")
 QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 7}
-# activation, sigma_w^2, sigma_b^2, mu, norm
-SURVEY = [
-    ("relu", 2, 0),
-    ("relu", 1.5, 0.09),
-    ("leaky_relu", 2 / 1.0001, 0),
-    ("identity", 1, 0),
-    ("erf", math.pi / 4, 0),
-    ("erf", 1.7562, 0.18414),
-    ("tanh", 1, 0),
-    ("tanh", 2.5, 0.05),
-    ("gelu", 1.983058, 0.172922),
-    ("relu", 1.69, 0, 0, "pre"),
-    ("erf", 1, 0.104851, 0, "pre"),
-    ("relu", 1, 1 / (math.pi - 1), 0, "act"),
-    ("relu", 2 * 0.19, 0, 0.9),
-    ("erf", 1, 0, 1),
-    ("relu", 1.96, 0.09, 1, "pre"),
-    ("erf", 1, 0.09, 1, "pre"),
-    ("gelu", 3, 0.5, 1, "pre"),
-    ("tanh", 0.5, 1, 1, "pre"),
-    ("relu", 1.44, 0.09, 1, "post"),
-    ("relu", 1, 0, 0.9, "batch"),
-]
 
 
 def arguments(argv=None):
@@ -71,6 +50,7 @@ def arguments(argv=None):
     add("--sigma-b", type=cli.real(), help=where)
     add("--grid", type=cli.integer(2, 100), default=11, help="points on an axis of the diagram")
     add("--survey", action="store_true", help="also measure every kind in the paper's tables")
+    add("--resume", action="store_true", help="keep what is measured in --out, measure the rest")
     return cli.parse(p, argv, QUICK)
 
 
@@ -160,7 +140,7 @@ def compared(args, dev, case, rngs):
     return found, {name: table}
 
 
-def phase_diagram(args, dev, base):
+def phase_diagram(args, dev, base, folder):
     """{title: chi_J of the last blocks over (sw2, sb2)}, by theory and of small networks; axes."""
     sw2 = np.linspace(0.25, 4, args.grid)
     sb2 = np.linspace(0, 1, args.grid)
@@ -174,7 +154,8 @@ def phase_diagram(args, dev, base):
     for n, (i, j) in enumerate(np.ndindex(measured.shape)):
         case = replace(base, sw2=float(sw2[j]), sb2=float(sb2[i]))
         size = (width, depth, *effort(args, case))
-        measured[i, j] = finite.measure_last(dev, case, *size, rngs[n].spawn(2), last)
+        how = (dev, case, *size, rngs[n].spawn(2), last)
+        measured[i, j] = kept(folder / f"point-{n}.json", finite.measure_last, *how)
         expected[i, j] = finite.theory(case, depth).chi[-last:].mean()
         chi = f"chi {measured[i, j]:.3f}, theory {expected[i, j]:.3f}"
         progress(n + 1, f"sw2 {case.sw2:.3g}, sb2 {case.sb2:.3g}: {chi}")
@@ -183,12 +164,13 @@ def phase_diagram(args, dev, base):
     return {"theory, infinite width": expected, title: measured}, (sw2, sb2)
 
 
-def survey(args, dev):
+def survey(args, dev, folder):
     """{case: comparison} for every case of SURVEY."""
     tables = {}
     rngs = generator(args.seed, "batches").spawn(len(SURVEY))
-    for values, rng in zip(SURVEY, rngs, strict=True):
-        tables |= compared(args, dev, MeanField(*values), rng.spawn(args.networks))[1]
+    for i, (values, rng) in enumerate(zip(SURVEY, rngs, strict=True)):
+        what = (args, dev, MeanField(*values), rng.spawn(args.networks))
+        tables |= kept(folder / f"survey-{i}.json", compared, *what)[1]
     return tables
 
 
@@ -240,13 +222,13 @@ def main(argv=None):
     experiment = cli.Experiment(args)
     at = critical(args)
     case = kind_of_network(args, at)
-    experiment.open()
+    folder = experiment.open_sweep(free=("survey",)) / cli.PACKS
     points = critical_table()
     rngs = generator(args.seed, "init").spawn(args.networks)
     found, tables = compared(args, experiment.dev, case, rngs)
     (table,) = tables.values()
-    maps, axes = phase_diagram(args, experiment.dev, case)
-    others = survey(args, experiment.dev) if args.survey else {}
+    maps, axes = phase_diagram(args, experiment.dev, case, folder)
+    others = survey(args, experiment.dev, folder) if args.survey else {}
     results = measured_numbers(case, at, [table, *others.values()], maps)
     profiles, log = against_depth(case, found, args.depth)
 

@@ -44,8 +44,8 @@ EXERCISE = "{name}"  # which one it is, for the marking
 
 
 def arguments(argv=None):
-    p = cli.bare_parser("exercise", __doc__.splitlines()[0])
-    p.epilog = __doc__.partition("\n\n")[2]
+    p = cli.bare_parser("exercise", __doc__)
+    p.epilog = (__doc__ or "").partition("\n\n")[2]
     p.formatter_class = argparse.RawDescriptionHelpFormatter
     add = p.add_argument
     add("name", nargs="?", metavar="NAME", help="the exercise, by name or number")

@@ -31,7 +31,7 @@ PAPER = {  # Figure 2 of arXiv 2310.13061
 
 
 def arguments(argv=None):
-    p = cli.parser("grok_addition", __doc__.splitlines()[0])
+    p = cli.parser("grok_addition", __doc__)
     add = p.add_argument
     count = cli.integer()
     rate = cli.real(0, 1, open_high=True)

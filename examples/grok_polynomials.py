@@ -52,7 +52,7 @@ PAPER = {
 
 
 def arguments(argv=None):
-    p = cli.parser("grok_polynomials", __doc__.splitlines()[0])
+    p = cli.parser("grok_polynomials", __doc__)
     add = p.add_argument
     count = cli.integer()
     add("--p", type=cli.integer(5, 400), default=97, help="modulus, a prime")

@@ -70,7 +70,7 @@ NEAR = "with --check: radians by which a phase may differ"
 
 
 def arguments(argv=None):
-    p = cli.parser("ground_truth", __doc__.splitlines()[0])
+    p = cli.parser("ground_truth", __doc__)
     p.set_defaults(dtype="float64")
     add = p.add_argument
     add("--circuit", default="exact", choices=list(files.LOGITS), help=CIRCUITS)

@@ -48,7 +48,7 @@ SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
 
 
 def arguments(argv=None):
-    p = cli.parser("in_context", __doc__.splitlines()[0])
+    p = cli.parser("in_context", __doc__)
     add = p.add_argument
     count = cli.integer()
     presets = sorted(PRESETS)

@@ -27,7 +27,7 @@ QUICK_STEPS = 250
 
 
 def arguments(argv=None):
-    p = cli.parser("in_context_probe", __doc__.splitlines()[0])
+    p = cli.parser("in_context_probe", __doc__)
     count = cli.integer()
     files = f"best.npz or checkpoint.npz (default {CHECKPOINT})"
     p.add_argument("checkpoint", nargs="?", type=Path, help=files)

@@ -47,7 +47,7 @@ EXPECTED = {
 
 
 def arguments(argv=None):
-    p = cli.parser("lcg_probe", __doc__.splitlines()[0])
+    p = cli.parser("lcg_probe", __doc__)
     p.add_argument("checkpoint", nargs="?", type=Path, help=f"(default {CHECKPOINT})")
     p.add_argument("--rows", type=cli.integer(), default=512, help="sequences of each test modulus")
     return cli.parse(p, argv)

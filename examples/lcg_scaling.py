@@ -24,6 +24,7 @@ import predict_lcg
 from tinygrok.engine.device import get_device
 from tinygrok.plots import lcg as plots
 from tinygrok.tasks import lcg
+from tinygrok.training.checkpoint import fit_in_pack
 from tinygrok.training.sweep import process_pools
 
 QUICK = {"moduli": [48, 54, 64], "steps": 1400}
@@ -33,7 +34,7 @@ PAPER = {"transformer: exponent_numbers_to_60": "0.24 (recalled; many layers, to
 
 
 def arguments(argv=None):
-    p = cli.parser("lcg_scaling", __doc__.splitlines()[0])
+    p = cli.parser("lcg_scaling", __doc__)
     add = p.add_argument
     count = cli.integer()
     modulus = cli.integer(33, 2**16)
@@ -72,13 +73,13 @@ def point(args, m, seed):
     return flags
 
 
-def train(pack, device, threads):
+def train(pack, device, threads, folder):
     """Accuracy by numbers in context of every predictor of a pack of points, each on its own
     network's test sequences."""
-    return [train_one(flags, device, threads) for flags in pack]
+    return [train_one(flags, device, threads, folder) for flags in pack]
 
 
-def train_one(flags, device, threads):
+def train_one(flags, device, threads, folder):
     words = []
     for name, value in flags.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
@@ -86,7 +87,7 @@ def train_one(flags, device, threads):
     dev = get_device(device, flags["dtype"], threads)
     _, tests, run = predict_lcg.build(options, dev)
     began = time.perf_counter()
-    run.fit(options.steps, max(options.steps // 10, 1))
+    fit_in_pack(run, [flags], folder, options.steps, max(options.steps // 10, 1))
     ((name, (numbers, _)),) = tests.items()
     history = run.history[f"{name}_numbers"]
     curves = {"transformer": history[-1].tolist()}
@@ -163,10 +164,10 @@ def main(argv=None):
     points = []
     for m in sorted(args.moduli, reverse=True):  # slow first
         points += [point(args, m, args.seed + s) for s in range(args.seeds)]
-    experiment.open_sweep(free=("moduli", "seeds"))
+    folder = experiment.open_sweep(free=("moduli", "seeds")) / cli.PACKS
     executor = process_pools(args.workers) if args.workers else None
     threads = 1 if args.workers else args.threads
-    work = functools.partial(train, device=args.device, threads=threads)
+    work = functools.partial(train, device=args.device, threads=threads, folder=folder)
     packs = experiment.sweep([[p] for p in points], work, executor, "network", "trained")
     if packs is None:
         return 1

@@ -41,7 +41,7 @@ BY_BATCH = ("batchnorm", "minibatch")
 
 
 def arguments(argv=None):
-    p = cli.parser("phase_diagram", __doc__.splitlines()[0])
+    p = cli.parser("phase_diagram", __doc__)
     add = p.add_argument
     count = cli.integer()
     kinds = sorted(STRENGTHS)
@@ -200,10 +200,10 @@ def main(argv=None):
     everything = points(args)
     size = members(args, experiment.dev, everything[0])
     cut = packs(everything, size)
-    experiment.open_sweep(pack=size)
+    folder = experiment.open_sweep(pack=size) / cli.PACKS
     print(f"{len(everything)} networks in {len(cut)} packs of up to {max(map(len, cut))}")
     threads = 1 if executor else args.threads
-    work = functools.partial(train_pack, device=args.device, threads=threads)
+    work = functools.partial(train_pack, device=args.device, threads=threads, folder=folder)
     results = experiment.sweep(cut, work, executor, "pack", "packs finished")
     if results is None:
         return 1

@@ -16,42 +16,24 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
-from tinygrok.engine.optim import AdamW, cosine
-from tinygrok.engine.params import Arena
+from _lcg_presets import PRESETS, QUICK, QUICK_UNSEEN
+from _lcg_setup import make_data, make_model, make_optimizer, shares
+
 from tinygrok.engine.rng import generator
-from tinygrok.models.gpt import GPT
 from tinygrok.plots import lcg as plots
 from tinygrok.probes import digits
 from tinygrok.tasks import lcg
+from tinygrok.tasks.lcg_families import FAMILIES
 from tinygrok.training.sequences import SequenceTraining
-
-PAPER = {"steps": 100_000, "batch": 256, "warmup": 2048, "weight_decay": 1.0, "measure_every": 1000}
-PAPER_2048 = PAPER | {"modulus": 2048, "context": 256, "width": 768}
-PAPER_DIGITS = PAPER | {"base": 256, "width": 1024, "heads": 8}
-QUICK = {"modulus": 64, "context": 32, "width": 64, "lr": 3e-3, "test_draws": 8, "steps": 1500}
-QUICK |= {"train_moduli": 30, "pool": 40}
-PRESETS = {
-    "small": {},  # the defaults
-    "quick": QUICK,
-    "paper-2048": PAPER_2048 | {"lr": 3e-4},
-    "paper-2048-unseen": PAPER_2048 | {"mode": "unseen", "lr": 1e-4, "depth": 4, "heads": 6},
-    "paper-2^16": PAPER_DIGITS | {"mode": "unseen", "modulus": 2**16, "context": 256, "depth": 6},
-    "paper-2^32": PAPER_DIGITS | {"modulus": 2**32, "context": 512, "depth": 2, "steps": 200_000},
-}
-PRESETS["paper-2048-unseen"] |= {"train_moduli": 128, "pool": 128}
-PRESETS["paper-2^16"] |= {"train_moduli": 2048, "pool": 8, "lr": 5e-4, "beta2": 0.999, "batch": 64}
-PRESETS["paper-2^32"] |= {"pool": 1024, "beta2": 0.98, "batch": 512, "warmup": 5000, "lr": 1e-4}
-
-# Where the cosine ends, as a share of the peak (else 1/300): the authors' 1e-6 of 1e-4, and 1e-7 of
-# 5e-4 and of 1e-4.
-FLOORS = {"paper-2048-unseen": 1 / 100, "paper-2^16": 1 / 5000, "paper-2^32": 1 / 1000}
 
 
 def arguments(argv=None):
-    p = cli.parser("predict_lcg", __doc__.splitlines()[0])
+    p = cli.parser("predict_lcg", __doc__)
     add = p.add_argument
     count = cli.integer()
     beta = cli.real(0, 1, open_high=True)
+    share = cli.fraction()
+    mixture = f"--mode unseen: shares of {', '.join(FAMILIES)} (default: the paper's draw)"
     add("--preset", default="small", choices=list(PRESETS), help="settings that flags may change")
     add("--mode", default="fixed", choices=["fixed", "unseen"], help="one modulus, or unseen ones")
     add("--modulus", type=cli.integer(2), default=256, help="m (if unseen: the test's, or largest)")
@@ -72,58 +54,29 @@ def arguments(argv=None):
     add("--train-moduli", type=count, default=128, help="--mode unseen: moduli to train on")
     add("--test-moduli", type=cli.integer(2), nargs="*", help="--mode unseen: further moduli")
     add("--pool", type=count, default=128, help="a, and c, to train on (without --base: if unseen)")
+    add("--mixture", nargs="+", metavar="FAMILY=SHARE", help=mixture)
+    add("--start", nargs="+", metavar="FAMILY=SHARE", default=["wrap=1"], help="shares at first")
+    add("--ramp", type=count, nargs=2, default=[300, 1000], help="steps while the shares move")
+    add("--moduli", type=count, nargs=2, default=[65, 256], help="--mixture: smallest, largest")
+    add("--positions", default="learned", choices=["learned", "rotary"], help="without --base")
+    add("--optimizer", default="adamw", choices=["adamw", "muon"], help="muon: of block matrices")
+    add("--matrix-lr", type=cli.positive(), default=0.02, help="learning rate of muon")
+    add("--hold", type=share, help="share of the steps at the full rate, then linear to 0")
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=100, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)
     p.set_defaults(**PRESETS[p.parse_known_args(argv)[0].preset])
-    args = cli.parse(p, argv, QUICK)
+    chosen = p.parse_known_args(argv)[0]
+    args = cli.parse(p, argv, QUICK_UNSEEN if chosen.mode == "unseen" else QUICK)
     if args.quick and args.preset != "small":
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
     if args.test_moduli is not None and (args.mode == "fixed" or args.base):
         raise cli.InputError("--test-moduli needs --mode unseen without --base")
+    if args.mixture and not args.test_moduli:
+        raise cli.InputError("--mixture needs --mode unseen and --test-moduli, which it leaves out")
+    if args.ramp[0] >= args.ramp[1]:
+        raise cli.InputError("--ramp: the first step, then a later one")
     return args
-
-
-def make_data(args):
-    """The data set that the flags describe, from the seed's stream of splits."""
-    rng = generator(args.seed, "split")
-    moduli = (args.train_moduli, args.pool, args.test_draws)
-    if args.base is None:
-        length = args.context + 1
-        if args.mode == "fixed":
-            return lcg.fixed_modulus(args.modulus, length, rng, args.test_draws)
-        return lcg.unseen_modulus(args.modulus, length, rng, *moduli, args.test_moduli)
-    count = 1
-    while args.base**count < args.modulus:
-        count += 1
-    numbers = (args.modulus, args.context, args.base, count)
-    if args.mode == "fixed":
-        return lcg.fixed_modulus_digits(*numbers, rng, args.pool, args.test_draws)
-    return lcg.unseen_modulus_digits(*numbers, rng, *moduli)
-
-
-def make_model(args, data):
-    """The paper's two families of networks."""
-    size = (args.width, args.depth, args.heads, args.context)
-    if args.base is None:
-        return GPT.numbers(data.vocab, *size, recompute=args.recompute)
-    return GPT.base_b(args.base, *size, data.digits, recompute=args.recompute)
-
-
-def make_optimizer(args, dev, net):
-    params = Arena(dev, net.shapes)
-    params.load(net.init(generator(args.seed, "init")))
-    return AdamW(
-        dev,
-        params,
-        Arena(dev, net.shapes),
-        lr=args.lr,
-        betas=(0.9, args.beta2),
-        weight_decay=args.weight_decay,
-        schedule=cosine(args.warmup, args.steps, FLOORS.get(args.preset, 1 / 300)),
-        no_decay=net.no_decay,
-        clip=args.clip,
-    )
 
 
 def build(args, dev):
@@ -145,8 +98,8 @@ def build(args, dev):
             shares[f"{name}_numbers"] = right.mean(axis=0)
         return shares
 
-    def draw(rng):
-        return data.batch(args.batch, rng)
+    def draw(rng, t):
+        return data.batch(args.batch, rng, t)
 
     run = SequenceTraining(dev, net, optimizer, draw, data.positions, sets, args.seed)
     run.extra = numbers_right
@@ -174,14 +127,25 @@ def answers(data, name, test, run):
     for solver, predict in lcg.SOLVERS.items():
         curves[solver] = (predict(numbers[:, :-1], m) == target).mean(axis=0)
     # The power 2^s in a - 1 decides how hard a is.
-    by_s = digits.by_valuation(right, multipliers) if m % 4 == 0 else {}
+    rated = m % 4 == 0 and multipliers.min() > 1
+    by_s = digits.by_valuation(right, multipliers) if rated else {}
     results = summary(curves["transformer"])
     results["accuracy_by_s"] = {s: float(curve[-8:].mean()) for s, curve in by_s.items()}
     return results, curves, digits.digit_accuracy(predicted, target, lcg.prime_factors(m))
 
 
-def measured(data, tests, run, main_set):
+def tests_of_interest(args, tests):
+    """Names of the tests that the progress line and the figure are about, the main one first."""
+    if args.mixture:
+        kind = "" if "full" in shares(args.mixture) else ", a = 1"
+        return [f"{m}{kind}" for m in args.test_moduli]
+    largest = args.base and args.mode == "unseen"
+    return [max(tests, key=int) if largest else str(args.modulus)]
+
+
+def measured(data, tests, run, main_sets):
     """(results, curves and digits of the main test set)"""
+    main_set = main_sets[0]
     results = {}
     found = {name: answers(data, name, test, run) for name, test in tests.items()}
     _, curves, by_digit = found[main_set]
@@ -194,6 +158,10 @@ def measured(data, tests, run, main_set):
             for key, value in summary(curves[solver]).items():
                 results[f"{solver}: {key}"] = value
         results["digit_accuracy"] = {q: np.round(c, 4).tolist() for q, c in by_digit.items()}
+    if len(main_sets) > 1:
+        last = [found[name][0]["accuracy_last"] for name in main_sets]
+        results["accuracy_last_mean"] = float(np.mean(last))
+        results["accuracy_last_least"] = min(last)
     results["parameters"] = run.model.size
     results["loss_first"] = float(run.history["train_loss"][0].mean())
     results["loss_last"] = float(run.history["train_loss"][-1].mean())
@@ -228,12 +196,13 @@ def main(argv=None):
     experiment = cli.Experiment(args)
     data, tests, run = build(args, experiment.dev)
     experiment.open(run)
-    main_set = max(tests, key=int) if args.base and args.mode == "unseen" else str(args.modulus)
+    main_sets = tests_of_interest(args, tests)
+    main_set = main_sets[0]
     print(f"{run.model!r}\n{len(data.moduli)} moduli to train on; tests mod {', '.join(tests)}")
 
     def describe(row):
         train = row["train_numbers"][-8:].mean()
-        test = row[f"{main_set}_numbers"][-8:].mean()
+        test = np.mean([row[f"{name}_numbers"][-8:].mean() for name in main_sets])
         loss = row["train_loss"].mean()
         return f"train loss {loss:.3f}  last 8 numbers: train {train:.3f}  test {test:.3f}"
 
@@ -241,7 +210,7 @@ def main(argv=None):
     if code is not None:
         return code
 
-    results, curves, by_digit = measured(data, tests, run, main_set)
+    results, curves, by_digit = measured(data, tests, run, main_sets)
     tokens = experiment.trained * args.batch * len(run.positions)
     results["tokens_per_second"] = tokens / experiment.seconds  # measurements included
     results["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

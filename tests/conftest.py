@@ -6,7 +6,8 @@ from pathlib import Path
 
 # Read when NumPy is imported: worker threads must not multiply.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
 
 import fakecupy  # noqa: E402
 import numpy as np  # noqa: E402

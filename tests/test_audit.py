@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _reference
 import numpy as np
 import pytest
 
@@ -18,7 +19,6 @@ from tinygrok.audit.case import Case, erf
 from tinygrok.audit.cases import BUILDERS, CHAINS, cases
 from tinygrok.audit.checker import HEADING, audit, table
 from tinygrok.models.chain import RULES
-from tinygrok.ops import reference
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "audit_gradients.py"
 
@@ -49,11 +49,10 @@ def test_tolerances():
 
 
 def modules_of_ops():
-    """The modules whose functions are audited; tests/test_reference.py holds the plain versions of
-    ops/reference.py to them."""
+    """The modules whose functions are audited; tests/test_reference.py holds plain versions to
+    them."""
     for found in pkgutil.iter_modules(ops_package.__path__):
-        if found.name != "reference":
-            yield importlib.import_module(f"tinygrok.ops.{found.name}")
+        yield importlib.import_module(f"tinygrok.ops.{found.name}")
 
 
 def test_every_backward_is_audited():
@@ -224,14 +223,14 @@ def example(*flags, cwd):
     ],
 )
 def test_an_operation_is_printed_with_its_plain_version(operation, plain, shown, tmp_path):
-    """Of fast operations the source of ops/reference.py, of activations the line of the table."""
+    """Of fast operations the source of examples/_reference.py, of activations their line."""
     done = example("--op", operation, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert HEADING in done.stdout
     assert shown in done.stdout
-    assert ("ops/reference.py" in done.stdout) == bool(plain)
+    assert ("examples/_reference.py" in done.stdout) == bool(plain)
     for name in plain:
-        assert inspect.getsource(getattr(reference, name)).rstrip() in done.stdout
+        assert inspect.getsource(getattr(_reference, name)).rstrip() in done.stdout
 
 
 def test_every_entry_is_printed(tmp_path):

@@ -1,8 +1,5 @@
 """Numbers that come in: every integer type gives the same answer, what is none is refused."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -460,10 +457,10 @@ def test_training_has_the_same_bits_with_small_types(host_dev, t):
         run = Training(*table, [(inputs, labels)], measured, 0, "mse", 10)
         tokens = np.random.default_rng(0).integers(0, 11, (6, 8)).astype(kind)
         text = SequenceTraining(
-            *new_run(host_dev, GPT_11), lambda rng, x=tokens: x, np.arange(7).astype(kind), {}, 0
+            *new_run(host_dev, GPT_11), lambda rng, t, x=tokens: x, np.arange(7).astype(kind), {}, 0
         )
         y = np.array([0, 1, 2, 1]).astype(kind)
-        pictures = ImageTraining(*new_run(host_dev, CHAIN), lambda rng, y=y: (IMAGES, y), {}, 0)
+        pictures = ImageTraining(*new_run(host_dev, CHAIN), lambda rng, t, y=y: (IMAGES, y), {}, 0)
         for each in (run, text, pictures):
             each.step()
         runs[kind] = [each.params.flat.copy() for each in (run, text, pictures)]
@@ -497,13 +494,13 @@ def new_run(dev, net):
 
 
 def test_floors_of_the_learning_rate_are_the_authors(host_dev):
-    sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+    import _lcg_setup
     import predict_lcg
 
     floors = {"paper-2048": 1e-6, "paper-2048-unseen": 1e-6, "paper-2^16": 1e-7, "paper-2^32": 1e-7}
     for preset, floor in floors.items():
         args = predict_lcg.arguments(["--preset", preset])
-        optimizer = predict_lcg.make_optimizer(args, host_dev, GPT_11)
+        optimizer = _lcg_setup.make_optimizer(args, host_dev, GPT_11)
         assert optimizer.lr * optimizer.schedule(args.steps) == pytest.approx(floor)
 
 

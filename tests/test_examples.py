@@ -242,7 +242,8 @@ def test_quick(example, tmp_path):
     for figure in FIGURES.get(example, []):
         assert (folder / figure).read_bytes().startswith(b"\x89PNG")
         assert (folder / figure).stat().st_size > 5_000
-    assert not [p for p in folder.iterdir() if p.name.startswith(".")], "a temporary file was left"
+    hidden = [p.name for p in folder.iterdir() if p.name.startswith(".")]
+    assert hidden == [".tinygrok"], "a temporary file was left"
 
 
 @pytest.mark.parametrize("example", QUICK)
@@ -504,7 +505,7 @@ def test_log_and_earlier_runs_are_kept(tmp_path):
     succeeded(run("grok_addition", quick, 20, cwd=tmp_path))
     (folder / "notes.txt").write_text("mine")
     succeeded(run("grok_addition", quick, 20, cwd=tmp_path))
-    kept = sorted(p.name for p in folder.iterdir())
+    kept = sorted(p.name for p in folder.glob("[!.]*"))
     assert kept == ["checkpoint.npz", "earlier-1", "earlier-2", "log.csv", "notes.txt", "run.json"]
     rows = list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
     assert [int(r["step"]) for r in rows] == [0, 5, 10, 15, 20]

@@ -28,7 +28,29 @@ def plain_sgd(w, grads, lr, decay):
     return w
 
 
-PLAIN = {"adamw": (plain_adamw, {"betas": (0.9, 0.98)}), "sgd": (plain_sgd, {"momentum": 0.8})}
+def plain_muon(w, grads, lr, decay):
+    """Of matrices; every leading axis holds matrices of their own."""
+    m = 0 * w
+    for t, g in enumerate(grads, 1):
+        m = 0.95 * m + 0.05 * g
+        x = 0.05 * g + 0.95 * m
+        x = x / (np.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-7)
+        for _ in range(5):
+            u, s, v = np.linalg.svd(x, full_matrices=False)
+            s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+            x = u * s[..., None, :] @ v
+        rate = 0.1 * lr(t) / lr(10**9)
+        w = (1 - rate * decay) * w - rate * max(1, w.shape[-1] / w.shape[-2]) ** 0.5 * x
+    return w
+
+
+PLAIN = {
+    "adamw": (plain_adamw, {"betas": (0.9, 0.98)}),
+    "sgd": (plain_sgd, {"momentum": 0.8}),
+    "muon": (plain_adamw, {"betas": (0.9, 0.98), "matrices": ["w", "u"], "matrix_lr": 0.1}),
+}
+# Parameters with a formula of their own.
+WHOLE = {"muon": {"w": plain_muon, "u": plain_muon}}
 
 
 def problem(dev, members):
@@ -76,16 +98,19 @@ def test_formula(dev, kind, members, monkeypatch):
     )
     run(optimizer, grads, per_step)
     rtol = 1e-12 if dev.dtype == np.float64 else 2e-5
+    lift = 100 if kind == "muon" else 1  # of small singular values, rounding and all
     for name, got in params.to_host().items():
         shape = SHAPES[name]
         alone = column(rates, shape)
-        expected = plain(
+        formula = WHOLE.get(kind, {}).get(name, plain)
+        expected = formula(
             start[name].reshape(-1, *shape),
             [arrays[name].reshape(-1, *shape) for arrays in per_step],
             lambda t, alone=alone: alone * schedule(t),
             0.0 if name == "b" else column(decays, shape),
         )
-        np.testing.assert_allclose(got.reshape(expected.shape), expected, rtol=rtol, atol=rtol)
+        close = {"rtol": lift * rtol, "atol": lift * rtol}
+        np.testing.assert_allclose(got.reshape(expected.shape), expected, **close)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
@@ -109,25 +134,24 @@ class Whitened(Optimizer):
     """w <- (1 - lr wd) w - lr s,  s <- s/2 + g g^T g: not elementwise"""
 
     state_names = ("s",)
-    whole_tensors = True
 
     def __init__(self, dev, params, grads, lr, weight_decay=0.0, no_decay=()):
         super().__init__(dev, params, grads, lr, weight_decay, lambda t: 1 / t, no_decay, None)
 
-    def _scalars(self, t, lr, decay):
-        return self._member(lr), self._member(decay)
+    def _whole(self, name):
+        return True
 
-    def _update(self, views, lr, decay):
+    def _update_whole(self, views, t, lr, decay):
         w, g, s = views
         s *= 0.5
         s += g @ g.T @ g if g.ndim == 2 else g
-        w *= 1 - lr * decay
-        w -= lr * s
+        w *= 1 - float(lr * decay)
+        w -= float(lr) * s
 
 
 @pytest.mark.parametrize("members", [None, 3], ids=["alone", "ensemble"])
 def test_whole_tensors(dev, members, monkeypatch):
-    """_update gets every member's tensors in their own shapes, on every device."""
+    """_update_whole gets every member's tensors in their own shapes, on every device."""
     monkeypatch.setattr(optim, "BLOCK", 4)
     params, grads, start, per_step = problem(dev, members)
     decays = [0.3, 1.5, 0.0] if members else [0.3]
@@ -154,3 +178,21 @@ def test_protocol_is_asked_for(host_dev):
     arena = Arena(host_dev, SHAPES)
     with pytest.raises(NotImplementedError):
         Nothing(host_dev, arena, arena, 0.1, 0.0, lambda t: 1.0, (), None).step(1)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (2, 5, 5)])
+def test_orthogonalised(host_dev, shape):
+    """The directions of g, all of about the same length."""
+    g = np.random.default_rng(0).standard_normal(shape).astype(host_dev.dtype)
+    u, _, v = np.linalg.svd(g, full_matrices=False)
+    got = u.swapaxes(-1, -2) @ optim.orthogonalised(host_dev, g) @ v.swapaxes(-1, -2)
+    lengths = np.diagonal(got, axis1=-2, axis2=-1)
+    assert (lengths > 0.3).all()
+    assert (lengths < 1.25).all()
+    diagonal = lengths[..., None] * np.eye(lengths.shape[-1])
+    np.testing.assert_allclose(got, diagonal, atol=1e-4)
+
+
+def test_constant_then_linear():
+    factor = optim.constant_then_linear(4, 10, 20)
+    assert [factor(t) for t in (1, 4, 10, 15, 20, 25)] == [0.25, 1.0, 1.0, 0.5, 0.0, 0.0]

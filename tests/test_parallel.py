@@ -149,6 +149,9 @@ def main():
         if row["step"] == 20 and run.world.rank == 1:
             if args.how == "raises":
                 raise RuntimeError("out of luck")
+            if args.how == "is interrupted":
+                os.kill(os.getpid(), signal.SIGINT)
+                return
             os.kill(os.getpid(), signal.SIGKILL)
     return experiment.train(run, 10, lambda row: "", fail)
 
@@ -171,6 +174,20 @@ def test_a_rank_that_dies_ends_the_run(tmp_path, how):
     ), done
     meta, _ = load_arrays(tmp_path / "out" / "checkpoint.npz")
     assert 10 <= meta["step"] <= 20
+
+
+@pytest.mark.slow
+@needs_mpi
+def test_ranks_leave_together_when_one_is_interrupted(tmp_path):
+    """At the same step, with 130, no page of MPI_ABORT, and the command for as many ranks."""
+    (tmp_path / "dying.py").write_text(DYING)
+    done = mpirun("dying.py", "is interrupted", cwd=tmp_path)
+    assert done.returncode == 130, done
+    assert "MPI_ABORT" not in done.stdout + done.stderr
+    assert done.stdout.count("interrupted at step 20") == 1
+    assert " -n 2 " in done.stdout
+    meta, _ = load_arrays(tmp_path / "out" / "checkpoint.npz")
+    assert meta["step"] == 20
 
 
 # -- GPUs: two threads with a device of the fake each, and NCCL played by a barrier ----------------

@@ -223,6 +223,15 @@ ODD_RUNS = {
     "missing": (lambda m, a: (m, without(a, "weight/W")), "missing or foreign arrays: weight/W"),
     "shape": (lambda m, a: (m, a | {"weight/W": a["weight/W"].T}), r"shape \(6, 5\), got \(5, 6\)"),
     "dtype": (lambda m, a: (m, a | {"weight/W": a["weight/W"].astype(int)}), "another dtype"),
+    "no such hyperparameter": (
+        lambda m, a: (m | {"hyperparameters": [[1, {"step": 0}]]}, a),
+        "truncated or corrupted .'step'",
+    ),
+    "hyperparameter": (
+        lambda m, a: (m | {"hyperparameters": [[1, {"lr": [[1]]}]]}, a),
+        "lr = .*is",
+    ),
+    "hyperparameters": (lambda m, a: (m | {"hyperparameters": [5]}, a), "truncated or corrupted"),
     "settings": (
         lambda m, a: (m | {"config": {"p": "a\n" + "b" * 999}}, a),
         "was made with p = a bbb",
@@ -243,11 +252,13 @@ def test_odd_checkpoints_of_a_run_are_refused_and_leave_it_as_it_was(saved, odd)
     assert repr(run.history) == repr(history)
 
 
-def test_a_run_that_diverged_is_read_where_that_is_asked_for(saved):
+def test_a_run_that_diverged_says_so(saved):
     path, meta, arrays, run = saved
-    save_arrays(path, meta, arrays | {"weight/W": arrays["weight/W"] * np.nan})
-    load_training(path, run, CONFIG, finite=False)
+    nan = arrays | {"weight/W": arrays["weight/W"] * np.nan}
+    save_arrays(path, meta | {"whole": False}, nan)
+    load_training(path, run, CONFIG)
     assert np.isnan(run.params["W"]).all()
+    assert not run.whole
 
 
 def test_weights_alone_are_read(tmp_path):

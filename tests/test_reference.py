@@ -1,12 +1,13 @@
-"""The fast operations against ops/reference.py, on every device, with members and every option."""
+"""The fast operations against examples/_reference.py: every device, with members, every option."""
 
 import inspect
 from pathlib import Path
 
+import _reference as reference
 import numpy as np
 import pytest
 
-from tinygrok.ops import attention, conv, embedding, norm, reference
+from tinygrok.ops import attention, conv, embedding, norm
 
 LEADS = pytest.mark.parametrize("lead", [(), (3,)], ids=["alone", "ensemble"])
 
@@ -35,7 +36,7 @@ def unset(dev, *arrays):
 
 
 def test_every_reference_stands_for_a_fast_form():
-    """Each function of reference.py has its twin, names of arguments included, and is compared."""
+    """Each function of _reference.py has its twin, names of arguments included, and is compared."""
     tests = Path(__file__).read_text()
     for name, plain in inspect.getmembers(reference, inspect.isfunction):
         modules = [m for m in (attention, conv, embedding, norm) if hasattr(m, name)]

@@ -33,7 +33,7 @@ def tiny(dev, positions=None, recompute=False):
     }
     positions = np.arange(1, 12, 3) if positions is None else positions
     return SequenceTraining(
-        dev, net, optimizer, lambda rng: data.batch(16, rng), positions, sets, 0
+        dev, net, optimizer, lambda rng, t: data.batch(16, rng), positions, sets, 0
     )
 
 

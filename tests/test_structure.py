@@ -4,9 +4,11 @@ nothing heavy at import."""
 import ast
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -215,3 +217,23 @@ def test_top_level():
         if not p.name.startswith(".") and not p.name.endswith(".egg-info")
     }
     assert extra - generated <= allowed
+
+
+@pytest.mark.slow
+def test_an_editable_install_is_a_path(tmp_path):
+    """With a finder instead, Python beside the clone would import the clone's folder, which holds
+    no code at its top."""
+    pytest.importorskip("setuptools", minversion="77")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tinygrok/engine").mkdir(parents=True)
+    shutil.copy(LIBRARY / "__init__.py", tmp_path / "tinygrok")
+    (tmp_path / "tinygrok/engine/__init__.py").touch()
+    code = "import setuptools.build_meta as build; print(build.build_editable('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        top = [name for name in archive.namelist() if "dist-info" not in name]
+    assert [name.endswith(".pth") for name in top] == [True], done.stdout

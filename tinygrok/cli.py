@@ -11,12 +11,13 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -31,9 +32,10 @@ from .engine.errors import InputError  # noqa: E402
 from .engine.files import write_csv, write_json  # noqa: E402
 from .engine.reader import read_json  # noqa: E402
 from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
+from .training.folder import Folder  # noqa: E402
 from .training.loop import NonFiniteLoss  # noqa: E402
 from .training.parallel import launched, world  # noqa: E402
-from .training.progress import Interrupt, Progress  # noqa: E402
+from .training.progress import SIGNALS, Interrupt, Progress  # noqa: E402
 from .training.sweep import SweepError, sweep  # noqa: E402
 
 # -- flags -----------------------------------------------------------------------------------------
@@ -95,14 +97,23 @@ def fraction() -> Callable:
     return real(0, 1, open_low=True, open_high=True)
 
 
-def bare_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser without flags, whose errors take one line."""
-    return _Parser(prog=f"{name}.py", description=description, formatter_class=_Help)
+def folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("name a folder")
+    return Path(text)
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
+def bare_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser without flags, whose errors take one line.
+
+    doc: the example's docstring, whose first line describes it; None under python -OO"""
+    first = (doc or "").partition("\n")[0]
+    return _Parser(prog=f"{name}.py", description=first, formatter_class=_Help)
+
+
+def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     """A parser with the flags that all examples have; the example adds its own."""
-    p = bare_parser(name, description)
+    p = bare_parser(name, doc)
     add = p.add_argument
     out = Path("runs") / name
     add("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
@@ -110,7 +121,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     add("--tf32", action="store_true", help="on a GPU: products on tensor cores, three digits")
     add("--threads", type=integer(), help="CPU worker threads (default: one per core)")
     add("--seed", type=integer(0), default=0, help="drives every random draw")
-    add("--out", type=Path, default=out, metavar="DIR", help="folder for results")
+    add("--out", type=folder, default=out, metavar="DIR", help="folder for results")
     add("--quick", action="store_true", help="a smaller setting, which takes under a minute")
     add("--no-plot", action="store_true", help="draw no figure")
     return p
@@ -123,21 +134,24 @@ def add_checkpoints(p: argparse.ArgumentParser, seconds: float) -> None:
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
 
 
-def parse(
-    p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None = None
-) -> argparse.Namespace:
+def parse(p: argparse.ArgumentParser, argv, quick: dict | None = None) -> argparse.Namespace:
     """Parse; with --quick the values of `quick` replace defaults, and flags given by the user
     replace those."""
     args = p.parse_args(argv)
+    defaults = {name: p.get_default(name) for name in config(args)}
     if args.quick and quick:
         p.set_defaults(**quick)
         args = p.parse_args(argv)
+    # In a notebook the example is a module, and the words are those given to its main.
+    script = getattr(sys.modules.get(Path(p.prog).stem), "__file__", sys.argv[0])
+    args.defaults = defaults
+    args.command = [os.path.abspath(script), *(sys.argv[1:] if argv is None else argv)]
     return args
 
 
 # Flags that only say where and how to compute and show.
 HIDDEN = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds"}
-HIDDEN |= {"workers", "scheduler"}
+HIDDEN |= {"workers", "scheduler", "command", "defaults"}
 
 
 def config(args: argparse.Namespace) -> dict:
@@ -146,34 +160,54 @@ def config(args: argparse.Namespace) -> dict:
 
 
 def main(run: Callable[[], int | None]) -> None:
-    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130. A
-    rank that fails ends all; only rank 0 prints."""
-    # A polite kill is a Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Run an example: an InputError ends it with one line and exit code 2, an interrupt with 130,
+    and with the command that goes on. A rank that fails ends all; only rank 0 prints."""
+    for s in SIGNALS:
+        if s != signal.SIGINT and signal.getsignal(s) == signal.SIG_DFL:
+            signal.signal(s, signal.default_int_handler)  # a polite kill is a Ctrl-C
     rank, size = launched()
-    if rank:
+    if rank or sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the console does not have
     code = 1
     try:
         code = run()
     except (InputError, MemoryError) as error:
         text = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
-        print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+        say(f"{Path(sys.argv[0]).name}: error: {text}")
         code = 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        code = 130
     except BrokenPipeError:
-        pass
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # there is no reader
+        say(f"nobody reads the output{to_go_on()}")
+    except OSError as error:
+        say(f"{Path(sys.argv[0]).name}: error: {error}{to_go_on()}")
+    except KeyboardInterrupt:
+        code = 130
+        if rank == 0:
+            say(f"\ninterrupted{to_go_on()}")
+        if size > 1:
+            leave(code)
     except Exception:
         if size == 1:
             raise
         traceback.print_exc()
-    if size > 1 and code:
-        print(f"rank {rank} of {size} ends the run", file=sys.stderr, flush=True)
+    if size > 1 and code not in (None, 0, 130):
+        say(f"rank {rank} of {size} ends the run")
         if "mpi4py.MPI" in sys.modules:  # the others wait for this rank
             sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
     sys.exit(code)
+
+
+def say(text: str) -> None:
+    with suppress(OSError):  # nobody may be there to read it
+        print(text, file=sys.stderr, flush=True)
+
+
+def leave(code: int) -> None:
+    """End this process now, without waiting for ranks, worker processes or threads."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)
 
 
 # -- the experiment --------------------------------------------------------------------------------
@@ -181,9 +215,6 @@ def main(run: Callable[[], int | None]) -> None:
 CHECKPOINT = "checkpoint.npz"
 SETTINGS = "config.json"  # of a sweep
 PACKS = "packs"
-# What a run leaves in its folder; anything else in there belongs to the user.
-RUN_FILES = ("run.json", "log.csv", SETTINGS, PACKS, "*.npz", "*.png")
-RUN_FILES += ("network.safetensors", "truth.json")
 
 
 class Experiment:
@@ -200,10 +231,15 @@ class Experiment:
     trained, seconds: steps (train) or packs (sweep) of this process, and the time that they took.
     """
 
+    current: "Experiment | None" = None  # the one that has a folder
+
     def __init__(self, args: argparse.Namespace, dev: Device | None = None):
         """A device that is given is not printed."""
         self.args = args
         self.out: Path = args.out
+        self.folder: Folder | None = None  # of rank 0, once it is open
+        self.state = self.out
+        self.saved = False
         self.dev = dev or self._device()
         self.began = time.perf_counter()
         self.trained = 0
@@ -220,51 +256,50 @@ class Experiment:
         """Create the output folder; with --resume a run takes up the checkpoint in it. The files of
         an earlier run in it move to DIR/earlier-1 (2, ...): nothing is overwritten.
 
-        state: the file or folder in it that --resume goes on from."""
+        state: the file in it that --resume goes on from."""
         resume = getattr(self.args, "resume", False)
+        if resume and not (self.out / state).exists():
+            raise InputError(f"--resume: there is no {state} in {self.out}")
+        if run is not None:
+            world()  # refused now, where the ranks do not find each other
+            if resume:
+                load_training(self.out / CHECKPOINT, run, config(self.args), self.args.defaults)
         if launched()[0] == 0:
+            own = {"run.json", "log.csv", state, *([PACKS] if state == SETTINGS else [])}
             try:
-                self._make_folder(resume, state)
+                self.folder = Folder(self.out, own, resume)
             except OSError as error:
                 raise InputError(f"--out {self.out}: {error.strerror}") from error
+            if self.folder.kept:
+                print(f"kept the earlier run in {self.folder.kept}")
+        self.state = self.out / state
+        Experiment.current = self
         if run is not None:
             world().any(True)  # rank 0 has made the folder
             if resume:
-                load_training(self.out / CHECKPOINT, run, config(self.args))
                 print(f"resumed at step {run.t}")
         return self.out
 
-    def _make_folder(self, resume: bool, state: str) -> None:
-        out = self.out
-        if resume and not (out / state).exists():
-            raise InputError(f"--resume: there is no {state} in {out}")
-        out.mkdir(parents=True, exist_ok=True)
-        # Can we write here? Better known now than after the training.
-        with tempfile.TemporaryFile(dir=out):
-            pass
-        if resume:
-            return
-        earlier: list[Path] = []
-        for pattern in RUN_FILES:
-            earlier += out.glob(pattern)
-        if earlier:
-            number = 1
-            while (out / f"earlier-{number}").exists():
-                number += 1
-            kept = out / f"earlier-{number}"
-            kept.mkdir()
-            for path in earlier:
-                path.rename(kept / path.name)
-            print(f"kept the earlier run in {kept}")
+    def saver(self, path: Path) -> Callable:
+        """save(run) into a file. On a full disk the state before stays, and a later one may fit."""
 
-    def train(
-        self,
-        run,
-        log_every: int,
-        describe: Callable,
-        on_row: Callable = lambda row: None,
-        every=2.0,
-    ) -> int | None:
+        def save(run) -> None:
+            try:
+                save_training(path, run, config(self.args))
+                if launched()[1] > 1 and not self.saved:
+                    print(f"Open MPI shows nothing after Ctrl-C{to_go_on()}")
+                self.saved = True
+                self.note_files()
+            except OSError as error:
+                say(f"step {run.t} is not saved: {error}")
+
+        return save
+
+    def note_files(self) -> list[str]:
+        """List in the folder what runs left there, for those that come after."""
+        return [] if self.folder is None else self.folder.note()
+
+    def train(self, run, log_every, describe, on_row=lambda row: None, every=2.0) -> int | None:
         """Train until args.steps as every example does: a progress line, checkpoints, Ctrl-C, a
         loss that is not finite. None when it got there, else the exit code to leave with.
 
@@ -273,29 +308,24 @@ class Experiment:
         every     seconds between progress lines
         """
         args = self.args
-        path = self.out / CHECKPOINT
         progress = Progress(args.steps, run.t, every)
         first = run.t
         began = time.perf_counter()
 
         def show(row: dict) -> None:
-            progress(row["step"], describe(row))
             on_row(row)
+            progress(row["step"], describe(row))
 
-        def save(run) -> None:
-            save_training(path, run, config(args))
-
+        save = self.saver(self.out / CHECKPOINT)
+        when = (args.steps, log_every, show, save, args.save_seconds)
         with Interrupt() as interrupt:
-
-            def stop() -> bool:
-                return world().any(interrupt())
-
             try:
-                run.fit(args.steps, log_every, show, save, args.save_seconds, stop)
+                run.fit(*when, stop=lambda: world().any(interrupt()))
             except NonFiniteLoss as error:
+                print(f"stopped: {error}")
                 broken = self.out / "nonfinite.npz"
                 save_training(broken, run, config(args))
-                print(f"stopped: {error}\nthe state is in {broken}; a lower --lr may help")
+                print(f"the state is in {broken}; a lower --lr may help")
                 world().any(True)  # rank 0 has written
                 return 1
             finally:
@@ -304,7 +334,7 @@ class Experiment:
         self.seconds = time.perf_counter() - began
         world().any(True)
         if run.t < args.steps:
-            print(f"interrupted at step {run.t}; everything is in {path}. {to_go_on()}")
+            print(f"interrupted at step {run.t}{to_go_on()}")
             return 130
         return 0 if launched()[0] else None
 
@@ -314,8 +344,10 @@ class Experiment:
         out = self.open(state=SETTINGS)
         settings = json.loads(json.dumps(config(self.args) | more))
         if self.args.resume:
-            check_config(out, read_json(out / SETTINGS), settings, free=tuple(free))
+            saved = self.args.defaults | read_json(out / SETTINGS)
+            check_config(out, saved, settings, free=tuple(free))
         write_json(out / SETTINGS, settings)
+        self.note_files()
         return out
 
     def sweep(self, packs, work: Callable, executor, unit: str, describe: str) -> list | None:
@@ -333,25 +365,17 @@ class Experiment:
         try:
             results = sweep(packs, work, folder, executor, show)
         except SweepError as error:
-            print(f"stopped: {error}\nto run what is missing:\n  {resume_hint()}")
+            print(f"stopped: {error}{to_go_on()}")
             return None
         except KeyboardInterrupt:
-            print(f"\ninterrupted; finished {unit}s are in {folder}. {to_go_on()}", flush=True)
-            os._exit(130)  # worker processes notice and end; waiting for them could take long
+            print(f"\ninterrupted; finished {unit}s are in {folder}{to_go_on()}")
+            leave(130)  # worker processes notice and end; waiting for them could take long
         progress.close()
         self.trained = counts[-1] - counts[0]
         self.seconds = time.perf_counter() - began
         return results
 
-    def finish(
-        self,
-        results: dict,
-        history=None,
-        figures=None,
-        paper=None,
-        title="",
-        shown: dict | None = None,
-    ) -> None:
+    def finish(self, results, history=None, figures=None, paper=None, title="", shown=None) -> None:
         """Write the files, print the closing table, list what is in the folder.
 
         history, figures   as in `write`
@@ -362,24 +386,21 @@ class Experiment:
         print_table(results if shown is None else shown, paper or {}, title)
         self.list_files()
 
-    def write(
-        self, results: dict, history: Mapping | None = None, figures: Callable | None = None
-    ) -> None:
-        """Write run.json, log.csv, and the figures: figures(folder) draws them.
-
-        history   {quantity: column}: the log"""
+    def write(self, results: dict, history=None, figures=None) -> None:
+        """Write run.json; of a history {quantity: column} log.csv; what figures(folder) draws."""
         if history is not None:
             write_csv(self.out / "log.csv", history)
         self._write_run(results)
         if figures is not None and self._plotting():
             figures(self.out)
+        self.note_files()
 
     def _write_run(self, results: dict) -> None:
         """DIR/run.json: config, seed, versions, device, date, wall seconds, results."""
-        python = platform.python_version()
-        versions = {"tinygrok": __version__, "python": python, "numpy": np.__version__}
+        versions = {"tinygrok": __version__, "numpy": np.__version__}
+        versions["python"] = platform.python_version()
         record = {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "command": [Path(self.args.command[0]).name, *self.args.command[1:]],
             "config": config(self.args),
             "seed": self.args.seed,
             "versions": versions,
@@ -404,8 +425,7 @@ class Experiment:
         return True
 
     def list_files(self) -> None:
-        names = sorted(f.name for f in self.out.iterdir() if not f.name.startswith("."))
-        print(f"\nfiles in {self.out}: {', '.join(names)}")
+        print(f"\nfiles in {self.out}: {', '.join(self.note_files())}")
 
 
 # -- the table -------------------------------------------------------------------------------------
@@ -436,13 +456,21 @@ def _short(value) -> str:
 # -- going on --------------------------------------------------------------------------------------
 
 
-def resume_hint() -> str:
-    """The command that goes on where this one stopped."""
-    words = [Path(sys.executable).name, *sys.argv]
+def to_go_on() -> str:
+    """The shell command that goes on where this one stopped, from any folder and environment;
+    nothing as long as there is no state to go on from."""
+    experiment = Experiment.current
+    if experiment is None or not ("resume" in experiment.args and experiment.state.exists()):
+        return ""
+    words = [sys.executable, *getattr(experiment.args, "command", sys.argv)]
+    ranks = launched()[1]
+    if ranks > 1:
+        words = [shutil.which("mpirun") or "mpirun", "-n", str(ranks), *words]
+    if "--out" not in words:
+        words += ["--out", str(experiment.out)]
+    for flag in {"--out", "--data"}.intersection(words):
+        place = words.index(flag) + 1
+        words[place] = os.path.abspath(words[place])
     if "--resume" not in words:
         words.append("--resume")
-    return shlex.join(words)
-
-
-def to_go_on() -> str:
-    return f"To go on:\n  {resume_hint()}"
+    return f"\nTo go on:\n  {shlex.join(words)}"

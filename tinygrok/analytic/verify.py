@@ -186,7 +186,7 @@ class _Chunk(NamedTuple):
 
 
 def verify(
-    network, task, dev=None, limit=EXHAUSTIVE, sample=SAMPLE, seed=0, terms=True, on_chunk=None
+    network, task, dev=None, limit=EXHAUSTIVE, sample=SAMPLE, seed=0, terms=True, over=None
 ) -> Verification:
     """Run a network over every input of a task, in chunks over the worker threads.
 
@@ -198,7 +198,8 @@ def verify(
     task      a ModularTask
     dev       float64 on the CPU by default
     terms     list the families of terms too
-    on_chunk  called with (inputs begun, inputs in all) while it runs
+    over      in place of dev.map: (function, range of the chunks' first inputs) -> its results, to
+              report what is done, or to keep it
 
     >>> from tinygrok.analytic.addition import addition_weights
     >>> from tinygrok.tasks.modular import addition
@@ -221,15 +222,14 @@ def verify(
 
     def chunk(start: int) -> _Chunk:
         stop = min(start + rows, count)
-        if on_chunk is not None:
-            on_chunk(start, count)
         n = task.inputs(np.arange(start, stop)) if drawn is None else drawn[:, start:stop]
         n = n[:, task.defined(n)]
         if n.size == 0:
             return _Chunk(0, 0, 0.0, 0.0, math.inf, ())
         return _measure(dev, logits(n), task.labels(n), n)
 
-    chunks = dev.map(chunk, range(0, count, rows))
+    done = (over or dev.map)(chunk, range(0, count, rows))
+    chunks = [_Chunk(*x) for x in done]
     inputs = sum(x.inputs for x in chunks)
     smallest = [x.min_margin for x in chunks]
     worst = chunks[int(np.argmin(smallest))]  # a nan counts as the smallest: it must not hide
@@ -239,7 +239,7 @@ def verify(
         whole=drawn is None,
         mse=sum(x.squared_error for x in chunks) / (inputs * p),
         min_margin=worst.min_margin,
-        at=worst.at,
+        at=tuple(worst.at),
         mean_margin=sum(x.margins for x in chunks) / inputs,
         terms=_listed_terms(network, task) if terms else [],
     )

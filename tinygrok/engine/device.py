@@ -62,6 +62,9 @@ class Device:
     def __repr__(self) -> str:
         return f"Device({self.kind}, {self.dtype.name}, threads={self.threads})"
 
+    def __deepcopy__(self, memo) -> "Device":
+        return self  # a copy of a run computes where the run does
+
     # -- arrays ------------------------------------------------------------------------------------
 
     def empty(self, shape, dtype=None) -> Array:

@@ -5,23 +5,32 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+
+WRITTEN: set[Path] = set()  # by this process
 
 
 def atomic_write(path: Path, write: Callable) -> None:
     """write(binary file) under a temporary name in the same folder, then rename it to path.
 
-    The file is flushed to disk before it is renamed, so a crash leaves the old file or the new."""
+    The file is flushed to disk before it is renamed, and its folder after, so a crash leaves the
+    old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        WRITTEN.add(path.resolve())
+        with suppress(OSError):  # not every system opens folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -4,13 +4,14 @@ Learning rate and weight decay are floats, or one value per ensemble member. On 
 updated in blocks that stay in cache, member by member, so that a member of an ensemble is updated
 exactly as a network alone.
 
-A new optimiser is a subclass of Optimizer, with its own formula in `_scalars` and `_update`, and a
+A new optimiser is a subclass of Optimizer, with its own formula in `_update_flat`, and a
 row in OPTIMIZERS."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from .params import Arena
 
 BLOCK = 32_768  # elements: four blocks of float32 (w, g, m, v) are half a MiB
 PerMember = float | Sequence[float]  # one value for all members, or one each
+RATES = {"lr": "the learning rate", "weight_decay": "the weight decay"}
+NUMBERS = (int, float, tuple, np.ndarray, type(None))  # what a hyperparameter can be
 FEW_BLOCKS = 32  # waking the worker threads costs as much as a few blocks
 
 
@@ -53,6 +56,16 @@ def cosine(warmup: int, total: int, final: float = 0.0) -> Callable[[int], float
     return factor
 
 
+def constant_then_linear(warmup: int, hold: int, total: int) -> Callable[[int], float]:
+    """factor(t) = t/warmup up to t = warmup, 1 up to t = hold, then (total - t)/(total - hold)."""
+
+    def factor(t: int) -> float:
+        falling = (total - t) / max(total - hold, 1)
+        return max(min(t / max(warmup, 1), 1.0, falling), 0.0)
+
+    return factor
+
+
 def clip_by_global_norm(dev: Device, grads: Arena, limit: float) -> None:
     """g <- g min(1, limit / (|g| + 1e-6)), |g| the norm over all tensors of a member.
 
@@ -72,36 +85,30 @@ class _Block(NamedTuple):
     views: list[Array]
     member: int | slice  # its learning rate is lr[member]; a slice takes all members at once
     decayed: bool
+    whole: bool  # a member's tensor in its own shape
 
 
 class Optimizer:
     """What the optimisers share: hyperparameters per member, state arenas, the walk over blocks.
 
-    Every optimiser takes these arguments, as `common` what follows lr.
+    Every optimiser takes a device, arenas of parameters and gradients, and as `common` what follows
+    lr.
 
     lr, weight_decay   floats, or one value per member
     schedule           step -> factor of lr
     no_decay           names of parameters without weight decay
     clip               largest norm of a member's gradient; None: any
 
+    Numbers may be set anew between steps: optimizer.lr = 1e-3, or one value per member.
+
     state_names     class attribute: the arenas of state, in the order in which _update gets them
-    whole_tensors   class attribute: _update gets a member's whole tensor in its own shape, where
-                    False gives it flat blocks, and on a GPU a tensor of all members
     """
 
     state_names: tuple[str, ...]
-    whole_tensors = False
+    weight_decay: Any  # floats (E,), as lr
 
     def __init__(
-        self,
-        dev: Device,
-        params: Arena,
-        grads: Arena,
-        lr: PerMember,
-        weight_decay: PerMember = 0.0,
-        schedule: Callable[[int], float] = constant,
-        no_decay: Sequence[str] = (),
-        clip: float | None = None,
+        self, dev, params, grads, lr, weight_decay=0.0, schedule=constant, no_decay=(), clip=None
     ):
         unknown = set(no_decay) - set(params.bare)
         if unknown:
@@ -111,12 +118,29 @@ class Optimizer:
         self.grads = grads
         self.schedule = schedule
         self.clip = clip
-        members = params.members or 1
-        self.lr = rates(lr, "the learning rate", members)
-        self.weight_decay = rates(weight_decay, "the weight decay", members)
+        self.lr = lr
+        self.weight_decay = weight_decay
         self.state = {name: Arena(dev, params.bare, params.members) for name in self.state_names}
         self._no_decay = frozenset(no_decay)
-        self._blocks = list(self._split())
+
+    def __setattr__(self, name: str, value) -> None:
+        """What is set as a rate becomes an array of one for each member."""
+        if name in RATES:
+            value = rates(value, RATES[name], self.params.members or 1)
+        super().__setattr__(name, value)
+
+    def hyperparameters(self) -> dict:
+        """{name: value} of all that may be set anew between steps, as JSON holds it."""
+        numbers = {name: x for name, x in vars(self).items() if isinstance(x, NUMBERS)}
+        return {name: np.asarray(x).tolist() for name, x in numbers.items()}
+
+    def __getstate__(self) -> dict:
+        """Of a copy, which has its own blocks."""
+        return {name: x for name, x in vars(self).items() if name != "_blocks"}
+
+    @functools.cached_property
+    def _blocks(self) -> list[_Block]:
+        return list(self._split())
 
     def _split(self) -> Iterator[_Block]:
         """The blocks of all arenas, tensor by tensor."""
@@ -126,16 +150,16 @@ class Optimizer:
             decayed = name not in self._no_decay
             tensors = [arena[name].reshape(E, *shape) for arena in arenas]
             flat = [tensor.reshape(E, -1) for tensor in tensors]
-            if self.whole_tensors:
+            if self._whole(name):
                 for e in range(E):
-                    yield _Block([tensor[e] for tensor in tensors], e, decayed)
+                    yield _Block([tensor[e] for tensor in tensors], e, decayed, True)
             elif self.dev.kind == "cuda":
-                yield _Block(flat, slice(None), decayed)
+                yield _Block(flat, slice(None), decayed, False)
             else:
                 starts = range(0, flat[0].shape[1], BLOCK)
                 for e, start in itertools.product(range(E), starts):
                     views = [tensor[e, start : start + BLOCK] for tensor in flat]
-                    yield _Block(views, e, decayed)
+                    yield _Block(views, e, decayed, False)
 
     def step(self, t: int) -> None:
         """Update the parameters from the gradients; t = 1, 2, ... is the number of this step."""
@@ -148,8 +172,8 @@ class Optimizer:
             decay = self.weight_decay if block.decayed else none
             # The loss shows what is not finite, and its message names the tensor.
             with np.errstate(over="ignore", invalid="ignore"):
-                scalars = self._scalars(t, lr[block.member], decay[block.member])
-                self._update(block.views, *scalars)
+                change = self._update_whole if block.whole else self._update_flat
+                change(block.views, t, lr[block.member], decay[block.member])
 
         if self.dev.kind == "cuda" or len(self._blocks) < FEW_BLOCKS:
             for block in self._blocks:
@@ -165,12 +189,18 @@ class Optimizer:
             return float(value[0])
         return self.dev.to_device(value[:, None])
 
-    def _scalars(self, t: int, lr, decay) -> tuple:
-        """The numbers of step t that _update takes, for the rate and decay of a block's members."""
+    def _whole(self, name: str) -> bool:
+        """Whether _update_whole gets every member's whole tensor of this name, in its own shape;
+        else _update_flat gets flat blocks, on a GPU of all members."""
+        return False
+
+    def _update_flat(self, views: list[Array], t: int, lr, decay) -> None:
+        """Step t: update the views in place: parameter, gradient, then state in order of
+        state_names; rate and decay of their members."""
         raise NotImplementedError
 
-    def _update(self, views: list[Array], *scalars) -> None:
-        """Update the views in place: parameter, gradient, then state in order of state_names."""
+    def _update_whole(self, views: list[Array], t: int, lr, decay) -> None:
+        """The same for a whole tensor of one member."""
         raise NotImplementedError
 
 
@@ -203,15 +233,78 @@ class AdamW(Optimizer):
         self.betas = betas
         self.eps = eps
 
-    def _scalars(self, t, lr, decay):
+    def _update_flat(self, views, t, lr, decay):
+        w, g, m, v = views
         b1, b2 = self.betas
         shrink = self._member(1 - lr * decay)
         rate = self._member(lr / (1 - b1**t))
-        return shrink, rate, b1, 1 - b1, b2, 1 - b2, 1 / (1 - b2**t), self.eps
-
-    def _update(self, views, *scalars):
-        w, g, m, v = views
+        unbias = 1 / (1 - b2**t)
+        scalars = (shrink, rate, b1, 1 - b1, b2, 1 - b2, unbias, self.eps)
         kernels.adamw(self.dev, g, *scalars, w, m, v)
+
+
+class Muon(AdamW):
+    """m <- b m + (1 - b) g,  u = orthogonalised((1 - b) g + b m), then for K x N matrices
+
+        w <- (1 - r wd) w - r sqrt(max(1, N/K)) u,        r = matrix_lr
+
+    and AdamW for everything else, with its own rate lr. b is `momentum`, and the schedule moves
+    both rates. A matrix maps rows of length K to rows of length N.
+
+    matrices   names of the parameters that are updated as matrices: the papers' choice is those
+               inside the network, not embeddings and read-outs
+    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks (2024); used for
+    modular tasks in arXiv 2504.16041.
+
+    >>> import numpy as np
+    >>> from tinygrok.engine.device import get_device
+    >>> dev = get_device("cpu", dtype="float64", threads=1)
+    >>> params, grads = (Arena(dev, {"w": (2, 2)}) for _ in range(2))
+    >>> grads.load({"w": np.array([[3.0, 0.0], [0.0, 0.1]])})
+    >>> Muon(dev, params, grads, matrices=["w"], matrix_lr=1.0).step(1)
+    >>> params["w"].round(1).tolist()  # both directions alike
+    [[-0.7, 0.0], [0.0, -1.1]]
+    """
+
+    def __init__(
+        self, dev, params, grads, lr: PerMember = 1e-3, matrices=(), matrix_lr=0.02, **common
+    ):
+        self.matrices = frozenset(matrices)
+        self.matrix_lr = matrix_lr
+        self.momentum = 0.95
+        super().__init__(dev, params, grads, lr, **common)
+
+    def _whole(self, name):
+        return name in self.matrices
+
+    def _update_whole(self, views, t, lr, decay):
+        w, g, m, _ = views
+        rate = self.matrix_lr * self.schedule(t)
+        b = self.momentum
+        m *= b
+        m += (1 - b) * g
+        update = orthogonalised(self.dev, (1 - b) * g + b * m)
+        w *= 1 - rate * float(decay)
+        w -= rate * max(1.0, w.shape[-1] / w.shape[-2]) ** 0.5 * update
+
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalised(dev: Device, g: Array, steps: int = 5) -> Array:
+    """About U V^T of g = U S V^T (K, N): its singular values come between 0.7 and 1.2.
+
+    X <- a X + b (X X^T) X + c (X X^T)^2 X, from X = g/|g|, acts on every singular value s as
+    a s + b s^3 + c s^5, which lifts small ones fast; a, b, c = NEWTON_SCHULZ."""
+    a, b, c = NEWTON_SCHULZ
+    wide = g.shape[-2] <= g.shape[-1]
+    x = g if wide else g.swapaxes(-1, -2)
+    norm = dev.xp.sqrt((x * x).sum(axis=(-1, -2), keepdims=True))
+    x = x / (norm + 1e-7)
+    for _ in range(steps):
+        gram = matmul(dev, x, x, tb=True)
+        x = a * x + matmul(dev, b * gram + c * matmul(dev, gram, gram), x)
+    return x if wide else x.swapaxes(-1, -2)
 
 
 class SGD(Optimizer):
@@ -236,12 +329,9 @@ class SGD(Optimizer):
         super().__init__(dev, params, grads, lr, **common)
         self.momentum = momentum
 
-    def _scalars(self, t, lr, decay):
-        return self._member(lr), self._member(decay), self.momentum
-
-    def _update(self, views, *scalars):
+    def _update_flat(self, views, t, lr, decay):
         w, g, m = views
-        kernels.sgd(self.dev, g, *scalars, w, m)
+        kernels.sgd(self.dev, g, self._member(lr), self._member(decay), self.momentum, w, m)
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "sgd": SGD}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "sgd": SGD, "muon": Muon}

@@ -43,6 +43,11 @@ class Arena:
         self.flat = dev.zeros((size,))
         self.views = cut(self.flat, self.shapes)
 
+    def __deepcopy__(self, memo) -> "Arena":
+        twin = Arena(self.dev, self.bare, self.members)
+        twin.flat[...] = self.flat
+        return twin
+
     def __getitem__(self, name: str) -> Array:
         return self.views[name]
 

@@ -4,8 +4,8 @@
     dx = op_backward(dev, dy, cache, gradients of the parameters)
 
 forward returns y and the cache, a tuple of exactly what backward reads. Docstrings give the formula
-of both; in reference.py the operations whose code is shaped by speed stand once more, as plainly as
-they can be written.
+of both; in examples/_reference.py the operations whose code is shaped by speed stand once more, as
+plainly as they can be written.
 
 dX        dL/dX, of the shape of X, for a loss L that nobody needs to know: dy comes in, dx and the
           gradients of the parameters go out

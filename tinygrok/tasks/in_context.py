@@ -151,7 +151,7 @@ class InContextData:
         """Input positions that carry loss: every y, for the z that follows."""
         return np.arange(1, 3 * self.shots, 3)
 
-    def batch(self, count: int, rng: np.random.Generator) -> np.ndarray:
+    def batch(self, count: int, rng: np.random.Generator, step: int = 1) -> np.ndarray:
         """A training batch of `count` sequences: all pre-training tasks get the same train inputs.
 
         Raises TaskError unless count is a multiple of the number of tasks."""

@@ -184,7 +184,7 @@ class LcgData:
         x = generate(m, a, c, x0, self.length + self.first)
         return x[:, self.first :]
 
-    def batch(self, count: int, rng: np.random.Generator) -> np.ndarray:
+    def batch(self, count: int, rng: np.random.Generator, step: int = 1) -> np.ndarray:
         """Training tokens (count, length digits); modulus, multiplier, increment, seed uniform."""
         i = rng.integers(len(self.moduli), size=count)
         a = _draw_for(self.a, i, rng)

@@ -6,6 +6,7 @@ whole. Every member of the archive carries a CRC, which is checked before anythi
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..engine.files import atomic_write
 from ..engine.reader import check_shapes, one_line, open_arrays, parse_json, refused
 from .loop import Run
 from .parallel import launched
+from .sweep import pack_name
 
 FORMAT = "tinygrok checkpoint 1"
 
@@ -95,20 +97,26 @@ def save_training(path: str | Path, run: Run, config: dict) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     tg.save_training(f"{folder}/run.npz", run, {"p": 5})
     ...     meta, arrays = load_arrays(f"{folder}/run.npz")
-    >>> meta, arrays["weight/U"].shape
-    ({'step': 0, 'config': {'p': 5}}, (2, 5, 10))
+    >>> meta["step"], meta["config"], arrays["weight/U"].shape
+    (0, {'p': 5}, (2, 5, 10))
     """
     arrays = {f"history/{name}": np.array(column) for name, column in run.history.items()}
     for kind, arena in _arenas(run).items():
         arrays |= {f"{kind}/{name}": x for name, x in arena.to_host().items()}
-    save_arrays(path, {"step": run.t, "config": config}, arrays)
+    meta = {"step": run.t, "whole": run.whole, "config": config}
+    meta["hyperparameters"] = run.note_hyperparameters()
+    save_arrays(path, meta, arrays)
 
 
-def load_training(path: str | Path, run: Run, config: dict, finite: bool = True) -> None:
-    """Restore a run saved by save_training, bit by bit: it goes on as if it had not stopped.
+def load_training(path: str | Path, run: Run, config: dict, defaults: dict | None = None) -> None:
+    """Restore a run saved by save_training, bit by bit: it goes on as if it had not stopped, with
+    the hyperparameters of its last step.
 
-    Raises InputError for a file that is damaged, of another configuration, or, where finite, of a
-    network that diverged; the run is then as before.
+    defaults   of settings: a checkpoint that does not know one was made with its default
+
+
+    Raises InputError for a file that is damaged or of another configuration; the run is then as
+    before.
 
     >>> import tempfile, tinygrok as tg
     >>> first, second = (
@@ -122,28 +130,38 @@ def load_training(path: str | Path, run: Run, config: dict, finite: bool = True)
     (3, True)
     """
     arenas = _arenas(run)
+    known = run.optimizer.hyperparameters()
     expected = {}
     for kind, arena in arenas.items():
         expected |= {f"{kind}/{name}": shape for name, shape in arena.shapes.items()}
 
     def check(meta: dict, headers: dict) -> dict:
-        check_config(path, meta["config"], config)
+        check_config(path, (defaults or {}) | meta["config"], config)
         state = {key: x for key, x in headers.items() if not key.startswith("history/")}
         check_shapes(state, expected, f"{path}: ")
         if any(x.dtype != run.dev.dtype for x in state.values()):
             raise CheckpointError(f"{path}: holds another dtype than {run.dev.dtype}")
+        for _, values in meta.setdefault("hyperparameters", []):
+            for name, value in values.items():
+                if np.asarray(value, float).shape != np.shape(known[name]):
+                    raise CheckpointError(f"{path}: {name} = {one_line(value)} is none")
         return headers
 
     meta, arrays = load_arrays(path, check)
     history = {key[8:]: x for key, x in arrays.items() if key.startswith("history/")}
     _check_history(path, meta.get("step"), history)
-    if finite:
+    if meta.get("whole"):  # else it has diverged, or is of an earlier version
         seen = [key for key in expected if key.startswith(("weight/", "buffer/"))]
         _check_finite(path, {key: arrays[key] for key in seen})
     for kind, arena in arenas.items():
         arena.load({name: arrays[f"{kind}/{name}"] for name in arena.shapes})
     run.history = {name: list(column) for name, column in history.items()}
+    run.hyperparameters = meta["hyperparameters"]
+    for _, values in run.hyperparameters[-1:]:
+        for name, value in values.items():
+            setattr(run.optimizer, name, value)
     run.t = meta["step"]
+    run.whole = bool(meta.get("whole", True))
 
 
 def _check_history(path: str | Path, step: Any, history: dict[str, np.ndarray]) -> None:
@@ -168,3 +186,17 @@ def check_config(
         if before != now and key not in free:
             difference = f"was made with {key} = {one_line(before)}, this run has {key} = {now}"
             raise CheckpointError(f"{path}: {difference}")
+
+
+def fit_in_pack(run: Run, points: list[dict], folder: Path | None, steps: int, log_every: int):
+    """run.fit for a pack of a sweep: with a folder it keeps a checkpoint there while it is under
+    way, and goes on from it."""
+    if folder is None:
+        run.fit(steps, log_every)
+        return
+    path = (folder / pack_name(points)).with_suffix(".npz")
+    config = {"points": points}
+    with suppress(InputError):  # there is none
+        load_training(path, run, config)
+    run.fit(steps, log_every, save=lambda run: save_training(path, run, config))
+    path.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from ..tasks import TASKS
 from ..tasks.corruption import corrupt
 from ..tasks.modular import ModularTask
 from .batches import Labelled
+from .checkpoint import fit_in_pack
 from .loop import NonFiniteLoss
 from .tables import Evaluation, Training
 
@@ -249,19 +250,20 @@ def _is_nan(value) -> bool:
     return isinstance(value, float) and np.isnan(value)
 
 
-def train_pack(points: list[dict], device: str = "auto", threads: int | None = None) -> list[dict]:
+def train_pack(points: list[dict], device="auto", threads=None, folder=None) -> list[dict]:
     """Train a pack from scratch: one outcome per point, with snapshots of the phase at a quarter
-    and a half of the steps. A pure function of its points, made for sweep(). A member whose loss
-    does not stay finite is "Diverged", its numbers None; the others train without it."""
+    and a half of the steps. A pure function of its points, made for sweep(); in a folder (a Path)
+    it goes on where it was interrupted. A member whose loss does not stay finite is "Diverged", its
+    numbers None; the others train without it."""
     points = [complete(point) for point in points]
     common = points[0]
     run = build(get_device(device, common["dtype"], threads), points)
     try:
-        run.fit(common["steps"], common["log_every"])
+        fit_in_pack(run, points, folder, common["steps"], common["log_every"])
     except NonFiniteLoss as error:
         lost = error.member
         others = points[:lost] + points[lost + 1 :]
-        results = train_pack(others, device, threads) if others else []
+        results = train_pack(others, device, threads, folder) if others else []
         known = outcome(member_history(run.history, lost), points[lost])
         diverged = dict.fromkeys([*known, *SNAPSHOTS]) | {"phase": "Diverged"}
         return [*results[:lost], diverged, *results[lost:]]

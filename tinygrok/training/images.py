@@ -56,7 +56,7 @@ class ImageTraining(DrawnRun):
         dev, optimiser = equip(model, seed, weights, **options)
         data = normalised(images)
 
-        def draw(rng: np.random.Generator) -> Labelled:
+        def draw(rng: np.random.Generator, t: int) -> Labelled:
             pick = rng.integers(0, len(data.train), batch)
             x = data.train[pick]
             if shifts:

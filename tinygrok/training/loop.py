@@ -23,6 +23,7 @@ from ..models.protocol import Model
 from .batches import DrawnBatch
 from .objective import Objective
 from .parallel import world
+from .progress import Interrupt
 
 
 def equip(
@@ -61,6 +62,8 @@ class Run:
 
     t         the step reached
     history   {"step": [...], quantity: [...]}: an entry for every measurement
+    whole     False from the beginning of a step to its end: a run left in between cannot go on
+    hyperparameters   [[step, {name: value}], ...]: what the optimiser used from a step on
 
     A kind of run says what the gradient of a step is, what is measured, and what its figure shows.
     """
@@ -73,6 +76,8 @@ class Run:
         self.grads = optimizer.grads
         self.objective = Objective(dev, model, self.params, loss)
         self.t = 0
+        self.whole = True
+        self.hyperparameters: list[list] = []
         self.history: dict[str, list] = {"step": []}
 
     def gradient(self, t: int) -> Array:
@@ -88,14 +93,29 @@ class Run:
         raise NotImplementedError
 
     def step(self) -> Array:
-        """One optimiser step; returns the loss before it, (E,) or ()."""
+        """One optimiser step; returns the loss before it, (E,) or ().
+
+        Raises InputError where an earlier step was begun and not finished."""
         t = self.t + 1
-        loss = self.gradient(t)
+        if not self.whole:
+            cure = "load a checkpoint into the run, or build it anew"
+            raise InputError(f"step {t} was left half done, by an interrupt or an error: {cure}")
+        self.note_hyperparameters()
+        self.whole = False
+        loss = self.gradient(t)  # moves the running statistics of BatchNorm
         if self.dev.kind == "cpu":  # on a GPU reading the loss would wait for it
             self.check(t, loss)
         self.optimizer.step(t)
         self.t = t
+        self.whole = True
         return loss
+
+    def note_hyperparameters(self) -> list[list]:
+        """Record those of the optimiser if they were changed; returns the record."""
+        now = self.optimizer.hyperparameters()
+        if not self.hyperparameters or self.hyperparameters[-1][1] != now:
+            self.hyperparameters.append([self.t + 1, now])
+        return self.hyperparameters
 
     def measure(self) -> dict:
         """Append the step and the measurements to the history; returns the new row."""
@@ -116,20 +136,32 @@ class Run:
         """Train until step `steps`, or until stop() asks to end; returns the history.
 
         Measures at step 0, every log_every steps and at the end, and hands the row to on_log. Calls
-        save(run) every save_seconds and on leaving."""
+        save(run) every save_seconds and on leaving, by an error or an interrupt too. Ctrl-C waits
+        for the end of a step and its measurement (a second one does not); fit again goes on."""
         steps = integer(steps, "the number of steps", 0)
         log_every = integer(log_every, "the steps between measurements", 1)
-        saved = time.monotonic()
-        if not self.history["step"]:
-            on_log(self.measure())
-        while self.t < steps and not stop():
-            self.step()
-            if self.t % log_every == 0 or self.t == steps:
+
+        def record() -> None:
+            measured = self.history["step"]
+            due = not measured or self.t % log_every == 0 or self.t == steps
+            if due and measured[-1:] != [self.t]:
                 on_log(self.measure())
-            if time.monotonic() - saved > save_seconds:
-                save(self)
-                saved = time.monotonic()
-        save(self)
+
+        saved = time.monotonic()
+        with Interrupt() as interrupt:
+            try:
+                record()
+                while self.t < steps and not stop():
+                    self.step()
+                    record()
+                    interrupt.pass_on()
+                    if time.monotonic() - saved > save_seconds:
+                        save(self)
+                        saved = time.monotonic()
+            finally:
+                if self.whole:
+                    save(self)
+        interrupt.pass_on()
         return self.history
 
     def plot(self, path: str | Path) -> None:
@@ -148,6 +180,7 @@ class Run:
         finite = np.isfinite(losses)
         if finite.all():
             return
+        self.whole = False  # nothing to save, nothing to go on from
         e = int(np.flatnonzero(~finite)[0])
         where = self._first_not_finite(None if self.params.members is None else e)
         message = f"step {t}, member {e}: {name} is {losses[e]}"
@@ -166,7 +199,7 @@ class Run:
 class DrawnRun(Run):
     """A network that trains on batches drawn anew for every step, by one or several ranks.
 
-    draw    generator -> the data of a training batch
+    draw    (generator, step) -> the data of a training batch
     sets    {name: data}: measured as accuracy and loss, by position where a row has several labels
     seed    drives the batches: that of step t is a pure function of (seed, t)
     extra   (run, {set: predictions of this measurement}) -> further numbers for the history; none
@@ -189,7 +222,7 @@ class DrawnRun(Run):
     def batch(self, t: int) -> DrawnBatch:
         """The batch of step t = 1, 2, ..."""
         key = np.random.SeedSequence(self.seed, spawn_key=(STREAMS.index("batches"), t))
-        return self.make_batch(self.draw(np.random.default_rng(key)), training=True)
+        return self.make_batch(self.draw(np.random.default_rng(key), t), training=True)
 
     def gradient(self, t: int) -> Array:
         """Write the gradient of step t, summed over the ranks, into grads; returns the loss."""

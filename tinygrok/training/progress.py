@@ -3,18 +3,30 @@
 import importlib.util
 import signal
 import sys
+import threading
 import time
+from typing import Any
+
+# Ctrl-C, a polite kill, a terminal that is closed.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 class Interrupt:
-    """Ctrl-C or SIGTERM asks the loop to end after the step at hand; a second Ctrl-C ends the
-    process at once."""
+    """Inside, the first of the SIGNALS only sets `asked`; a second one raises KeyboardInterrupt.
+
+    Signals reach the main thread alone: elsewhere this does nothing. Those that are ignored, or
+    end the process, still do."""
 
     def __init__(self):
-        self.asked = False
+        self.asked = 0
+        self._before: dict[int, Any] = {}
 
     def __enter__(self):
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():
+            for s in SIGNALS:
+                if callable(signal.getsignal(s)):
+                    self._before[s] = signal.signal(s, self._handle)
         return self
 
     def __exit__(self, *_):
@@ -22,12 +34,19 @@ class Interrupt:
             signal.signal(s, handler)
 
     def __call__(self) -> bool:
-        return self.asked
+        return bool(self.asked)
 
     def _handle(self, signum, frame):
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = signum
+
+    def pass_on(self) -> None:
+        """Hand a signal that came to whoever handled it before."""
+        if self.asked:
+            signum = self.asked
+            self.asked = 0
+            self._before[signum](signum, None)
 
 
 class Progress:
@@ -41,7 +60,7 @@ class Progress:
         self.unit = unit
         self.began = self.last = time.monotonic()
         self.bar = None
-        if sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
+        if sys.stderr is not None and sys.stderr.isatty() and importlib.util.find_spec("tqdm"):
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, initial=start, unit=unit, dynamic_ncols=True)

@@ -21,8 +21,8 @@ class SequenceData(Protocol):
     @property
     def positions(self) -> np.ndarray: ...
 
-    def batch(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """A training batch of `count` sequences (count, T + 1)."""
+    def batch(self, count: int, rng: np.random.Generator, step: int) -> np.ndarray:
+        """The training batch of a step: `count` sequences (count, T + 1)."""
         ...
 
     def sets(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -33,7 +33,7 @@ class SequenceData(Protocol):
 class SequenceTraining(DrawnRun):
     """A decoder in training.
 
-    draw        generator -> sequences (B, T + 1): the batch of a step
+    draw        (generator, step) -> sequences (B, T + 1): the batch of a step
     positions   input positions that carry loss
     sets        {name: sequences}: measured as accuracy and loss by position
 
@@ -65,8 +65,8 @@ class SequenceTraining(DrawnRun):
         options |= {"lr": lr, "weight_decay": weight_decay, "no_decay": model.no_decay}
         dev, optimiser = equip(model, seed, **options)
 
-        def draw(rng: np.random.Generator) -> np.ndarray:
-            return data.batch(batch, rng)
+        def draw(rng: np.random.Generator, t: int) -> np.ndarray:
+            return data.batch(batch, rng, t)
 
         sets = data.sets(generator(seed, "probes"))
         return cls(dev, model, optimiser, draw, data.positions, sets, seed)

@@ -221,8 +221,8 @@ def mean_ipr(run: Training) -> dict[str, float]:
     >>> run = tg.Training.on_task(tg.TwoLayerNet(p=11, width=60), tg.addition(11))
     >>> run.extra = mean_ipr
     >>> history = run.fit(steps=100)
-    >>> [round(history["ipr_mean"][i], 1) for i in (0, -1)]
-    [0.3, 0.9]
+    >>> bool(history["ipr_mean"][-1] > history["ipr_mean"][0])
+    True
     """
     if run.order is None:
         return {}

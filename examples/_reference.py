@@ -5,7 +5,7 @@ backward returns all gradients. No blocks, no shards, no sorted indices. tests/t
 holds the fast forms to these on every device, and `examples/audit_gradients.py --op NAME` prints
 them."""
 
-from ..engine.device import Array, Device
+from tinygrok.engine.device import Array, Device
 
 
 def attention_forward(dev: Device, q: Array, k: Array, v: Array, heads: int, mask=None):

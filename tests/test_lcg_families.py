@@ -1,0 +1,124 @@
+"""Mixtures of families of generators: what each family promises, shares that move, no test
+modulus in training."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tinygrok.engine.errors import InputError
+from tinygrok.tasks import lcg
+from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli, of_small_order, units
+
+HELD_OUT = [32, 27, 50]
+EVEN = {"wrap": 0.2, "full": 0.4, "free": 0.4}
+
+
+def make(end, start=None, length=17, seed=0):
+    rng = np.random.default_rng(seed)
+    return mixed_moduli(16, 60, length, rng, HELD_OUT, start or end, end, (300, 1000))
+
+
+def recovered(row):
+    """All (m, a, c) with which a sequence agrees, m up to the vocabulary."""
+    found = []
+    for m in range(row.max() + 1, 61):
+        for a in range(1, m):
+            c = (row[1] - a * row[0]) % m
+            if (row[1:] == (a * row[:-1] + c) % m).all():
+                found.append((m, a, c))
+    return found
+
+
+@pytest.mark.parametrize("m", [16, 27, 60])
+def test_small_orders(m):
+    expected = []
+    for a in range(2, m):
+        powers = [pow(a, r, m) for r in range(1, 9)]
+        if math.gcd(a, m) == 1 and 1 in powers:
+            expected.append(a)
+    assert of_small_order(m, 8).tolist() == expected
+
+
+def test_units_are_all_equally_likely():
+    c = units(np.full(40_000, 15), np.random.default_rng(0))
+    values, counts = np.unique(c, return_counts=True)
+    assert values.tolist() == [1, 2, 4, 7, 8, 11, 13, 14]
+    assert abs(counts - 5000).max() < 5 * 5000**0.5
+
+
+@pytest.mark.parametrize("family", ["wrap", "full", "free"])
+def test_family(family):
+    """Every sequence is what its family says, and of a training modulus."""
+    data = make({family: 1.0})
+    x = data.batch(60, np.random.default_rng(1))
+    assert x.shape == (60, 17)
+    for row in x:
+        candidates = [found for found in recovered(row) if found[0] not in HELD_OUT]
+        if family == "wrap":
+            fits = [a == 1 and math.gcd(m, c) == 1 for m, a, c in candidates]
+        elif family == "full":
+            rich = [(m, a) for m, a, c in candidates if math.gcd(m, c) == 1 and a > 1]
+            fits = [(a - 1) % lcg.hull_dobell_step(m) == 0 for m, a in rich]
+        else:
+            fits = [a in of_small_order(m, 8) for m, a, _ in candidates]
+            assert len(set(row.tolist())) == 17
+        assert any(fits), (row, candidates)
+
+
+def test_no_test_modulus_in_training():
+    for pairs in (make(EVEN).full, make(EVEN).free):
+        assert not set(pairs.moduli.tolist()) & set(HELD_OUT)
+    assert not set(make(EVEN).moduli.tolist()) & set(HELD_OUT)
+
+
+def test_pairs_are_drawn_by_modulus():
+    """Moduli are equally likely, and the multipliers of one too."""
+    pairs = make(EVEN).full
+    m, a = pairs.draw(30_000, np.random.default_rng(0))
+    _, counts = np.unique(m, return_counts=True)
+    expected = 30_000 / len(pairs.moduli)
+    assert len(counts) == len(pairs.moduli)
+    assert abs(counts - expected).max() < 5 * expected**0.5
+    of_64 = a[m == 48]
+    assert set(of_64.tolist()) == {13, 25, 37}
+
+
+def test_shares_move():
+    data = make(EVEN, start={"wrap": 1.0})
+    assert data.shares(1).tolist() == [1, 0, 0, 0]
+    assert data.shares(650) == pytest.approx([0.6, 0.2, 0.2, 0])
+    assert data.shares(5000) == pytest.approx([0.2, 0.4, 0.4, 0])
+    assert len(data.shares(1)) == len(FAMILIES)
+
+
+def test_the_papers_draw_is_a_family():
+    data = make({"paper": 1.0})
+    x = data.batch(500, np.random.default_rng(0), step=2000)
+    plain = lcg.LcgData.batch(data, 500, np.random.default_rng(0))
+    assert x.shape == plain.shape
+    repeats = (x[:, :-1] == x[:, -1:]).any(axis=1)
+    assert repeats.mean() > 0.5  # what the other families avoid
+
+
+def test_tests_have_the_full_period():
+    data = make(EVEN)
+    for m in HELD_OUT:
+        x, a = data.test(str(m), 40, np.random.default_rng(0))
+        assert set(a.tolist()) <= set(lcg.multipliers(m))
+        x, a = data.test(f"{m}, a = 1", 40, np.random.default_rng(0))
+        assert (np.diff(x, axis=1) % m == (x[:, 1:2] - x[:, :1]) % m).all()
+
+
+@pytest.mark.parametrize(
+    ("held_out", "end", "message"),
+    [
+        ([61], EVEN, "test moduli"),
+        ([31], EVEN, "multiplier"),
+        (HELD_OUT, {"wrap": 0.5}, "sum to 1"),
+        (HELD_OUT, {"steps": 1.0}, "shares of wrap, full, free, paper"),
+    ],
+)
+def test_refusals(held_out, end, message):
+    with pytest.raises(InputError, match=message):
+        mixed_moduli(16, 60, 17, np.random.default_rng(0), held_out, EVEN, end)

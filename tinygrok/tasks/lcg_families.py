@@ -1,0 +1,169 @@
+"""Training sequences for unseen moduli: a mixture of families of generators, whose shares move.
+
+A network that shall predict mod m without having trained on m must find m in the sequence. Drawn as
+in the paper (tasks/lcg.py, unseen_modulus), few training moduli have a multiplier of full period,
+and most sequences repeat within the context, so that copying by period answers them. Here every
+sequence is of a family that asks for more:
+
+    wrap    x -> x + c, gcd(c, m) = 1: add, and wrap at m; exists for every m
+    full    a from multipliers(m), gcd(c, m) = 1: of full period
+    free    any a prime to m, any c, if no number repeats in the sequence
+    paper   a and c from pools that all moduli share: the authors' draw
+
+The differences of a sequence obey d -> a d, so they repeat with the order of a mod m. In `full` and
+`free` this order is at most half the context: what is needed can be seen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..engine.border import integer, integers
+from .lcg import Grid, LcgData, draw_increments, hull_dobell_step, multipliers
+from .modular import TaskError
+
+LARGEST_MIXED = 2**12  # modulus whose multipliers of small order are listed
+FAMILIES = ("wrap", "full", "free", "paper")
+Shares = Mapping[str, float]
+
+
+def of_small_order(m: int, largest: int) -> np.ndarray:
+    """1 < a < m, prime to m, with a^r = 1 mod m for an r of at most `largest`.
+
+    >>> of_small_order(16, 2).tolist()
+    [7, 9, 15]
+    """
+    a = np.arange(2, m)
+    power = a.copy()
+    small = power == 1
+    for _ in range(1, largest):
+        power = power * a % m
+        small |= power == 1
+    return a[small]
+
+
+def units(m: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A number below m and prime to it for every modulus (n,), all equally likely."""
+    c = rng.integers(1, m)
+    wrong = np.flatnonzero(np.gcd(c, m) != 1)
+    while len(wrong):
+        c[wrong] = rng.integers(1, m[wrong])
+        wrong = wrong[np.gcd(c[wrong], m[wrong]) != 1]
+    return c
+
+
+class Pairs:
+    """Moduli with their multipliers, to be drawn: a modulus uniformly, then one of its own.
+
+    multipliers   {m: (n_m,)}; moduli without any are left out"""
+
+    def __init__(self, multipliers: Mapping[int, np.ndarray]):
+        kept = {m: a for m, a in multipliers.items() if len(a)}
+        self.moduli = np.array(list(kept), dtype=np.int64)
+        self._counts = np.array([len(a) for a in kept.values()])
+        self._ends = np.cumsum(self._counts)
+        self._all = np.concatenate([*kept.values(), np.empty(0, dtype=np.int64)])
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(moduli (n,), multipliers (n,))"""
+        i = rng.integers(len(self.moduli), size=n)
+        place = self._ends[i] - 1 - rng.integers(self._counts[i])
+        return self.moduli[i], self._all[place]
+
+
+@dataclass
+class MixedLcg(LcgData):
+    """A stream of training sequences of several families; tests with moduli that none of them uses.
+
+    full, free    what the families of these names draw from
+    start, end    shares of the families up to step ramp[0], and from step ramp[1] on; linear in
+                  between
+
+    >>> end = {"wrap": 0.2, "full": 0.4, "free": 0.4}
+    >>> rng = np.random.default_rng(0)
+    >>> data = mixed_moduli(16, 40, 12, rng, held_out=[32, 27], start={"wrap": 1.0}, end=end)
+    >>> list(data.tests), data.vocab
+    (['32', '32, a = 1', '27', '27, a = 1'], 40)
+    >>> data.shares(650).tolist()
+    [0.6, 0.2, 0.2, 0.0]
+    """
+
+    full: Pairs = field(default_factory=lambda: Pairs({}))
+    free: Pairs = field(default_factory=lambda: Pairs({}))
+    start: Shares = field(default_factory=dict)
+    end: Shares = field(default_factory=dict)
+    ramp: tuple[int, int] = (0, 1)
+
+    def shares(self, step: int) -> np.ndarray:
+        """(families,) shares of the batch of a step; they sum to 1."""
+        first, last = self.ramp
+        moved = min(max((step - first) / (last - first), 0.0), 1.0)
+        start = np.array([self.start.get(name, 0.0) for name in FAMILIES])
+        end = np.array([self.end.get(name, 0.0) for name in FAMILIES])
+        return start + moved * (end - start)
+
+    def batch(self, count: int, rng: np.random.Generator, step: int = 1) -> np.ndarray:
+        """Training tokens (count, length) of a step."""
+        counts = rng.multinomial(count, self.shares(step))
+        draws = (self._wrap, self._full, self._free, super().batch)
+        rows = [draw(n, rng) for draw, n in zip(draws, counts, strict=True) if n]
+        return np.concatenate(rows)
+
+    def _wrap(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        m = rng.choice(self.moduli, n)
+        return self._numbers(m, np.ones_like(m), units(m, rng), rng)
+
+    def _full(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        m, a = self.full.draw(n, rng)
+        return self._numbers(m, a, units(m, rng), rng)
+
+    def _free(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        found = np.empty((0, self.length), dtype=np.int64)
+        while len(found) < n:
+            m, a = self.free.draw(8 * n, rng)
+            x = self._numbers(m, a, rng.integers(0, m), rng)
+            # A number decides all that follow: what repeats also repeats its last number.
+            repeats = (x[:, :-1] == x[:, -1:]).any(axis=1)
+            found = np.concatenate([found, x[~repeats]])
+        return found[:n]
+
+
+def mixed_moduli(
+    low: int,
+    high: int,
+    length: int,
+    rng: np.random.Generator,
+    held_out,
+    start: Shares,
+    end: Shares,
+    ramp: tuple[int, int] = (300, 1000),
+) -> MixedLcg:
+    """Sequences of `length` numbers of all moduli from low to high but the test moduli held_out.
+
+    Tests of every held-out modulus: full period (all multipliers), and a = 1; 16 increments each.
+    The pools of the family `paper` are 128 multipliers and increments below `high`, or all.
+    Raises TaskError for a test modulus outside low..high, or without multipliers of full period,
+    and for shares of unknown families or that do not sum to 1."""
+    low = integer(low, "the smallest modulus", 4, LARGEST_MIXED)
+    high = integer(high, "the largest modulus", low, LARGEST_MIXED)
+    held_out = integers(held_out, "test moduli", low, high).tolist()
+    for shares in (start, end):
+        whole = abs(sum(shares.values()) - 1) < 1e-9 and min(shares.values()) >= 0
+        if set(shares) - set(FAMILIES) or not whole:
+            raise TaskError(f"{dict(shares)}: shares of {', '.join(FAMILIES)} that sum to 1")
+
+    tests: dict[str, Grid] = {}
+    for m in held_out:
+        c = draw_increments(m, 16, rng, replace=True)
+        a = np.array(multipliers(m))
+        tests[str(m)] = (m, np.repeat(a, 16), np.tile(c, len(a)))
+        tests[f"{m}, a = 1"] = (m, np.ones_like(c), c)
+    moduli = np.setdiff1d(np.arange(low, high + 1), held_out)
+    free = {}
+    full = {}
+    for m in moduli.tolist():
+        free[m] = of_small_order(m, length // 2)
+        full[m] = free[m][(free[m] - 1) % hull_dobell_step(m) == 0]
+    a, c = (rng.permutation(np.arange(1, high))[None, :128] for _ in range(2))
+    families = {"full": Pairs(full), "free": Pairs(free)}
+    return MixedLcg(moduli, a, c, tests, length, high, start=start, end=end, ramp=ramp, **families)

@@ -1,0 +1,71 @@
+"""The folder of a run: one process at a time works in it, and only what runs left is moved.
+
+Its file .tinygrok is locked for the life of the process that works there, and lists the names of
+what runs left. The lock of a process that was killed is gone with it."""
+
+import functools
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from ..engine.errors import InputError
+from ..engine.files import WRITTEN
+
+LIST = ".tinygrok"
+
+
+@functools.cache
+def claim(folder: Path) -> IO[str]:
+    """The list of a folder, open and locked until this process ends.
+
+    Raises InputError where another process has it."""
+    file = open(folder / LIST, "a")  # noqa: SIM115
+    with suppress(ImportError, OSError):  # a system, or a file system, without such locks
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is at work there") from None
+    return file
+
+
+class Folder:
+    """A folder that this process works in; what earlier runs left is moved unless it goes on.
+
+    own     names that this run writes: those that are there count as left by a run
+    kept    where earlier files went, or None
+    """
+
+    def __init__(self, path: Path, own: set[str], goes_on: bool):
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path.resolve()
+        self.own = own
+        claim(self.path)
+        for part in (*path.glob(".*.part"), *path.glob("packs/.*.part")):  # of killed writers
+            part.unlink(missing_ok=True)
+        self.listed = set((path / LIST).read_text().splitlines())
+        self.kept: Path | None = None
+        if not goes_on:
+            left = [name for name in self.listed | own if (path / name).exists()]
+            self.listed = set()
+            if left:
+                self.kept = self._set_aside(left)
+
+    def _set_aside(self, names: list[str]) -> Path:
+        """Move files into earlier-1 (2, ...)."""
+        number = 1
+        while (self.path / f"earlier-{number}").exists():
+            number += 1
+        kept = self.path / f"earlier-{number}"
+        kept.mkdir()
+        for name in names:
+            (self.path / name).rename(kept / name)
+        return kept
+
+    def note(self) -> list[str]:
+        """List what runs left in the folder so far; returns it."""
+        written = {path.name for path in WRITTEN if path.parent == self.path}
+        names = {name for name in self.listed | self.own | written if (self.path / name).exists()}
+        (self.path / LIST).write_text("\n".join(sorted(names)))
+        return sorted(names)
