@@ -1,7 +1,15 @@
-"""The networks of autoinit.py, with the settings that its flags may change."""
+"""The networks of autoinit.py, with the settings that its flags may change, and their first weights
+before and after the tuning."""
 
+import functools
+import time
+
+from tinygrok.criticality.autoinit import autoinit, predicted_loss
 from tinygrok.engine.errors import InputError
+from tinygrok.engine.optim import cosine
+from tinygrok.engine.rng import generator
 from tinygrok.models import vision
+from tinygrok.training.images import HE
 
 RELU = {"activation": "relu", "optimizer": "sgd"}
 GELU = {"activation": "gelu", "optimizer": "adamw"}
@@ -10,7 +18,7 @@ TOKENS = GELU | {"width": 64, "depth": 6, "lr": [2e-3], "steps": 400, "batch": 6
 VGG = RELU | {"width": 8, "depth": 0, "lr": [0.02], "steps": 1000, "batch": 64}
 VGG_BN = VGG | {"lr": [0.05]}
 PRESETS = {"mlp": MLP, "resmlp": TOKENS, "mixer": TOKENS, "vgg": VGG, "vgg_bn": VGG_BN}
-QUICK = {"steps": 300, "batch": 64, "tune_steps": 60}
+QUICK = {"steps": 300, "batch": 64, "tune_steps": 60, "seeds": 3}
 QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}, "vgg": {"steps": 60}, "vgg_bn": {"steps": 60}}
 QUICK_SIZE["resmlp"] = QUICK_SIZE["mixer"] = {"width": 32, "depth": 2, "steps": 100}
 
@@ -46,3 +54,35 @@ def build_vgg(args, image, classes):
         raise InputError(f"--width {args.width}: {allowed}")
     options = {"batchnorm": args.model == "vgg_bn", "activation": args.activation}
     return vision.vgg(image, classes, divide=channels // args.width, **options)
+
+
+class Start:
+    """First weights by initialisation for one seed, and the tuning of "off" to "autoinit"."""
+
+    def __init__(self, args, dev, net, data, seed):
+        rng = generator(seed, "probes")
+        size = min(args.tune_batch, len(data.train))
+        x = data.train[rng.choice(len(data.train), size, replace=False)]
+        self.tune = functools.partial(autoinit, dev, net, x=x, rng=rng, loss=args.jacobian_loss)
+        off = net.init(generator(seed, "init"), args.off * HE, args.sigma_b)
+        kaiming = net.init(generator(seed, "init"), HE)
+        xavier = net.init(generator(seed, "init"), 1.0, fan="mean")
+        began = time.perf_counter()
+        steps = {"steps": args.tune_steps, "lr": args.tune_lr, "probes": args.probes}
+        steps["schedule"] = cosine(0, args.tune_steps)
+        tuned, self.history = self.tune(weights=off, tune=tuple(args.tune), **steps)
+        self.seconds = time.perf_counter() - began
+        self.weights = {"off": off, "kaiming": kaiming, "xavier": xavier, "autoinit": tuned}
+
+    def jacobians(self, init):
+        """(Jacobian loss, J of every block) from many probes."""
+        _, history = self.tune(weights=self.weights[init], steps=0, probes=64)
+        return history["loss"][0], history["apjn"][0]
+
+    def predicted(self, args):
+        """The loss of the tuning in theory; None where blocks do act on each other."""
+        alone = (args.model, args.activation, args.norm, args.mu or 0) == ("mlp", "relu", "none", 0)
+        if not alone or args.jacobian_loss != "log":
+            return None
+        J = self.history["apjn"][0]
+        return predicted_loss(J, args.tune_steps, args.tune_lr, cosine(0, args.tune_steps))

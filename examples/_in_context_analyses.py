@@ -100,7 +100,7 @@ def numbers(embedding, outputs):
             results[f"circle_{name}_{key}"] = values
     scores = np.array(each_head(lambda f: representation.pca(f)[0], pairs))
     rows = {"embedding": in_embedding, f"{best}, mean over y": in_head}
-    return results, rows, (scores, in_head["log"], tests["x"], tests["y"])
+    return results, rows, (scores, in_head["log"], in_head["base"], tests)
 
 
 def similarities(streams, outputs, task):
@@ -121,14 +121,15 @@ def similarities(streams, outputs, task):
     for kind, title, feature in features:
         token = title[-1]
         similarity = representation.cosine_map(feature)
+        scores = []
         for name, label in labels.items():
             if token == "x":
                 continue
             score = representation.pair_score(similarity, label)
             results.setdefault(f"{name}_score_{kind}_{token}", []).append(score)
-            title += f"\n{name} {score:+.2f}"
+            scores.append(f"{name} {score:+.2f}")
         maps[kind].append(similarity)
-        titles[kind].append(title)
+        titles[kind].append("\n".join([f"{title} token", *scores]))
     return results, maps, titles
 
 
@@ -203,7 +204,8 @@ def wrong_labels(decoder, data, draws, rng):
         tasks = tasks[:32]
         rows = triples(data, tasks, data.train_pool, draws, rng)
         table = shots.noise_random(decoder.logits, data.p, rows, rng)["accuracy"]
-        tables[f"{name} tasks, train inputs"] = table
+        kind = "pre-training" if name == "id" else "held-out"
+        tables[f"{kind} tasks, train inputs"] = table
         results[f"{name}_by_wrong_labels"] = table[-1]
         for side, pool in pools.items():
             key = f"{name}_{side}"

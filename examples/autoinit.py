@@ -11,26 +11,21 @@ the same weights after tuning, beside Kaiming's and Xavier's. Paper: He, Doshi, 
 arXiv 2206.13568.
 """
 
-import time
+import itertools
 from pathlib import Path
 
-from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
-
-import functools  # isort: skip
-import itertools
-
+import _figures_autoinit as plots
 import numpy as np
-from _autoinit_networks import PRESETS, QUICK, QUICK_SIZE, build
+from _autoinit_networks import PRESETS, QUICK, QUICK_SIZE, Start, build
 
-from tinygrok.criticality.autoinit import autoinit, predicted_loss
+from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
+from tinygrok.criticality.jacobian import mean_and_error
 from tinygrok.engine.optim import OPTIMIZERS, cosine
-from tinygrok.engine.rng import generator
 from tinygrok.models.vision import NORMS
 from tinygrok.ops.activation import activation_help
-from tinygrok.plots import autoinit as plots
 from tinygrok.tasks import images
 from tinygrok.training.checkpoint import load_training
-from tinygrok.training.images import HE, ImageTraining
+from tinygrok.training.images import ImageTraining
 from tinygrok.training.loop import NonFiniteLoss
 from tinygrok.training.parallel import world
 
@@ -78,38 +73,6 @@ def arguments(argv=None):
     model = p.parse_known_args(argv)[0].model
     p.set_defaults(**PRESETS[model])
     return cli.parse(p, argv, QUICK | QUICK_SIZE[model])
-
-
-class Start:
-    """First weights by initialisation for one seed, and the tuning of "off" to "autoinit"."""
-
-    def __init__(self, args, dev, net, data, seed):
-        rng = generator(seed, "probes")
-        size = min(args.tune_batch, len(data.train))
-        x = data.train[rng.choice(len(data.train), size, replace=False)]
-        self.tune = functools.partial(autoinit, dev, net, x=x, rng=rng, loss=args.jacobian_loss)
-        off = net.init(generator(seed, "init"), args.off * HE, args.sigma_b)
-        kaiming = net.init(generator(seed, "init"), HE)
-        xavier = net.init(generator(seed, "init"), 1.0, fan="mean")
-        began = time.perf_counter()
-        steps = {"steps": args.tune_steps, "lr": args.tune_lr, "probes": args.probes}
-        steps["schedule"] = cosine(0, args.tune_steps)
-        tuned, self.history = self.tune(weights=off, tune=tuple(args.tune), **steps)
-        self.seconds = time.perf_counter() - began
-        self.weights = {"off": off, "kaiming": kaiming, "xavier": xavier, "autoinit": tuned}
-
-    def jacobians(self, init):
-        """(Jacobian loss, J of every block) from many probes."""
-        _, history = self.tune(weights=self.weights[init], steps=0, probes=64)
-        return history["loss"][0], history["apjn"][0]
-
-    def predicted(self, args):
-        """The loss of the tuning in theory; None where blocks do act on each other."""
-        alone = (args.model, args.activation, args.norm, args.mu or 0) == ("mlp", "relu", "none", 0)
-        if not alone or args.jacobian_loss != "log":
-            return None
-        J = self.history["apjn"][0]
-        return predicted_loss(J, args.tune_steps, args.tune_lr, cosine(0, args.tune_steps))
 
 
 def make_run(experiment, net, data, weights, lr, seed):
@@ -182,8 +145,9 @@ def best(args, histories, init, classes):
     return lr, accuracies(lr, "train"), accuracies(lr, "test")
 
 
-def measured(start, before, after, chosen):
-    """The results; before and after: (Jacobian loss, J of every block)."""
+def measured(start, norms, chosen):
+    """The results; norms {initialisation: (Jacobian loss, J of every block)}."""
+    before, after = (norms[init] for init in ("off", "autoinit"))
     results = {
         "apjn_before": before[1].tolist(),
         "apjn_after": after[1].tolist(),
@@ -198,8 +162,14 @@ def measured(start, before, after, chosen):
     }
     shown = {name: x for name, x in results.items() if not isinstance(x, list | dict)}
     for init, (lr, train_accuracies, test) in chosen.items():
+        J = np.exp(np.log(norms[init][1]).mean())
         each = " ".join(f"{accuracy:.3f}" for accuracy in test)
-        shown[f"{init}, lr {lr:g}"] = f"train {np.mean(train_accuracies):.3f}, test {each}"
+        train = np.mean(train_accuracies)
+        shown[f"{init}, lr {lr:g}"] = f"J {J:.2f}, train {train:.3f}, test {each}"
+    if {"kaiming", "autoinit"} <= set(chosen) and len(chosen["kaiming"][2]) > 1:
+        # In a plain ReLU network both are critical, and differ by the luck of a seed.
+        differences = np.subtract(chosen["autoinit"][2], chosen["kaiming"][2])
+        shown["autoinit - kaiming"] = "{:+.3f} +- {:.3f}".format(*mean_and_error(differences))
     return results, shown
 
 
@@ -218,24 +188,25 @@ def main(argv=None):
     print(f"{len(data.train)} images of {data.train.shape[1:]}; {args.model}: {net!r}")
     starts = [Start(args, experiment.dev, net, data, args.seed + s) for s in range(args.seeds)]
     start = starts[0]
-    before = start.jacobians("off")
-    after = start.jacobians("autoinit")
-    print(f"tuned in {start.seconds:.1f} s: Jacobian log loss {before[0]:.4g} -> {after[0]:.4g}")
+    norms = {init: start.jacobians(init) for init in ("off", "autoinit", "kaiming", "xavier")}
+    loss = f"Jacobian {args.jacobian_loss} loss"
+    change = f"{norms['off'][0]:.4g} -> {norms['autoinit'][0]:.4g}"
+    print(f"tuned in {start.seconds:.1f} s: {loss} {change}")
     histories = train(experiment, net, loaded, starts) if args.steps else {}
     if histories is None:
         return 130
     inits = args.inits if histories else []
     chosen = {init: best(args, histories, init, net.classes) for init in inits}
-    results, shown = measured(start, before, after, chosen)
+    results, shown = measured(start, norms, chosen)
 
     def figures(out):
-        norms = {f"before: He's $\\sigma_w$ times {args.off:g}": before[1], "after": after[1]}
         tunings = [s.history["loss"] for s in starts]
         tests = {}
         for init, (lr, _, _) in chosen.items():
             tests[init] = [histories[init, lr, s] for s in range(args.seeds)]
-        titles = (args.model, f"Jacobian {args.jacobian_loss} loss")
-        plots.autoinit(norms, tunings, start.predicted(args), tests, titles, out / "autoinit.png")
+        title = f"{args.model}; off: He's times {args.off:g}, autoinit: the same after tuning"
+        names = (title, loss, f"{args.probes} probes", net.classes)
+        plots.autoinit(norms, tunings, start.predicted(args), tests, names, out / "autoinit.png")
 
     log = {"step": list(range(len(start.history["loss"]))), **start.history}
     experiment.finish(results, log, figures, shown=shown)

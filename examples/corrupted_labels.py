@@ -14,12 +14,12 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import functools  # isort: skip
 
+import _figures_corrupted_labels as plots
 import numpy as np
 
 from tinygrok.engine.rng import generator
 from tinygrok.ops.activation import activation_help
 from tinygrok.ops.loss import LOSSES
-from tinygrok.plots import corrupted_labels as plots
 from tinygrok.probes import neurons
 from tinygrok.probes.fourier import ipr, mean_known, neuron_ipr, neuron_rows
 from tinygrok.probes.phases import phase_history

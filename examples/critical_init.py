@@ -233,7 +233,7 @@ def main(argv=None):
     profiles, log = against_depth(case, found, args.depth)
 
     def figures(out):
-        from tinygrok.plots import partial_jacobians as plots
+        import _figures_partial_jacobians as plots
 
         line = critical_curve(args, axes)
         zeta = results["exponent_theory"]

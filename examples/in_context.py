@@ -1,6 +1,6 @@
 """In-context learning of modular maps by a GPT, which answers for tasks that it never saw.
 
-    python examples/in_context.py --quick           # p = 5, half a minute: in-distribution only
+    python examples/in_context.py --quick           # p = 5, a minute: o.o.d. by ratio matching
     python examples/in_context.py --preset small    # p = 7: o.o.d. ability rises and fades
     python examples/in_context.py --preset paper    # p = 29, width 512: for a GPU
 
@@ -13,10 +13,11 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
+import _figures_in_context as plots
+
 from tinygrok.engine.optim import cosine, linear_warmup
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
-from tinygrok.plots import in_context as plots
 from tinygrok.tasks import in_context as ic
 from tinygrok.training.checkpoint import save_arrays
 from tinygrok.training.sequences import SequenceTraining
@@ -41,8 +42,8 @@ PAPER = {
     "repeats": True,
 }
 PRESETS = {"small": {}, "paper": PAPER}  # small: the defaults
-QUICK = {"p": 5, "shots": 8, "tasks": 8, "alpha": 0.6, "depth": 2, "batch": 80, "steps": 700}
-QUICK["measure_every"] = 100
+QUICK = {"p": 5, "shots": 8, "tasks": 16, "alpha": 0.6, "batch": 64, "steps": 1000}
+QUICK |= {"lr": 2e-3, "warmup": 100, "measure_every": 100}
 SETS = ("id_train", "id_test", "ood_train", "ood_test")
 SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
 
@@ -213,7 +214,7 @@ def main(argv=None):
     results["seconds_per_step"] = experiment.seconds / trained if trained else None
 
     def figures(out):
-        plots.training(history, best, solved, out / "in_context.png")
+        plots.training(history, best, solved, args.p, out / "in_context.png")
 
     experiment.finish(results, log, figures)
     return None

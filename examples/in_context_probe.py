@@ -23,7 +23,7 @@ from tinygrok.models.inspect import Decoder
 
 CHECKPOINT = Path("runs/in_context/best.npz")
 QUICK = {"grid_tasks": 4, "draws": 20}
-QUICK_STEPS = 250
+TINY = "--p 5 --shots 8 --tasks 8 --alpha 0.6 --depth 2 --batch 80 --steps 250"
 
 
 def arguments(argv=None):
@@ -48,11 +48,11 @@ def build(args):
 
 
 def train_tiny(args, dev):
-    """The same of a short run of the quick setting of examples/in_context.py (p = 5)."""
-    tiny = in_context.arguments(["--quick", "--seed", str(args.seed)])
+    """The same of a short run of examples/in_context.py."""
+    tiny = in_context.arguments([*TINY.split(), "--seed", str(args.seed)])
     data, _, run = in_context.build(tiny, dev)
-    print(f"no checkpoint: training {run.model!r} for {QUICK_STEPS} steps")
-    for _ in range(QUICK_STEPS):
+    print(f"no checkpoint: training {run.model!r} for {tiny.steps} steps")
+    for _ in range(tiny.steps):
         run.step()
     return data, run.model, run.params.to_host()
 
@@ -66,6 +66,13 @@ def chosen(args, data):
     if shot >= data.shots:
         raise cli.InputError(f"--shot {shot}: the triples of this model are 0..{data.shots - 1}")
     return task, shot
+
+
+def task_name(data, task):
+    """The task with its side of the split."""
+    held_out = (data.ood_tasks == task).all(axis=1).any()
+    side = "held out (o.o.d.)" if held_out else "a pre-training task (i.d.)"
+    return f"task ({task[0]}, {task[1]}), {side}"
 
 
 def analysed(args, data, decoder, embedding, task, shot):
@@ -102,8 +109,8 @@ def analysed(args, data, decoder, embedding, task, shot):
         "circles": ("circles", circles),
         "cosine_blocks": ("cosine", (cosines["block"], titles["block"], 3)),
         "cosine_heads": ("cosine", (cosines["head"], titles["head"], decoder.model.heads)),
-        "grids": ("grids", (counts, *grids, f"task ({task[0]}, {task[1]})")),
-        "shots": ("shots", (counts, curves, lens, 1 / p)),
+        "grids": ("grids", (counts, *grids, task_name(data, task))),
+        "shots": ("shots", (counts, curves, lens, p)),
         "noise": ("noise", (tables, single)),
     }
     return {name: rounded(value) for name, value in results.items()}, shown
@@ -143,13 +150,13 @@ def main(argv=None):
     decoder = Decoder(experiment.dev, model, weights, p)
     task, shot = chosen(args, data)
     experiment.open()
-    closely = f"task ({task[0]}, {task[1]})"
-    print(f"{model!r}; {closely}, {len(data.id_tasks)} pre-training tasks mod {p}")
+    tasks = f"{len(data.id_tasks)} pre-training tasks mod {p}"
+    print(f"{model!r}; {tasks}; closely: {task_name(data, task)}")
     embedding = weights["embed.token"][:p]
     results, shown = analysed(args, data, decoder, embedding, task, shot)
 
     def figures(out):
-        from tinygrok.plots import in_context as plots
+        import _figures_in_context as plots
 
         for name, (function, values) in shown.items():
             getattr(plots, function)(*values, out / f"{name}.png")

@@ -244,7 +244,7 @@ def main(argv=None):
         results |= {name: np.round(x, 4).tolist() for name, x in found.items()}
 
     def figures(out):
-        from tinygrok.plots import lcg as plots
+        import _figures_lcg as plots
 
         for name, (_, shown) in analyses.items():
             getattr(plots, name)(*shown, out / f"{name}.png")

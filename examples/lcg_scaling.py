@@ -1,6 +1,6 @@
 """How many numbers a transformer must see before it predicts an LCG, against the modulus.
 
-    python examples/lcg_scaling.py --quick          # m = 48, 54, 64: under a minute
+    python examples/lcg_scaling.py --quick          # m = 16, 32, 64: under a minute
     python examples/lcg_scaling.py --workers 2      # m = 64 ... 1024, an hour; --resume goes on
     python examples/lcg_scaling.py --depth 2 --moduli 64 128 256 512
 
@@ -19,15 +19,15 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
+import _figures_lcg as plots
 import predict_lcg
 
 from tinygrok.engine.device import get_device
-from tinygrok.plots import lcg as plots
 from tinygrok.tasks import lcg
 from tinygrok.training.checkpoint import fit_in_pack
 from tinygrok.training.sweep import process_pools
 
-QUICK = {"moduli": [48, 54, 64], "steps": 1400}
+QUICK = {"moduli": [16, 32, 64], "steps": 1400}
 PREDICTORS = ("transformer", "look-back order 2", "look-back order 3")
 QUANTITIES = ("numbers_to_60", "numbers_to_90", "wrong")
 PAPER = {"transformer: exponent_numbers_to_60": "0.24 (recalled; many layers, to m = 2^32)"}
@@ -37,7 +37,7 @@ def arguments(argv=None):
     p = cli.parser("lcg_scaling", __doc__)
     add = p.add_argument
     count = cli.integer()
-    modulus = cli.integer(33, 2**16)
+    modulus = cli.integer(16, 2**16)
     moduli = [64, 128, 256, 512, 1024]
     seeds = "networks a modulus: --seed, --seed + 1, ..."
     steps = "optimiser steps at m = 64; (m/64)^(1/2) times as many at m"
@@ -59,17 +59,17 @@ def arguments(argv=None):
 
 def point(args, m, seed):
     """The flags of predict_lcg for a modulus: a context of four to eight times the square root of
-    m."""
+    m, and shorter than the period, so that nothing can be copied from one period ago."""
     flags = {"modulus": m, "seed": seed, "depth": args.depth, "dtype": args.dtype}
-    flags["context"] = 2 ** int(np.ceil(np.log2(4 * m**0.5)))
+    flags["context"] = min(2 ** int(np.ceil(np.log2(4 * m**0.5))), m - 1)
     flags["steps"] = round(args.steps * (m / 64) ** 0.5)
     flags["width"] = 128
     flags["lr"] = 2e-3
     if m <= 64:
         flags["width"] = 64
         flags["lr"] = 3e-3
-        # Some multipliers of full period are left to train on.
-        flags["test_draws"] = min(m // 8, len(lcg.multipliers(m)) // 2 + 1)
+        # Two multipliers of full period are left to train on, where there are so many.
+        flags["test_draws"] = max(1, min(m // 8, len(lcg.multipliers(m)) - 2))
     return flags
 
 
@@ -184,7 +184,8 @@ def main(argv=None):
             curves[f"{p['modulus']}, seed {p['seed']}"] = result["curves"]["transformer"]
         fits = {}
         for name in PREDICTORS:
-            fits[name] = (log[f"{name}: wrong"], results[f"{name}: exponent_wrong"])
+            law = [results[f"{name}: {key}_wrong"] for key in ("exponent", "error")]
+            fits[name] = (log[f"{name}: wrong"], *law)
         plots.scaling(curves, results["moduli"], fits, out / "lcg_scaling.png")
 
     shown = {name: "too few moduli" if v is None else v for name, v in results.items()}

@@ -16,13 +16,13 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 import functools  # isort: skip
 import json
 
+import _figures_corrupted_labels as plots
 import numpy as np
 
 from tinygrok.engine.reader import one_line
 from tinygrok.ops.activation import activation_help, resolve
 from tinygrok.ops.dropout import check_rate_host
 from tinygrok.ops.loss import LOSSES
-from tinygrok.plots import corrupted_labels as plots
 from tinygrok.probes.phases import PHASES
 from tinygrok.tasks.corruption import RULES
 from tinygrok.training.ensembles import complete, pack_size, packs, train_pack

@@ -16,11 +16,11 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
+import _figures_lcg as plots
 from _lcg_presets import PRESETS, QUICK, QUICK_UNSEEN
 from _lcg_setup import make_data, make_model, make_optimizer, shares
 
 from tinygrok.engine.rng import generator
-from tinygrok.plots import lcg as plots
 from tinygrok.probes import digits
 from tinygrok.tasks import lcg
 from tinygrok.tasks.lcg_families import FAMILIES

@@ -1,13 +1,14 @@
 """What the figures of trained two-layer networks show."""
 
+import _figures_corrupted_labels as corrupted_labels
 import numpy as np
 import pytest
 from helpers import small_run
 
 import tinygrok as tg
 from tinygrok.analytic.addition import addition_weights
-from tinygrok.plots import corrupted_labels, style
 from tinygrok.plots import modular_polynomials as plots
+from tinygrok.plots import style
 from tinygrok.probes.fourier import mean_known, neuron_ipr
 from tinygrok.tasks.groups import dihedral
 from tinygrok.training.tables import Training, mean_ipr

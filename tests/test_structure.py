@@ -200,7 +200,7 @@ def test_import_loads_nothing_heavy():
     or tqdm."""
     code = (
         "import sys, tinygrok; assert 'numpy' not in sys.modules; "
-        "import tinygrok.cli, tinygrok.plots.lcg, tinygrok.training.sweep, tinygrok.audit.cases; "
+        "import tinygrok.cli, tinygrok.plots.style, tinygrok.training.sweep, tinygrok.audit.cases; "
         "heavy = {'cupy', 'matplotlib', 'torch', 'tqdm', 'safetensors', 'distributed', 'mpi4py'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )

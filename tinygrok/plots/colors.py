@@ -6,5 +6,4 @@ ORANGE = "#e69f00"
 GREEN = "#009e73"
 PURPLE = "#cc79a7"
 INPUTS = (TRAIN, ORANGE, GREEN, PURPLE)  # layers of the inputs; the read-out is TEST
-SETS = {"id_train": TRAIN, "id_test": ORANGE, "ood_train": TEST, "ood_test": GREEN}
 UNIT = {"vmin": 0, "vmax": 1}  # how to colour an image of shares

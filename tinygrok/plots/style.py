@@ -52,15 +52,41 @@ def panels(count: int, width: float, height: float, columns: int = 4):
     return fig, list(axes[:count])
 
 
-def label(ax, size: float = 8, heading: str | None = None, above: int = 0, **properties) -> None:
-    """Set properties of axes; what is labelled gets a legend, with a heading, in a letter size.
+def label(ax, size: float = 8, above: int = 0, **properties) -> None:
+    """Set properties of axes; what is labelled gets a legend in a letter size.
 
     above    columns of a legend that stands above the axes, where it covers no curve; 0: inside"""
     ax.set(**properties)
     handles, _ = ax.get_legend_handles_labels()
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1.04), "ncol": above} if above else {}
     if handles:
-        ax.legend(frameon=False, fontsize=size, title=heading, title_fontsize=size, **place)
+        ax.legend(frameon=False, fontsize=size, **place)
+
+
+def legend_below(ax, columns: int = 2, **properties) -> None:
+    """Set properties of axes; the legend stands under them, where it covers nothing."""
+    ax.set(**properties)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False)
+
+
+def log2(ax, *names: str) -> None:
+    """Logarithmic axes "x", "y" whose ticks are powers of two, as plain numbers."""
+    for name in names:
+        getattr(ax, f"set_{name}scale")("log", base=2)
+        getattr(ax, f"{name}axis").set_major_formatter("{x:g}")
+
+
+def write_at_means(ax, points: np.ndarray, groups: np.ndarray) -> None:
+    """The number of every group of points (n, 2) at the mean of its points."""
+    frame = {"boxstyle": "circle,pad=0.1", "fc": "w", "ec": "0.4", "lw": 0.5, "alpha": 0.8}
+    style = {"bbox": frame, "ha": "center", "va": "center", "fontsize": 8}
+    for group in np.unique(groups):
+        ax.text(*points[groups == group].mean(axis=0), str(group), **style)
+
+
+def chance(ax, classes: int) -> None:
+    """The accuracy of guessing among so many classes, as a line that the legend names."""
+    ax.axhline(1 / classes, color="0.6", lw=1, zorder=0, label=f"chance, 1/{classes}")
 
 
 def lines(ax, curves: dict, colors=None, x=None, **style) -> None:

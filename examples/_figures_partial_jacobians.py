@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..criticality.meanfield import MeanField
-from .colors import TEST, TRAIN
-from .style import figure, save
+from tinygrok.criticality.meanfield import MeanField
+from tinygrok.plots.colors import TEST, TRAIN
+from tinygrok.plots.style import figure, legend_below, save
 
 
 def critical_init(
@@ -23,7 +23,7 @@ def critical_init(
     table     comparison of theory and networks (criticality.finite.compare)
     zeta      exponent of J at infinite depth; None: J is no power of the depth"""
     panels = _panels(case, profiles, table, zeta)
-    fig = figure(11, 7.8)
+    fig = figure(9.6, 8)
     top, bottom = fig.subfigures(2, 1, height_ratios=(1.15, 1))
     upper = top.subplots(1, 2)
     lower = bottom.subplots(1, len(panels))
@@ -48,7 +48,7 @@ def critical_init(
         ax.set(xlabel="layer $l$", title=name, yscale="log" if wide else "linear")
     if zeta is not None:  # a power law is a line on two logarithmic axes
         lower[-1].set_xscale("log")
-    lower[0].legend(frameon=False, fontsize=8)
+    legend_below(lower[0], 1)
     point = f"$\\sigma_w^2$ = {case.sw2:.4g}, $\\sigma_b^2$ = {case.sb2:.4g}"
     fig.suptitle(f"{case.activation}, norm: {case.norm}, $\\mu$ = {case.mu:g}, {point}")
     save(fig, path)

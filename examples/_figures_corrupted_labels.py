@@ -4,9 +4,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..probes.phases import PHASES
-from .colors import GREEN, ORANGE, PURPLE, TEST, TRAIN, UNIT
-from .style import FILLED, SHARE, figure, histograms, image, label, lines, panels, save
+from tinygrok.plots.colors import GREEN, ORANGE, PURPLE, TEST, TRAIN, UNIT
+from tinygrok.plots.style import (
+    FILLED,
+    SHARE,
+    figure,
+    histograms,
+    image,
+    label,
+    lines,
+    panels,
+    save,
+)
+from tinygrok.probes.phases import PHASES
 
 SPLITS = {
     "train": (TRAIN, "-", "train, as given"),

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..probes.fourier import spectrum
-from .colors import TEST, TRAIN, UNIT
-from .style import SHARE, attention_maps, image, label, lines, panels, save
+from tinygrok.plots import style as parts
+from tinygrok.plots.colors import TEST, TRAIN, UNIT
+from tinygrok.plots.style import SHARE, image, label, lines, panels, save
+from tinygrok.probes.fourier import spectrum
 
 MOVES = {"not": "0.8", "by -delta": TRAIN, "by +2 delta": TEST, "otherwise": "0.35"}
 SPARSE_DOTS = (0, (1, 4))
@@ -32,10 +33,11 @@ def _table(ax, values: np.ndarray, rows, columns, **labels) -> None:
 
 
 def _scatter(ax, points: np.ndarray, q: int, title: str, components=(0, 1)) -> None:
-    """Two principal components of the numbers 0, 1, ..., coloured by their residue mod q."""
+    """Two principal components of the numbers 0, 1, ..., coloured by their residue mod q, which
+    stands at the mean of its points."""
     residues = np.arange(len(points)) % q
-    cmap = "tab10" if q <= 10 else "hsv"
-    ax.scatter(*points.T, c=residues, cmap=cmap, s=8)
+    ax.scatter(*points.T, c=residues, cmap="viridis", s=8)
+    parts.write_at_means(ax, points, residues)
     first, second = components
     ax.set(title=title, xlabel=f"component {first + 1}", ylabel=f"component {second + 1}")
 
@@ -56,10 +58,9 @@ def digits(tables: dict[str, dict], by_s: dict[int, np.ndarray], path: Path) -> 
     last = axes[len(tables) - 1]
     fig.colorbar(last.images[0], ax=last)
     curves = {f"s = {s}": curve for s, curve in by_s.items()}
-    grey = [str(max(0.8 - 0.8 * s / max(by_s), 0)) for s in by_s]
-    lines(axes[-1], curves, grey)
-    title = "number, by the power 2^s in a - 1"
-    label(axes[-1], title=title, xlabel="numbers in context", ylim=SHARE)
+    lines(axes[-1], curves, _shades(len(curves)), marker=".", lw=1)
+    title = "the number, by the power 2^s in a - 1"
+    label(axes[-1], 8, title=title, xlabel="numbers in context", ylabel="accuracy", ylim=SHARE)
     save(fig, path)
 
 
@@ -73,7 +74,7 @@ def embedding(
 
     scores (V, c); periods {q: (c,)}: share of each component at period q
     cosines (n, n); offsets {o: mean cosine}"""
-    fig, (first, power, shares, similar, by_offset, *planes) = panels(8, 3.8, 3.5)
+    fig, (first, power, shares, similar, by_offset, *planes) = panels(8, 2.4, 2.5)
     first.plot(scores[:20, 0], color=TEST, marker=".")
     first.set(title="first component", xlabel="number")
     first.locator_params(axis="x", integer=True)
@@ -92,7 +93,7 @@ def embedding(
     for ax, q in zip(planes, shown, strict=False):
         strongest = np.argsort(-periods[q], kind="stable")
         pair = np.sort(strongest[:2])
-        _scatter(ax, scores[:, pair], q, f"colour: number mod {q}", pair)
+        _scatter(ax, scores[:, pair], q, f"numbers mod {q}", pair)
     save(fig, path)
 
 
@@ -101,16 +102,16 @@ def attention(patterns: np.ndarray, r: np.ndarray, mass: np.ndarray, path: Path)
 
     patterns (depth, H, T, T), r (T,), mass (depth, H, T, 2): probes.digits.look_back_mass
     """
-    fig, maps, below = attention_maps(patterns)
+    fig, maps, below = parts.attention_maps(patterns)
     n = np.arange(2, len(r) + 1)
-    backs = (("r", r, TRAIN), ("r/2", r // 2, TEST))
+    backs = ((r, TRAIN, "-"), (r // 2, TEST, "--"))
     for at in np.ndindex(below.shape):
-        for i, (name, back, color) in enumerate(backs):
+        for i, (back, color, ls) in enumerate(backs):
             keys = n - back[1:]
             maps[at].plot(keys, n - 1, ".", color=color, ms=1.5)
-            below[at].plot(n, mass[at][1:, i], color=color, label=f"look-back {name}")
-        below[at].set_xlabel("numbers in context")
-    label(below[0, 0])
+            below[at].plot(n, mass[at][1:, i], color=color, ls=ls)
+        maps[at].set(xlabel="key (red: r back, blue: r/2)", ylabel="query")
+        below[at].set(xlabel="numbers in context\nred: on look-back r, dashed: on r/2")
     save(fig, path)
 
 
@@ -119,7 +120,7 @@ def interventions(cases: dict[int, tuple], path: Path) -> None:
 
     cases {numbers in context: (look-backs, deltas, shares)}
     shares (look-backs, deltas, 4) in the order of MOVES"""
-    fig, axes = panels(len(cases), 5.5, 4.8)
+    fig, axes = panels(len(cases), 4.7, 4.8)
     for ax, n in zip(axes, cases, strict=True):
         backs, deltas, shares = cases[n]
         rows = shares.reshape(-1, 4)
@@ -147,7 +148,9 @@ def edits(top_k: dict, pruned: dict, moduli: list[str], heads: list[str], path: 
     width = 3 + 0.3 * len(heads)
     height = 1.8 + 0.25 * len(moduli)
     fig, axes = panels(1 + len(pruned), width, height, columns=2)
-    _bars(axes[0], top_k, title="attention to k keys", xlabel="k", ylabel="accuracy")
+    _bars(
+        axes[0], top_k, title="attention to the k largest only", xlabel="k keys", ylabel="accuracy"
+    )
     axes[0].set_ylim(0, 1.02)
     for ax, (name, values) in zip(axes[1:], pruned.items(), strict=True):
         _table(ax, values, moduli, heads, title=f"head replaced by {name}")
@@ -193,16 +196,17 @@ def prediction(step: np.ndarray, training: dict, curves: dict, bits: dict, path:
 
     training {name: (n,)}; curves {name: (T,)}, the network first; bits {period of the digit: (T,)}
     """
-    fig, (left, middle, right) = panels(3, 5, 4)
-    lines(left, training, x=step, marker=".", lw=1)
-    label(left, xlabel="step", ylabel="accuracy, last 8 numbers", ylim=SHARE)
+    fig, (left, middle, right) = panels(3, 3.2, 4.6)
+    lines(left, training, (TEST, "0.3"), step, marker=".")
+    parts.legend_below(left, 1, title="training: last 8 numbers", xlabel="step", ylabel="accuracy")
     for (name, values), ls in zip(curves.items(), LINE_STYLES, strict=True):
         network = ls == "-"
         color = TRAIN if network else "0.3"
         lines(middle, {name: values}, [color], ls=ls, lw=2 if network else 1)
-    _in_context(middle, ylabel="accuracy of the next number")
-    lines(right, bits, _red_to_blue(len(bits)), lw=1.2)  # low digits red, high ones blue
-    _in_context(right, "digit of period", ylabel="accuracy of a digit")
+    _in_context(middle, 1, title="the next number", ylabel="accuracy")
+    periods = {f"digit of period {period}": values for period, values in bits.items()}
+    lines(right, periods, _shades(len(bits)), marker=".", lw=1.2)
+    _in_context(right, 1, title="every digit: low ones are dark", ylabel="accuracy")
     save(fig, path)
 
 
@@ -210,35 +214,39 @@ def scaling(curves: dict, moduli: list[int], fits: dict[str, tuple], path: Path)
     """Accuracy by numbers in context; wrong answers against the modulus with the fitted laws.
 
     curves {m: (T,)}
-    fits   {predictor: (values, a number for every entry of moduli, exponent or None)}"""
-    fig, (left, right) = panels(2, 5, 4)
+    fits   {predictor: (values for the moduli, exponent, its error, or None and None)}"""
+    fig, (left, right) = panels(2, 4.7, 4.8)
     named = {f"m = {m}": values for m, values in curves.items()}
-    lines(left, named, _red_to_blue(len(curves)), lw=1.2)
-    _in_context(left, ylabel="accuracy of the next number")
+    lines(left, named, _shades(len(curves)), marker=".", lw=1.2)
+    _in_context(left, title="the transformer", ylabel="accuracy of the next number")
     m = np.asarray(moduli, float)
-    for name, color in zip(fits, (TRAIN, TEST, "0.5"), strict=True):
-        values, gamma = fits[name]
-        law = "" if gamma is None else f", exponent {gamma:.2f}"
-        right.loglog(moduli, values, "o", color=color, label=name + law, base=2)
+    styles = zip("os^", (TRAIN, TEST, "0.5"), strict=True)
+    for (name, fit), (marker, color) in zip(fits.items(), styles, strict=True):
+        values, gamma, error = fit
+        law = "" if gamma is None else f": exponent {gamma:.2f} +- {error:.2f}"
+        right.plot(m, values, marker, color=color, label=name + law)
         if gamma is not None:
             mean_m = np.mean(np.log(m[np.isfinite(values)]))
             mean_value = np.nanmean(np.log(values))
             centre = np.exp(mean_value - gamma * mean_m)
-            right.plot(moduli, centre * m**gamma, color=color, lw=1)
-    label(right, 8, xlabel="modulus", ylabel="numbers answered wrongly")
+            right.plot(m, centre * m**gamma, color=color, lw=1)
+    right.plot(m, m**0.5, "k:", label="m^(1/2), the law of order 2")
+    parts.log2(right, "x", "y")
+    title = "numbers needed, and the fitted powers of m"
+    parts.legend_below(
+        right, 1, title=title, xlabel="modulus m", ylabel="1 + numbers answered wrongly"
+    )
     save(fig, path)
 
 
-def _red_to_blue(count: int) -> list[tuple[float, float, float]]:
-    colors = []
-    for i in range(count):
-        red = 0.85 - 0.65 * i / count
-        blue = 0.15 + 0.7 * i / count
-        colors.append((red, 0.2, blue))
-    return colors
+def _shades(count: int) -> list:
+    """Colours from dark to light."""
+    from matplotlib import colormaps
+
+    return list(colormaps["viridis"](np.linspace(0, 0.85, count)))
 
 
-def _in_context(ax, heading: str | None = None, **labels) -> None:
+def _in_context(ax, columns: int = 2, **labels) -> None:
     """Axes of accuracies against numbers in context."""
-    ax.set_xscale("log", base=2)
-    label(ax, heading=heading, xlabel="numbers in context", ylim=SHARE, **labels)
+    parts.log2(ax, "x")
+    parts.legend_below(ax, columns, xlabel="numbers in context", ylim=SHARE, **labels)
