@@ -5,7 +5,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from tinygrok import cli
-from tinygrok.engine.reader import one_line
+from tinygrok.engine.errors import one_line
 from tinygrok.training.checkpoint import CheckpointError, load_weights
 
 

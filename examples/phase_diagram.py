@@ -19,7 +19,7 @@ import json
 import _figures_corrupted_labels as plots
 import numpy as np
 
-from tinygrok.engine.reader import one_line
+from tinygrok.engine.errors import one_line
 from tinygrok.ops.activation import activation_help, resolve
 from tinygrok.ops.dropout import check_rate_host
 from tinygrok.ops.loss import LOSSES

@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tinygrok.engine import reader
+from tinygrok.disk import reader
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import AdamW
 from tinygrok.models.interop import from_torch_state_dict

@@ -27,10 +27,10 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from . import __version__  # noqa: E402
+from .disk.reader import read_json  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
 from .engine.files import write_csv, write_json  # noqa: E402
-from .engine.reader import read_json  # noqa: E402
 from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
 from .training.folder import Folder  # noqa: E402
 from .training.loop import NonFiniteLoss  # noqa: E402

@@ -1,9 +1,11 @@
 """The parameter arena: one flat array, cut parameter by parameter into named views."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from .device import Array, Device
-from .reader import check_shapes
+from .errors import InputError, one_line
 
 
 def cut(flat: Array, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
@@ -76,3 +78,14 @@ class Arena:
         """Host copies of the arrays (of member e)."""
         views = self.member(e)
         return {name: self.dev.to_host(view).copy() for name, view in views.items()}
+
+
+def check_shapes(found: Mapping[str, Any], expected: Mapping[str, tuple], where="") -> None:
+    """Refuse missing, foreign and misshapen arrays. where: what the line begins with."""
+    wrong = sorted(set(expected) ^ set(found))
+    if wrong:
+        names = one_line(", ".join(wrong))
+        raise InputError(f"{where}missing or foreign arrays: {names}")
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise InputError(f"{where}{name}: expected shape {shape}, got {found[name].shape}")

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from ..disk.reader import open_arrays, refused
 from ..engine.errors import InputError
-from ..engine.reader import check_shapes, open_arrays, refused
+from ..engine.params import check_shapes
 from .gpt import GPT
 from .mlp import TwoLayerNet
 

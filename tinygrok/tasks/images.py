@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..disk.reader import open_file, refused, room
 from ..engine.errors import InputError
-from ..engine.reader import open_file, refused, room
 
 CIFAR_RECORDS = 10_000  # in every file
 CIFAR_BYTES = 1 + 3 * 32 * 32  # of a record: the label, then red, green and blue

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.errors import InputError
+from ..disk.reader import open_arrays, parse_json, refused
+from ..engine.errors import InputError, one_line
 from ..engine.files import atomic_write
-from ..engine.reader import check_shapes, one_line, open_arrays, parse_json, refused
+from ..engine.params import check_shapes
 from .loop import Run
 from .parallel import launched
 from .sweep import pack_name

@@ -18,9 +18,9 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Process
 from pathlib import Path
 from typing import Any
 
+from ..disk.reader import SMALL, open_file
 from ..engine.errors import InputError
 from ..engine.files import atomic_write
-from ..engine.reader import SMALL, open_file
 
 TRIES = 5  # broken pools in a row, with no pack finished in between, before the sweep gives up
 NO_WORKER = "no worker came up; a script that starts some needs `if __name__ == '__main__':`"

@@ -7,14 +7,14 @@ damaged file; inside `with refused(path):` all of it becomes one line."""
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import InputError
+from ..engine.errors import InputError, one_line
 
 SMALL = 2**26  # bytes: the longest JSON text, and what any packed file may unpack to
 UNPACKED = 16  # beyond that, as many times its size: images of digits need 5, zeros 1000
@@ -22,12 +22,6 @@ NPY = np.lib.format
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "V2", "BOOL": "?"}
 SAFETENSORS |= {f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)}
 SAFETENSORS |= {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
-
-
-def one_line(x: object) -> str:
-    """x as text, without line ends and control characters, cut after 200 characters."""
-    text = " ".join(str(x).split())
-    return "".join(filter(str.isprintable, text))[:200]
 
 
 @contextmanager
@@ -137,14 +131,3 @@ def _safetensors(file: BinaryIO) -> tuple[dict, Callable]:
     if sum(x.nbytes for x in headers.values()) != data.nbytes:
         raise ValueError("its arrays are not as long as the file, or overlap")
     return headers, lambda name: np.array(headers[name])
-
-
-def check_shapes(found: Mapping[str, Any], expected: Mapping[str, tuple], where="") -> None:
-    """Refuse missing, foreign and misshapen arrays. where: what the line begins with."""
-    wrong = sorted(set(expected) ^ set(found))
-    if wrong:
-        names = one_line(", ".join(wrong))
-        raise InputError(f"{where}missing or foreign arrays: {names}")
-    for name, shape in expected.items():
-        if found[name].shape != shape:
-            raise InputError(f"{where}{name}: expected shape {shape}, got {found[name].shape}")
