@@ -252,6 +252,16 @@ def test_odd_checkpoints_of_a_run_are_refused_and_leave_it_as_it_was(saved, odd)
     assert repr(run.history) == repr(history)
 
 
+def test_a_checkpoint_is_read_twice_and_hyperparameters_stay(saved):
+    """betas was a tuple, which JSON gives back as a list."""
+    path, *_, run = saved
+    before = run.optimizer.hyperparameters()
+    for _ in range(2):
+        load_training(path, run, CONFIG)
+        assert run.optimizer.hyperparameters() == before
+        assert len(run.note_hyperparameters()) == 1
+
+
 def test_a_run_that_diverged_says_so(saved):
     path, meta, arrays, run = saved
     nan = arrays | {"weight/W": arrays["weight/W"] * np.nan}
