@@ -33,7 +33,11 @@ def build(args, image, classes):
         return build_vgg(args, image, classes)
     # At least 16 tokens.
     patches = [n for n in (1, 2, 4, 7, 8) if H % n == W % n == 0 and 4 * n <= H]
-    sizes = {"patch": args.patch or max(patches), "width": args.width, "depth": args.depth}
+    sizes = {
+        "patch": args.patch or max(patches, default=1),
+        "width": args.width,
+        "depth": args.depth,
+    }
     options = {"activation": args.activation, "mu": 1.0 if args.mu is None else args.mu}
     if args.model == "mixer":
         return vision.mixer(

@@ -8,7 +8,6 @@ The analyses are in _in_context_analyses.py, and what they measure in tinygrok.p
 Paper: He, Doshi, Das, Gromov, Learning to grok, arXiv 2406.02550.
 """
 
-from argparse import Namespace
 from pathlib import Path
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
@@ -17,10 +16,10 @@ import numpy as np  # isort: skip
 
 import _in_context_analyses as analyses
 import in_context
+from _trained import open_trained
 
 from tinygrok.engine.rng import generator
 from tinygrok.models.inspect import Decoder
-from tinygrok.training.checkpoint import CheckpointError, load_weights
 
 CHECKPOINT = Path("runs/in_context/best.npz")
 QUICK = {"grid_tasks": 4, "draws": 20}
@@ -43,14 +42,9 @@ def arguments(argv=None):
     return cli.parse(p, argv, QUICK)
 
 
-def load(path):
-    """Data, model and weights of a file that examples/in_context.py wrote."""
-    settings, weights = load_weights(path)
-    config = Namespace(**settings)
-    try:
-        return in_context.make_data(config), in_context.make_model(config), weights
-    except (AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: not of examples/in_context.py ({error})") from error
+def build(args):
+    """Data and model of a file that examples/in_context.py wrote."""
+    return in_context.make_data(args), in_context.make_model(args)
 
 
 def train_tiny(args, dev):
@@ -150,7 +144,8 @@ def main(argv=None):
     if args.quick and args.checkpoint is None:
         data, model, weights = train_tiny(args, experiment.dev)
     else:
-        data, model, weights = load(args.checkpoint or CHECKPOINT)
+        path = args.checkpoint or CHECKPOINT
+        _, data, model, weights = open_trained(path, in_context, build)
     p = data.p
     decoder = Decoder(experiment.dev, model, weights, p)
     task, shot = chosen(args, data)

@@ -8,7 +8,6 @@ its idea of the modulus. An analysis returns its results and what the figure of 
 it measures is in tinygrok.probes. Paper: Tao, Doshi, Kalra, He, Barkeshli, (How) can transformers
 predict pseudo-random numbers?, arXiv 2502.10390."""
 
-from argparse import Namespace
 from pathlib import Path
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
@@ -16,13 +15,13 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 import numpy as np  # isort: skip
 
 import predict_lcg
+from _trained import open_trained
 
 from tinygrok.engine.rng import generator
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
 from tinygrok.probes import digits, representation
 from tinygrok.tasks import lcg
-from tinygrok.training.checkpoint import CheckpointError, load_weights
 
 CHECKPOINT = Path("runs/predict_lcg/checkpoint.npz")
 QUICK_STEPS = 1100
@@ -54,18 +53,12 @@ def arguments(argv=None):
     return cli.parse(p, argv)
 
 
-def load(path):
-    """Configuration, data, model and weights of a file that examples/predict_lcg.py wrote."""
-    settings, weights = load_weights(path)
-    config = Namespace(**settings)
-    try:
-        if config.base is not None:
-            raise CheckpointError(f"{path}: this network reads digits, not numbers (--base)")
-        data = predict_lcg.make_data(config)
-        model = predict_lcg.make_model(config, data)
-    except (AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: not of examples/predict_lcg.py ({error})") from error
-    return config, data, model, weights
+def build(args):
+    """Data and model of a file that examples/predict_lcg.py wrote."""
+    if args.base is not None:
+        raise cli.InputError("this network reads digits, not numbers (--base)")
+    data = predict_lcg.make_data(args)
+    return data, predict_lcg.make_model(args, data)
 
 
 def train_tiny(args, dev):
@@ -223,7 +216,8 @@ def main(argv=None):
         experiment.open()  # refused before the training
         config, data, model, weights = train_tiny(args, experiment.dev)
     else:
-        config, data, model, weights = load(args.checkpoint or CHECKPOINT)
+        path = args.checkpoint or CHECKPOINT
+        config, data, model, weights = open_trained(path, predict_lcg, build)
     decoder = Decoder(experiment.dev, model, weights)
     experiment.open()
     m = config.modulus

@@ -19,6 +19,7 @@ import json
 import _figures_corrupted_labels as plots
 import numpy as np
 
+from tinygrok.engine.errors import one_line
 from tinygrok.ops.activation import activation_help, resolve
 from tinygrok.ops.dropout import check_rate_host
 from tinygrok.ops.loss import LOSSES
@@ -122,7 +123,7 @@ def points(args):
 
 def make_executor(args):
     """None, a maker of process pools, or a Dask executor."""
-    if args.scheduler:
+    if args.scheduler is not None:
         try:
             from distributed import Client
         except ImportError as error:
@@ -130,8 +131,8 @@ def make_executor(args):
             raise cli.InputError(needs) from error
         try:
             return Client(args.scheduler, timeout=10).get_executor(retries=5)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise cli.InputError(f"--scheduler {args.scheduler}: {error}") from error
+        except Exception as error:  # of sockets, of TLS without certificates, of missing modules
+            raise cli.InputError(f"--scheduler {args.scheduler}: {one_line(error)}") from error
     return process_pools(args.workers) if args.workers else None
 
 

@@ -2,6 +2,7 @@
 that resumes bit by bit."""
 
 import gzip
+import os
 import struct
 import sys
 import zlib
@@ -204,7 +205,43 @@ CAUSES = {
         lambda d: put(d, PLAIN) and (d / PLAIN[0]).write_bytes((d / PLAIN[1]).read_bytes()),
         r"train images of shape \(30,\)",
     ),
+    "no pixels": (
+        lambda d: put(d, PLAIN) and (d / PLAIN[0]).write_bytes(idx(np.zeros((30, 0, 5), np.uint8))),
+        r"train images of shape \(30, 0, 5\)",
+    ),
+    "sizes": (
+        lambda d: put(d, PLAIN) and (d / PLAIN[2]).write_bytes(idx(np.zeros((30, 9, 5), np.uint8))),
+        r"images of \(4, 5, 1\), but \(9, 5, 1\) to test",
+    ),
+    "CIFAR beside": (
+        lambda d: put(d, PLAIN) and (d / "test_batch.bin").touch(),
+        r"several sets \(\.\.\., test_batch.bin\)",
+    ),
+    "two test sets": (
+        lambda d: put(d, PLAIN) and put(d, ["test-images-idx3-ubyte"]),
+        "both t10k-images-idx3-ubyte and test-images-idx3-ubyte|both test-images",
+    ),
+    "a pipe": (lambda d: put(d, PLAIN) and fifo(d / PLAIN[0]), "the train images are missing"),
+    "a pipe of CIFAR": (
+        lambda d: (d.mkdir(), fifo(d / "test_batch.bin")),
+        "No such file|not a regular file",
+    ),
+    "a bomb": (
+        lambda d: put(d, PLAIN) and bomb(d / PLAIN[0], 30),
+        "bytes, but the header announces",
+    ),
 }
+
+
+def fifo(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def bomb(path, n):
+    """A hundred megabytes of zeros in a hundred kilobytes, as the header says."""
+    header = idx(np.zeros((0,), np.uint8))[:3] + b"\x03" + struct.pack(">3I", n, 2000, 2000)
+    path.write_bytes(gzip.compress(header + bytes(4_000_000 * n), 1))
 
 
 def cut(path):

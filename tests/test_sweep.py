@@ -5,15 +5,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from argparse import Namespace
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tinygrok.training.sweep import SweepError, sweep
+from tinygrok import cli
+from tinygrok.engine.errors import InputError
+from tinygrok.training.sweep import SweepError, _read, sweep
 
 PACKS = [[{"x": i, "y": j} for j in range(2)] for i in range(6)]
 POOL = partial(ProcessPoolExecutor, 2, mp_context=get_context("spawn"))
@@ -91,6 +96,193 @@ def test_a_dying_worker_loses_nothing(tmp_path):
     counts = runs(log)
     assert sorted(set(counts)) == list(range(6))
     assert len(counts) <= 7
+
+
+def one_pack(tmp_path, results):
+    """(the file of a pack, a function that takes it up and says whether it was run again)"""
+    calls = []
+
+    def run(pack):
+        calls.append(pack)
+        return results
+
+    def again():
+        calls.clear()
+        (found,) = sweep([[{"x": 1, "lr": 0.25}, {"x": 2, "lr": 1e-3}]], run, tmp_path)
+        return found, bool(calls)
+
+    again()
+    return next(tmp_path.glob("*.json")), again
+
+
+RESULTS = [{"loss": 0.125, "phase": "Grokking"}, {"loss": 1e-7, "phase": None}]
+
+
+def test_every_flipped_bit_of_a_pack_is_noticed(tmp_path):
+    """The results are what they were, or there are none and the pack is run again."""
+    path, again = one_pack(tmp_path, RESULTS)
+    good = path.read_bytes()
+    points = json.loads(good)["points"]
+    for i in range(8 * len(good)):
+        damaged = bytearray(good)
+        damaged[i // 8] ^= 1 << i % 8
+        path.write_bytes(damaged)
+        assert _read(path, points) in (None, RESULTS)
+    path.write_bytes(good[:-1])
+    assert again() == (RESULTS, True)
+    assert path.read_bytes() == good
+
+
+def test_packs_of_earlier_versions_are_taken_up_and_anything_odd_run_again(tmp_path):
+    path, again = one_pack(tmp_path, RESULTS)
+    stored = json.loads(path.read_text())
+    del stored["sha256"]
+    path.write_text(json.dumps(stored))
+    assert again() == (RESULTS, False)
+    for odd in ([], {}, stored | {"results": RESULTS[:1]}, stored | {"more": 1}, stored["points"]):
+        path.write_text(json.dumps(odd))
+        assert again() == (RESULTS, True)
+    path.write_text("[" * 100_000)
+    assert again() == (RESULTS, True)
+    path.unlink()
+    os.mkfifo(path)
+    assert again() == (RESULTS, True)
+    assert again() == (RESULTS, False)
+
+
+def test_arrays_and_numbers_of_numpy_are_kept(tmp_path):
+    """What comes from a file is what came from the work, and a point has the same file always."""
+    given = {"curve": np.arange(3), "pair": (1, 2), "loss": np.float32(0.5), "none": np.nan}
+    kept = {"curve": [0, 1, 2], "pair": [1, 2], "loss": 0.5, "none": None}
+    calls = []
+
+    def run(pack):
+        calls.append(pack)
+        return [given for _ in pack]
+
+    points = [{"a": a, "at": (0.5, a)} for a in np.arange(2)]
+    for _ in range(2):
+        assert sweep([points], run, tmp_path) == [[kept, kept]]
+    assert calls == [[{"a": 0, "at": [0.5, 0]}, {"a": 1, "at": [0.5, 1]}]]
+    sweep([[{"a": 0, "at": [0.5, 0]}, {"a": 1, "at": [0.5, 1]}]], run, tmp_path)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, float("inf"), {1, 2}, print, Path("x"), 1j])
+def test_points_that_json_cannot_hold_are_refused_before_the_work(tmp_path, value):
+    with pytest.raises(InputError, match="a point that JSON cannot hold"):
+        sweep([[{"a": 1}], [{"a": value}]], pytest.fail, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_that_cannot_be_kept_name_the_pack(tmp_path, monkeypatch):
+    monkeypatch.setattr("tinygrok.training.sweep.SMALL", 1000)
+    for results in ([{"a": {1}}], [], {"a": 1}, [{"a": "x" * 1000}]):
+        with pytest.raises(SweepError, match=r"begins with {'x': 7} failed"):
+            sweep([[{"x": 7}]], lambda pack, results=results: results, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_settings_of_a_sweep_are_refused(tmp_path):
+    """config.json, which --resume reads."""
+    flags = {"out": tmp_path, "device": "cpu", "dtype": "float64", "threads": 1, "tf32": False}
+    flags["defaults"] = {}
+    cli.Experiment(Namespace(resume=False, **flags)).open_sweep()
+    path = tmp_path / "config.json"
+    good = path.read_text()
+    for bad in (good[:-5], "", "[]", "[" * 100_000, '{"a": 1, "a": 1}', '{"a\\u0007": 1}', "\0"):
+        path.write_text(bad)
+        with pytest.raises(InputError, match="config.json: cannot be read") as error:
+            cli.Experiment(Namespace(resume=True, **flags)).open_sweep()
+        assert str(error.value).isprintable()
+        assert path.read_text() == bad
+    path.write_text(good)
+    cli.Experiment(Namespace(resume=True, **flags)).open_sweep()
+
+
+# -- nothing waits for ever ------------------------------------------------------------------------
+
+
+def test_a_hanging_worker_is_named_and_then_given_up(tmp_path, capsys):
+    go_on = threading.Event()
+
+    def hangs(pack):
+        if pack[0]["x"] == 3:
+            go_on.wait()
+        return plain(pack)
+
+    with ThreadPoolExecutor(2) as pool:
+        with pytest.raises(SweepError, match=r"no pack was finished for \d s; 5 of 6 packs are"):
+            sweep(PACKS, hangs, tmp_path, pool, patience=1.0)
+        go_on.set()
+    assert "1 are waited for, first the pack that begins with {'x': 3" in capsys.readouterr().err
+
+
+class Gone(Executor):
+    """As Dask's whose scheduler died: everything is cancelled."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        future.cancel()
+        future.set_running_or_notify_cancel()
+        return future
+
+
+def test_a_dead_scheduler_is_one_line(tmp_path):
+    sweep(PACKS[:2], plain, tmp_path)
+    with pytest.raises(SweepError, match="scheduler, died .*; 2 of 6 packs are finished in"):
+        sweep(PACKS, plain, tmp_path, Gone())
+
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from tinygrok.training.sweep import SweepError, process_pools, sweep
+
+def work(pack):
+    Path(sys.argv[1], "began").touch()
+    time.sleep(1000)
+
+def main():
+    try:
+        sweep([[{"x": 1}], [{"x": 2}]], work, sys.argv[1], process_pools(2), patience=8)
+    except SweepError as error:
+        print(error)
+
+GUARD
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("guard", "message"),
+    [
+        ("main()", "no worker came up; a script that starts some needs `if __name__"),
+        ('if __name__ == "__main__":\n    main()', "no pack was finished for 8 s; 0 of 2 packs"),
+    ],
+    ids=["no guard", "workers that hang"],
+)
+def test_a_script_ends_whatever_its_workers_do(tmp_path, guard, message):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("GUARD", guard))
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert message in done.stdout
+    assert done.stdout.count("\n") == 1
+    assert (tmp_path / "began").exists() == ("8 s" in message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["", "tls://127.0.0.1:9", "ucx://127.0.0.1:9", "nonsense://"])
+def test_schedulers_that_cannot_be_reached_are_one_line(tmp_path, address):
+    pytest.importorskip("distributed")
+    example = Path(__file__).parent.parent / "examples" / "phase_diagram.py"
+    command = [sys.executable, str(example), "--quick", "--scheduler", address]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("phase_diagram.py: error: --scheduler")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_errors_name_the_pack_and_keep_the_rest(tmp_path):

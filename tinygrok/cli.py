@@ -27,6 +27,7 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from . import __version__  # noqa: E402
+from .disk.reader import read_json  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError  # noqa: E402
 from .engine.files import write_csv, write_json  # noqa: E402
@@ -343,8 +344,8 @@ class Experiment:
         out = self.open(state=SETTINGS)
         settings = json.loads(json.dumps(config(self.args) | more))
         if self.args.resume:
-            saved = json.loads((out / SETTINGS).read_text())
-            check_config(out, self.args.defaults | saved, settings, free=tuple(free))
+            saved = self.args.defaults | read_json(out / SETTINGS)
+            check_config(out, saved, settings, free=tuple(free))
         write_json(out / SETTINGS, settings)
         self.note_files()
         return out

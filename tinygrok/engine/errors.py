@@ -11,3 +11,9 @@ class InputError(ValueError):
     ...     print(error)
     threads must be at least 1, not 0
     """
+
+
+def one_line(x: object) -> str:
+    """x as text, without line ends and control characters, cut after 200 characters."""
+    text = " ".join(str(x).split())
+    return "".join(filter(str.isprintable, text))[:200]

@@ -1,9 +1,11 @@
 """The parameter arena: one flat array, cut parameter by parameter into named views."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from .device import Array, Device
-from .errors import InputError
+from .errors import InputError, one_line
 
 
 def cut(flat: Array, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
@@ -68,16 +70,22 @@ class Arena:
     def load(self, arrays: dict[str, Array], e: int | None = None) -> None:
         """Copy host arrays of matching names and shapes into the arena (into member e)."""
         views = self.member(e)
-        if set(arrays) != set(views):
-            raise InputError(f"expected the parameters {sorted(views)}, got {sorted(arrays)}")
+        check_shapes(arrays, {name: tuple(view.shape) for name, view in views.items()})
         for name, view in views.items():
-            expected = tuple(view.shape)
-            given = tuple(arrays[name].shape)
-            if given != expected:
-                raise InputError(f"{name}: expected shape {expected}, got {given}")
             view[...] = self.dev.to_device(arrays[name])
 
     def to_host(self, e: int | None = None) -> dict[str, Array]:
         """Host copies of the arrays (of member e)."""
         views = self.member(e)
         return {name: self.dev.to_host(view).copy() for name, view in views.items()}
+
+
+def check_shapes(found: Mapping[str, Any], expected: Mapping[str, tuple], where="") -> None:
+    """Refuse missing, foreign and misshapen arrays. where: what the line begins with."""
+    wrong = sorted(set(expected) ^ set(found))
+    if wrong:
+        names = one_line(", ".join(wrong))
+        raise InputError(f"{where}missing or foreign arrays: {names}")
+    for name, shape in expected.items():
+        if found[name].shape != shape:
+            raise InputError(f"{where}{name}: expected shape {shape}, got {found[name].shape}")

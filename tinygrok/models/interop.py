@@ -11,9 +11,7 @@ layer as (out, in), this library as (in, out). PyTorch is not needed, but for a 
     model, weights = tinygrok.from_torch_state_dict(state)
 """
 
-import json
 import re
-import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,40 +19,29 @@ from typing import Any
 
 import numpy as np
 
+from ..disk.reader import open_arrays, refused
 from ..engine.errors import InputError
+from ..engine.params import check_shapes
 from .gpt import GPT
 from .mlp import TwoLayerNet
 
 TOKEN = "transformer.wte.weight"
 HEAD = "lm_head.weight"
-OUTER = {
-    "embed.token": TOKEN,
-    "embed.position": "transformer.wpe.weight",
-    "embed.digit": "transformer.abacus.weight",
-    "final.gain": "transformer.ln_f.weight",
-    "final.shift": "transformer.ln_f.bias",
-    "head": HEAD,
-}
+OUTER = {"embed.token": TOKEN, "embed.position": "transformer.wpe.weight", "head": HEAD}
+OUTER |= {"embed.digit": "transformer.abacus.weight"}
+OUTER |= {"final.gain": "transformer.ln_f.weight", "final.shift": "transformer.ln_f.bias"}
 EMBEDDINGS = ("embed.token", "embed.position", "embed.digit")
 LAYERS = {"ln1": "ln_1", "ln2": "ln_2", "mlp.in": "mlp.c_fc", "mlp.out": "mlp.c_proj"}
 # The two repositories name attention differently: the first has rotary positions, the second not.
 ROTARY_LAYERS = {**LAYERS, "attn.qkv": "attn.to_qkv", "attn.out": "attn.o"}
 OTHER_LAYERS = {**LAYERS, "attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj"}
 FCN = {"U": "fc1.weight", "W": "fc2.weight"}
-FCN_NORM = {
-    "norm.gain": "norm1.weight",
-    "norm.shift": "norm1.bias",
-    "norm.mean": "norm1.running_mean",
-    "norm.var": "norm1.running_var",
-}
+FCN_NORM = {"norm.gain": "norm1.weight", "norm.shift": "norm1.bias"}
+FCN_NORM |= {"norm.mean": "norm1.running_mean", "norm.var": "norm1.running_var"}
 KINDS = {"gain": "weight", "shift": "bias", "weight": "weight", "bias": "bias"}
 # What the published classes compute, by positions and whether the linear layers have biases.
-ACTIVATION = {
-    ("rotary", False): "relu",
-    ("learned", False): "relu",
-    ("learned", True): "gelu",
-    ("digits", True): "gelu",
-}
+ACTIVATION = {("rotary", False): "relu", ("learned", False): "relu"}
+ACTIVATION |= {("learned", True): "gelu", ("digits", True): "gelu"}
 FREQUENCIES = "transformer.h.{}.attn.rotary_emb.freqs"  # stored, not trained: base^(-2j/D)
 
 
@@ -97,53 +84,6 @@ def _from_torch_host(name: str, x: np.ndarray, shape: tuple[int, ...]) -> np.nda
 WRAPPERS = ("model_state_dict", "state_dict", "model")  # entries of a checkpoint that hold weights
 PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")  # of DataParallel, Lightning, torch.compile
 MASK = re.compile(r"\.attn\.(bias|masked_bias|mask|causal_mask|tril)$")  # buffers, not parameters
-SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"}
-SAFETENSORS |= {f"I{8 * n}": f"<i{n}" for n in (1, 2, 4, 8)}
-SAFETENSORS |= {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
-
-
-def _bfloat16_host(bits: np.ndarray) -> np.ndarray:
-    """float32 of bfloat16, whose 16 bits are the upper half of a float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _safetensors_host(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors file: the length of a JSON header in 8 bytes, the header {name:
-    dtype, shape, first and last byte}, the bytes of all arrays."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > path.stat().st_size:
-            raise ValueError(f"its header of {length} bytes is longer than the file")
-        header = json.loads(file.read(length))
-        data = file.read()
-    header.pop("__metadata__", None)
-    arrays = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in SAFETENSORS:
-            raise ValueError(f"{name}: {entry['dtype']} is none of {', '.join(SAFETENSORS)}")
-        first, last = entry["data_offsets"]
-        if not 0 <= first <= last <= len(data):
-            raise ValueError(f"{name} does not lie inside the file")
-        flat = np.frombuffer(data[first:last], SAFETENSORS[entry["dtype"]])
-        x = flat.reshape(entry["shape"])
-        arrays[name] = _bfloat16_host(x) if entry["dtype"] == "BF16" else x
-    return arrays
-
-
-def _load_host(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz or .safetensors file."""
-    suffix = path.suffix.lower()
-    if suffix not in (".npz", ".safetensors"):
-        raise InputError(
-            f"{path}: give a .npz, a .safetensors or, of a .pth, the dict that torch.load returns"
-        )
-    try:
-        if suffix == ".safetensors":
-            return _safetensors_host(path)
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except Exception as error:  # zip, JSON and NumPy raise errors of their own on damaged files
-        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def _array_host(x) -> np.ndarray:
@@ -152,8 +92,8 @@ def _array_host(x) -> np.ndarray:
     if torch is not None and isinstance(x, torch.Tensor):
         x = x.detach().cpu().double().numpy()
     x = np.asarray(x)
-    if x.dtype == "V2":
-        x = _bfloat16_host(x.view(np.uint16))
+    if x.dtype == "V2":  # the upper half of a float32
+        x = (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return x.astype(float)
 
 
@@ -168,7 +108,11 @@ def _unwrapped(source: Mapping) -> Mapping:
 def _read_host(source: Any) -> dict[str, np.ndarray]:
     """float64 host arrays by name, without wrappers, prefixes of other packages and masks."""
     if isinstance(source, str | Path):
-        source = _load_host(Path(source))
+        path = Path(source)
+        if path.suffix.lower() not in (".npz", ".safetensors"):
+            raise InputError(f"{path}: give a .npz, a .safetensors, or what torch.load makes of it")
+        with refused(path), open_arrays(path) as (headers, read):
+            source = {name: read(name) for name in headers}
     if not isinstance(source, Mapping):
         raise InputError(f"a state dict maps names to arrays; this is a {type(source).__name__}")
     arrays = {}
@@ -240,18 +184,12 @@ def from_torch_state_dict(
 
 def _weights_host(arrays: dict, shapes: dict, wanted: dict[str, str]) -> dict[str, np.ndarray]:
     """Our arrays from the authors', wanted {our name: theirs}: all of them and no other."""
-    wrong = sorted(set(wanted.values()) ^ set(arrays))
-    if wrong:
-        more = ", ..." if len(wrong) > 5 else ""
-        raise InputError(f"missing or foreign arrays: {', '.join(wrong[:5])}{more}")
-    weights = {}
-    for name, shape in shapes.items():
-        theirs = arrays[wanted[name]]
-        expected = _to_torch_host(name, np.empty(shape)).shape
-        if theirs.shape != expected:
-            raise InputError(f"{wanted[name]}: expected {expected}, got {theirs.shape}")
-        weights[name] = _from_torch_host(name, theirs, shape)
-    return weights
+    expected = {wanted[n]: _to_torch_host(n, np.empty(s)).shape for n, s in shapes.items()}
+    check_shapes(arrays, expected)
+    for name, x in arrays.items():
+        if not np.isfinite(x).all():
+            raise InputError(f"{name} is not finite")
+    return {n: _from_torch_host(n, arrays[wanted[n]], s) for n, s in shapes.items()}
 
 
 def _two_layer_host(arrays: dict[str, np.ndarray], activation: str | None) -> TwoLayerNet:
@@ -260,9 +198,7 @@ def _two_layer_host(arrays: dict[str, np.ndarray], activation: str | None) -> Tw
     first = arrays[FCN["U"]].shape
     second = arrays[FCN["W"]].shape
     if len(first) != 2 or len(second) != 2 or not second[0] or first[1] % second[0]:
-        raise InputError(
-            f"fc1.weight must be (N, S p) and fc2.weight (p, N), not {first} and {second}"
-        )
+        raise InputError(f"fc1.weight must be (N, S p), fc2.weight (p, N), not {first}, {second}")
     p, width = second
     terms = first[1] // p
     usual = "square" if terms == 2 else f"power{terms}"
@@ -275,11 +211,7 @@ def _fcn_names(model: TwoLayerNet) -> dict[str, str]:
 
 
 def _gpt_host(
-    arrays: dict[str, np.ndarray],
-    frequencies: list[np.ndarray],
-    heads: int | None,
-    activation: str | None,
-    context: int | None,
+    arrays: dict, frequencies: list, heads: int | None, activation: str | None, context: int | None
 ) -> GPT:
     """The decoder that the names and shapes of a state dict belong to."""
     sizes = {name: arrays[OUTER[name]].shape for name in EMBEDDINGS if OUTER[name] in arrays}
@@ -290,9 +222,7 @@ def _gpt_host(
         heads = width // (2 * frequencies[0].size)
     if heads is None:
         raise InputError("the number of heads does not follow from the weights: pass heads")
-    digits = 1
-    if "embed.digit" in sizes:
-        digits = sizes["embed.digit"][0]
+    digits = sizes["embed.digit"][0] if "embed.digit" in sizes else 1
     if "embed.position" not in sizes:
         positions = "rotary"
         longest = context or 512
@@ -305,20 +235,12 @@ def _gpt_host(
         kind = f"{positions} positions {'with' if bias else 'without'} biases"
         raise InputError(f"no published class has {kind}: pass activation, 'relu' or 'gelu'")
     head = arrays.get(HEAD)
-    return GPT(
-        vocab,
-        width,
-        depth=len({n.split(".")[2] for n in arrays if n.startswith("transformer.h.")}),
-        heads=heads,
-        context=longest,
-        positions=positions,
-        digits=digits,
-        activation=activation,
-        bias=bias,
-        shift=OUTER["final.shift"] in arrays,
-        tied=head is None or np.array_equal(head, arrays[TOKEN]),
-        residual=("mlp.out",) if positions == "rotary" else ("attn.out", "mlp.out"),
-    )
+    settings: dict = {"positions": positions, "digits": digits, "activation": activation}
+    settings |= {"bias": bias, "shift": OUTER["final.shift"] in arrays}
+    settings["tied"] = head is None or np.array_equal(head, arrays[TOKEN])
+    settings["residual"] = ("mlp.out",) if positions == "rotary" else ("attn.out", "mlp.out")
+    depth = len({n.split(".")[2] for n in arrays if n.startswith("transformer.h.")})
+    return GPT(vocab, width, depth, heads, longest, **settings)
 
 
 # -- writing ---------------------------------------------------------------------------------------

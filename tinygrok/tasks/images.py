@@ -8,12 +8,14 @@ import gzip
 import math
 import re
 import struct
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..disk.reader import open_file, refused, room
 from ..engine.errors import InputError
 
 CIFAR_RECORDS = 10_000  # in every file
@@ -41,28 +43,31 @@ class Images(NamedTuple):
         return int(max(self.train_labels.max(), self.test_labels.max())) + 1
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file, unpacked on the way where it is gzipped."""
+    with refused(path), open_file(path) as file:
+        is_packed = file.peek(2)[:2] == b"\x1f\x8b"
+        yield gzip.GzipFile(fileobj=file) if is_packed else file
 
 
 def read_idx(path: Path) -> np.ndarray:
     """The array in an IDX file of unsigned bytes, plain or gzipped.
 
     Two zeros, type 8, number of axes, big-endian sizes, the bytes."""
-    data = _bytes(path)
-    is_idx = data[:3] == b"\0\0\x08" and len(data) > 3
-    axes = data[3] if is_idx else 0
-    header = 4 + 4 * axes
-    if not 1 <= axes <= 4 or len(data) < header:
-        raise InputError(f"{path}: not an IDX file of unsigned bytes")
-    shape = struct.unpack(f">{axes}I", data[4:header])
-    if len(data) != header + math.prod(shape):
-        raise InputError(f"{path}: {len(data)} bytes, but the header announces an array of {shape}")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    with _opened(path) as file:
+        start = file.read(4)
+        axes = start[3] if start[:3] == b"\0\0\x08" and len(start) == 4 else 0
+        sizes = file.read(4 * axes)
+        if not 1 <= axes <= 4 or len(sizes) < 4 * axes:
+            raise InputError(f"{path}: not an IDX file of unsigned bytes")
+        shape = struct.unpack(f">{axes}I", sizes)
+        size = math.prod(shape)
+        data = file.read(size + 1) if size <= room(path) else b""
+    if len(data) != size:
+        found = "more" if len(data) > size else len(data)
+        raise InputError(f"{path}: {found} bytes, but the header announces an array of {shape}")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _idx_files(folder: Path) -> dict[str, dict[str, Path]]:
@@ -75,7 +80,9 @@ def _idx_files(folder: Path) -> dict[str, dict[str, Path]]:
     for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
         if name := IDX_NAME.fullmatch(path.name):
             part = "train" if name[2] == "train" else "test"
-            found.setdefault(name[1], {}).setdefault(f"{part} {name[3]}", path)
+            first = found.setdefault(name[1], {}).setdefault(f"{part} {name[3]}", path)
+            if name[2] not in first.name:
+                raise InputError(f"{folder}: both {first.name} and {path.name}, for one test set")
     return found
 
 
@@ -85,16 +92,18 @@ def _idx_pair(folder: Path, files: dict[str, Path], part: str) -> tuple[np.ndarr
             raise InputError(f"{folder}: the {part} {kind} are missing beside the other files")
     x = read_idx(files[f"{part} images"])
     y = read_idx(files[f"{part} labels"])
-    if x.ndim != 3 or y.ndim != 1:
+    if x.ndim != 3 or y.ndim != 1 or 0 in x.shape:
         raise InputError(f"{folder}: {part} images of shape {x.shape}, labels of shape {y.shape}")
-    if len(x) != len(y) or len(y) == 0:
+    if len(x) != len(y):
         raise InputError(f"{folder}: {len(x)} images, but {len(y)} labels in the {part} set")
     return x[..., None], y.astype(np.int64)
 
 
 def _cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    data = np.frombuffer(_bytes(path), np.uint8)
-    if data.size != CIFAR_RECORDS * CIFAR_BYTES or data[::CIFAR_BYTES].max() > 9:
+    size = CIFAR_RECORDS * CIFAR_BYTES
+    with _opened(path) as file:
+        data = np.frombuffer(file.read(size + 1), np.uint8)
+    if data.size != size or data[::CIFAR_BYTES].max() > 9:
         raise InputError(f"{path}: not {CIFAR_RECORDS} records of a label 0..9 and 3072 bytes")
     records = data.reshape(-1, CIFAR_BYTES)
     planes = records[:, 1:].reshape(-1, 3, 32, 32)  # (n, C, H, W)
@@ -119,17 +128,23 @@ def load(folder: str | Path | None = None) -> Images:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     folder = _place(folder)
-    if (folder / CIFAR_TEST).exists():
+    sets = _idx_files(folder)
+    is_cifar = (folder / CIFAR_TEST).exists()
+    if (sets and is_cifar) or (len(sets) > 1 and "" not in sets):
+        names = ", ".join(f"{name}..." for name in sorted(sets))
+        names += f", {CIFAR_TEST}" if is_cifar else ""
+        raise InputError(f"{folder}: several sets ({names}): give one a folder of its own")
+    if is_cifar:
         batches = [_cifar(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
         train = np.concatenate([x for x, _ in batches])
         train_labels = np.concatenate([y for _, y in batches])
         return Images(train, train_labels, *_cifar(folder / CIFAR_TEST))
-    sets = _idx_files(folder)
-    if len(sets) > 1 and "" not in sets:
-        names = ", ".join(f"{name}..." for name in sorted(sets))
-        raise InputError(f"{folder}: several sets ({names}): give one a folder of its own")
     files = sets.get("") or next(iter(sets.values()))
-    return Images(*_idx_pair(folder, files, "train"), *_idx_pair(folder, files, "test"))
+    data = Images(*_idx_pair(folder, files, "train"), *_idx_pair(folder, files, "test"))
+    sizes = (data.train.shape[1:], data.test.shape[1:])
+    if sizes[0] != sizes[1]:
+        raise InputError(f"{folder}: images of {sizes[0]}, but {sizes[1]} to test")
+    return data
 
 
 def _place(folder: Path) -> Path:
@@ -150,9 +165,8 @@ def _digits() -> Images:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise InputError(
-            "no images: name a folder of them (--data), or install scikit-learn for its digits"
-        ) from error
+        advice = "name a folder of images (--data), or install scikit-learn for its digits"
+        raise InputError(advice) from error
     digits: Any = load_digits()
     x = digits.images[..., None]
     y = digits.target.astype(np.int64)

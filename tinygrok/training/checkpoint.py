@@ -5,22 +5,22 @@ whole. Every member of the archive carries a CRC, which is checked before anythi
 """
 
 import json
-import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..engine.errors import InputError
+from ..disk.reader import open_arrays, parse_json, refused
+from ..engine.errors import InputError, one_line
 from ..engine.files import atomic_write
+from ..engine.params import check_shapes
 from .loop import Run
 from .parallel import launched
 from .sweep import pack_name
 
 FORMAT = "tinygrok checkpoint 1"
-# What zipfile and numpy raise for files that are damaged.
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile)
 
 
 class CheckpointError(InputError):
@@ -36,50 +36,52 @@ def save_arrays(path: str | Path, meta: dict, arrays: dict[str, np.ndarray]) -> 
     atomic_write(Path(path), lambda file: np.savez(file, **members))
 
 
-def load_arrays(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
+def load_arrays(path: str | Path, check: Callable | None = None) -> tuple[dict, dict]:
     """(meta, arrays) of a file by save_arrays. Raises CheckpointError with one line that says what
-    is wrong."""
+    is wrong.
+
+    check   (meta, headers {name: an array of that shape and type}) -> names to read; refuses what
+            is not as expected, before any array is read. None: all names
+    """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        arrays = _read(path)
-    except UNREADABLE as error:
-        what = f"not a readable checkpoint, truncated or corrupted ({error})"
-        raise CheckpointError(f"{path}: {what}") from error
-    try:
-        meta = json.loads(arrays.pop("meta").tobytes().decode())
-        found = meta.pop("format")
-    except (KeyError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a tinygrok checkpoint") from error
-    if found != FORMAT:
-        raise CheckpointError(f"{path}: format {found!r}, this version reads {FORMAT!r}")
-    return meta, arrays
+    damaged = "not a readable checkpoint, truncated or corrupted"
+    with refused(path, damaged, CheckpointError), open_arrays(path) as (headers, read):
+        text = headers.pop("meta", None)
+        if text is None or text.dtype != np.uint8:
+            raise CheckpointError(f"{path}: not a tinygrok checkpoint")
+        meta = parse_json(read("meta").tobytes())
+        found = meta.pop("format", None)
+        if found != FORMAT:
+            raise CheckpointError(f"{path}: format {one_line(found)}, this reads {FORMAT!r}")
+        if not isinstance(meta.setdefault("config", {}), dict):
+            raise CheckpointError(f"{path}: its configuration is no dictionary")
+        names = check(meta, headers) if check else headers
+        return meta, {name: read(name) for name in names}
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an archive whose checksums hold; else one of the errors UNREADABLE."""
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
-    if broken:
-        raise ValueError(f"{broken} fails its checksum")
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
-
-
-def load_weights(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
+def load_weights(path: str | Path, shapes: Callable | None = None) -> tuple[dict, dict]:
     """(configuration, weights) of a checkpoint, or of weights that save_arrays wrote alone.
 
+    shapes   (configuration, {name: an array of that shape and type}) -> {name: shape}: what the
+             file must hold, known before it is read
     Raises CheckpointError where a weight is not finite."""
-    meta, arrays = load_arrays(path)
-    weights = {}
-    for key, x in arrays.items():
-        kind, _, name = key.rpartition("/")
-        if kind in ("weight", ""):
-            if not np.isfinite(x).all():
-                raise CheckpointError(f"{path}: {name} is not finite")
-            weights[name] = x
-    return meta.get("config", {}), weights
+
+    def check(meta: dict, headers: dict) -> list[str]:
+        keys = [key for key in headers if key.rpartition("/")[0] in ("weight", "")]
+        if shapes is not None:
+            found = {key.rpartition("/")[2]: headers[key] for key in keys}
+            check_shapes(found, shapes(meta["config"], found), f"{path}: ")
+        return keys
+
+    meta, arrays = load_arrays(path, check)
+    _check_finite(path, arrays)
+    return meta["config"], {key.rpartition("/")[2]: x for key, x in arrays.items()}
+
+
+def _check_finite(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    for name, x in arrays.items():
+        if not np.isfinite(x).all():
+            raise CheckpointError(f"{path}: {name} is not finite")
 
 
 def _arenas(run: Run) -> dict:
@@ -113,7 +115,9 @@ def load_training(path: str | Path, run: Run, config: dict, defaults: dict | Non
 
     defaults   of settings: a checkpoint that does not know one was made with its default
 
-    Raises CheckpointError for a file that is damaged or of another configuration.
+
+    Raises InputError for a file that is damaged or of another configuration; the run is then as
+    before.
 
     >>> import tempfile, tinygrok as tg
     >>> first, second = (
@@ -126,29 +130,51 @@ def load_training(path: str | Path, run: Run, config: dict, defaults: dict | Non
     >>> second.t, bool((first.params["U"] == second.params["U"]).all())
     (3, True)
     """
-    meta, arrays = load_arrays(path)
-    groups: dict[str, dict] = {}
-    for key, x in arrays.items():
-        kind, _, name = key.partition("/")
-        groups.setdefault(kind, {})[name] = x
-    try:
+    arenas = _arenas(run)
+    known = run.optimizer.hyperparameters()
+    expected = {}
+    for kind, arena in arenas.items():
+        expected |= {f"{kind}/{name}": shape for name, shape in arena.shapes.items()}
+
+    def check(meta: dict, headers: dict) -> dict:
         check_config(path, (defaults or {}) | meta["config"], config)
-        step = meta["step"]
-        history = groups["history"]
-        for kind, arena in _arenas(run).items():
-            saved = groups[kind] if arena.shapes else {}
-            if any(x.dtype != run.dev.dtype for x in saved.values()):
-                raise CheckpointError(f"{path}: holds another dtype than {run.dev.dtype}")
-            arena.load(saved)
-    except KeyError as error:
-        raise CheckpointError(f"{path}: incomplete, {error} is missing") from error
+        state = {key: x for key, x in headers.items() if not key.startswith("history/")}
+        check_shapes(state, expected, f"{path}: ")
+        if any(x.dtype != run.dev.dtype for x in state.values()):
+            raise CheckpointError(f"{path}: holds another dtype than {run.dev.dtype}")
+        for _, values in meta.setdefault("hyperparameters", []):
+            for name, value in values.items():
+                if np.asarray(value, float).shape != np.shape(known[name]):
+                    raise CheckpointError(f"{path}: {name} = {one_line(value)} is none")
+        return headers
+
+    meta, arrays = load_arrays(path, check)
+    history = {key[8:]: x for key, x in arrays.items() if key.startswith("history/")}
+    _check_history(path, meta.get("step"), history)
+    if meta.get("whole"):  # else it has diverged, or is of an earlier version
+        seen = [key for key in expected if key.startswith(("weight/", "buffer/"))]
+        _check_finite(path, {key: arrays[key] for key in seen})
+    for kind, arena in arenas.items():
+        arena.load({name: arrays[f"{kind}/{name}"] for name in arena.shapes})
     run.history = {name: list(column) for name, column in history.items()}
-    run.hyperparameters = meta.get("hyperparameters", [])
+    run.hyperparameters = meta["hyperparameters"]
     for _, values in run.hyperparameters[-1:]:
         for name, value in values.items():
-            setattr(run.optimizer, name, value)
-    run.t = step
-    run.whole = meta.get("whole", True)
+            # JSON has no tuples, and a list is no hyperparameter.
+            setattr(run.optimizer, name, tuple(value) if isinstance(value, list) else value)
+    run.t = meta["step"]
+    run.whole = bool(meta.get("whole", True))
+
+
+def _check_history(path: str | Path, step: Any, history: dict[str, np.ndarray]) -> None:
+    """A row for every measurement, at steps in order, none after the step that was reached."""
+    steps = history.get("step", np.empty(()))
+    lengths = {x.shape[:1] for x in history.values()}
+    if steps.ndim != 1 or len(lengths) != 1 or (steps.size and steps.dtype.kind != "i"):
+        raise CheckpointError(f"{path}: its history is not a row for every measurement")
+    is_step = type(step) is int and 0 <= step < 2**63
+    if not is_step or np.any(np.diff(steps, prepend=0, append=step) < 0):
+        raise CheckpointError(f"{path}: step {one_line(step)} is none, or not that of its history")
 
 
 def check_config(
@@ -160,7 +186,7 @@ def check_config(
         before = saved.get(key)
         now = wanted.get(key)
         if before != now and key not in free:
-            difference = f"was made with {key} = {before}, this run has {key} = {now}"
+            difference = f"was made with {key} = {one_line(before)}, this run has {key} = {now}"
             raise CheckpointError(f"{path}: {difference}")
 
 
@@ -172,7 +198,7 @@ def fit_in_pack(run: Run, points: list[dict], folder: Path | None, steps: int, l
         return
     path = (folder / pack_name(points)).with_suffix(".npz")
     config = {"points": points}
-    with suppress(CheckpointError):  # there is none
+    with suppress(InputError):  # there is none
         load_training(path, run, config)
     run.fit(steps, log_every, save=lambda run: save_training(path, run, config))
     path.unlink(missing_ok=True)

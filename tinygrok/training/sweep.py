@@ -11,33 +11,52 @@ import hashlib
 import json
 import multiprocessing
 import os
+import sys
 import threading
-import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
+from ..disk.reader import SMALL, open_file
 from ..engine.errors import InputError
+from ..engine.files import atomic_write
 
 TRIES = 5  # broken pools in a row, with no pack finished in between, before the sweep gives up
+NO_WORKER = "no worker came up; a script that starts some needs `if __name__ == '__main__':`"
 
 
 class SweepError(RuntimeError):
     """A pack failed, or its workers kept dying; the message names it."""
 
 
+def _plain(x: Any, nan: bool = True) -> Any:
+    """x as JSON gives it back: arrays and tuples as lists, NumPy's numbers as Python's, nan and
+    infinities as None (unless nan: ValueError). AttributeError, TypeError for what it cannot hold.
+    """
+    text = json.dumps(x, default=lambda array: array.tolist(), allow_nan=nan)
+    return json.loads(text, parse_constant=lambda name: None)
+
+
 def pack_name(pack: Sequence[dict]) -> str:
     """A file name from the content of a pack: the same points give the same name in every run."""
-    text = json.dumps(list(pack), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:20] + ".json"
+    return _checksum(pack)[:20] + ".json"
+
+
+def _checksum(x: Any) -> str:
+    return hashlib.sha256(json.dumps(x, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path, pack: Sequence[dict]) -> list[dict] | None:
     """The results in a pack's file; None where there is no whole and matching file."""
     try:
-        stored = json.loads(path.read_text())
-        return stored["results"] if stored["points"] == list(pack) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        with open_file(path) as file:
+            stored = json.loads(file.read(SMALL))
+        results = stored["results"]
+        # Files of earlier versions have no checksum.
+        known = stored.keys() == {"points", "results"} or stored["sha256"] == _checksum(results)
+        return results if known and stored["points"] == pack and len(results) == len(pack) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -45,20 +64,25 @@ def _work(run: Callable, pack: Sequence[dict], path: Path) -> list[dict]:
     """In a worker: run a pack unless its file is there, and write the file before reporting."""
     results = _read(path, pack)
     if results is None:
-        results = run(pack)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        temporary.write_text(json.dumps({"points": list(pack), "results": results}))
-        os.replace(temporary, path)
+        results = _plain(run(pack))
+        if not isinstance(results, list) or len(results) != len(pack):
+            raise ValueError(f"it must give a list of {len(pack)} results, one a point")
+        stored = {"points": pack, "results": results, "sha256": _checksum(results)}
+        text = json.dumps(stored).encode()
+        if len(text) > SMALL:
+            raise ValueError(f"its results take {len(text)} bytes, more than {SMALL}")
+        atomic_write(path, lambda file: file.write(text))
     return results
 
 
 class _Sweep:
     """The packs of a sweep and what came of them so far."""
 
-    def __init__(self, packs: Sequence[Sequence[dict]], run: Callable, out: Path, on_done):
+    def __init__(self, packs: list[list[dict]], run: Callable, out: Path, on_done, patience: float):
         self.packs = packs
         self.out = out
         self.on_done = on_done
+        self.patience = patience
         self.failed: list[str] = []
         self.results: list[list[dict] | None] = []
         self.jobs = []
@@ -81,19 +105,44 @@ class _Sweep:
         """Finish pack i by a call, or note its error."""
         try:
             self.finish(i, call())
-        except (BrokenExecutor, InputError):
+        except (BrokenExecutor, CancelledError, InputError):
             raise
         except Exception as error:
-            first = self.packs[i][0]
             what = f"{type(error).__name__}: {error}"
-            self.failed.append(f"the pack that begins with {first} failed: {what}")
+            self.failed.append(f"{self.name(i)} failed: {what}")
+
+    def name(self, i: int) -> str:
+        return f"the pack that begins with {self.packs[i][0]}"
+
+    def gave_up(self, why: str) -> SweepError:
+        finished = f"{self.done} of {len(self.packs)} packs are finished in {self.out}"
+        return SweepError(f"{why}; {finished}")
 
     def on_pool(self, pool: Executor) -> None:
         """Run what is unfinished on an executor; BrokenExecutor when a worker dies."""
         pending = {pool.submit(self.jobs[i]): i for i in self.unfinished()}
+        quiet = 0.0  # seconds without a finished pack
         while pending:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            pause = max(quiet, self.patience / 512)  # the first line comes soon, later ones rarely
+            done = wait(pending, pause, "FIRST_COMPLETED").done
+            for future in done:
                 self.attempt(pending.pop(future), future.result)
+            quiet = 0.0 if done else quiet + pause
+            if quiet:
+                self.be_patient(pool, sorted(pending.values()), quiet)
+
+    def be_patient(self, pool: Executor, pending: list[int], quiet: float) -> None:
+        """Say what is waited for; when patience is over, end the workers and raise SweepError."""
+        waited = f"no pack was finished for {quiet:.0f} s"
+        if quiet < self.patience:
+            first = f"{len(pending)} are waited for, first {self.name(pending[0])}"
+            print(f"\n{waited}; {first}", file=sys.stderr, flush=True)
+            return
+        # One that hangs would keep this process from ending.
+        for worker in list((getattr(pool, "_processes", None) or {}).values()):
+            worker.kill()
+        self.collect()
+        raise self.gave_up(waited)
 
     def on_executor(self, executor: Callable[[], Executor] | Executor) -> None:
         """Run what is unfinished on an executor, or on pools made anew while they break."""
@@ -102,15 +151,17 @@ class _Sweep:
         while self.unfinished():
             before = self.done
             pool = executor if isinstance(executor, Executor) else executor()
+            started = pool.submit(os.getpid)  # a worker that comes up has done this
             try:
                 self.on_pool(pool)
                 return
-            except BrokenExecutor as error:  # a worker died, and with it the pool
+            except (BrokenExecutor, CancelledError) as error:  # a worker, or what sends them, died
                 self.collect()
+                if isinstance(error, BrokenExecutor) and started.exception():
+                    raise self.gave_up(NO_WORKER) from error
                 tries = 1 if self.done > before else tries + 1
                 if not anew or tries >= TRIES:
-                    finished = f"{self.done} of {len(self.packs)} packs are finished in {self.out}"
-                    raise SweepError(f"workers died ({error}); {finished}") from error
+                    raise self.gave_up(f"workers, or their scheduler, died ({error!r})") from error
             finally:
                 if anew:
                     pool.shutdown(wait=False, cancel_futures=True)
@@ -129,19 +180,23 @@ def sweep(
     out: str | Path,
     executor: Callable[[], Executor] | Executor | None = None,
     on_done: Callable[[int, int], None] = lambda done, total: None,
+    patience: float = 360_000.0,
 ) -> list[list[dict]]:
     """Results of run(pack) for every pack, in order; one file a pack in the folder out.
 
-    packs     lists of points; a point is a dictionary that JSON can hold
-    run       pack -> one result (a JSON-able dictionary) per point; picklable where an executor is
-              used
+    packs     lists of points; a point is a dictionary that JSON can hold, arrays as lists
+    run       pack -> one result (a dictionary) per point, of which is kept what JSON can hold: nan
+              is None; picklable where an executor is used
     executor  None: this process. An Executor: ProcessPoolExecutor, mpi4py.futures.MPIPoolExecutor,
               dask.distributed.Client(...).get_executor(). A function that makes one: then a pool
               broken by a dying worker is made anew, and only unfinished packs go to it.
     on_done   called with (packs finished, packs in all), also for those found finished
+    patience  seconds in which an executor finishes no pack before it is given up (100 hours); lines
+              say what is waited for, the first after 1/512 of it (12 minutes)
 
-    Raises SweepError when a pack raised, after the others have finished (InputError passes at
-    once), or when workers kept dying; what is finished stays on disk.
+    Raises InputError, before anything runs, for a point that JSON cannot hold. Raises SweepError
+    when a pack raised, after the others have finished (InputError passes at once), when workers
+    kept dying, or patience was over; what is finished stays on disk.
 
     >>> import tempfile
     >>> packs = [[{"x": 1}, {"x": 2}], [{"x": 3}]]
@@ -149,11 +204,15 @@ def sweep(
     ...     sweep(packs, lambda pack: [{"square": point["x"] ** 2} for point in pack], out)
     [[{'square': 1}, {'square': 4}], [{'square': 9}]]
     """
+    try:
+        plain = [_plain(list(pack), nan=False) for pack in packs]
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"a point that JSON cannot hold: {error}") from error
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.json.*"):  # of workers that were killed while writing
         leftover.unlink(missing_ok=True)
-    work = _Sweep(packs, run, out, on_done)
+    work = _Sweep(plain, run, out, on_done, patience)
     if executor is not None:
         work.on_executor(executor)
     else:
