@@ -78,7 +78,7 @@ def sequences(args, dev, torch, net, tokens, positions, std=0.02):
     weights = net.init(generator(args.seed, "init"), std)
     rates = {"lr": 1e-3, "weight_decay": 0.5, "no_decay": net.no_decay}
     _, optimizer = equip(net, args.seed, weights, dev, **rates)
-    run = SequenceTraining(dev, net, optimizer, lambda rng: tokens, positions, {}, args.seed)
+    run = SequenceTraining(dev, net, optimizer, lambda rng, t: tokens, positions, {}, args.seed)
     candidates = {"tinygrok": lambda: run.step}
     if torch:
         import _torch_twins_gpt
@@ -161,7 +161,7 @@ def vgg(args, dev, torch, batch=64, divide=4):
     labels = rng.integers(0, 10, batch)
     rates = {"lr": 1e-3, "weight_decay": 0.5, "no_decay": net.no_decay}
     _, optimizer = equip(net, args.seed, weights, dev, **rates)
-    run = ImageTraining(dev, net, optimizer, lambda rng: (images, labels), {}, args.seed)
+    run = ImageTraining(dev, net, optimizer, lambda rng, t: (images, labels), {}, args.seed)
     candidates = {"tinygrok": lambda: run.step}
     if torch:
         import _torch_twins_criticality as twins

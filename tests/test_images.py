@@ -381,7 +381,7 @@ def small(dev, batchnorm=False, count=3 * SHARD_IMAGES, seed=0):
     params, grads = Arena(dev, net.shapes), Arena(dev, net.shapes)
     params.load(net.init(np.random.default_rng(seed), 2**0.5))
 
-    def draw(rng):
+    def draw(rng, t):
         pick = rng.integers(0, 300, count)
         return images.augment(rng, x[pick], 1), y[pick]
 
@@ -406,7 +406,7 @@ def test_shards_and_threads_do_not_change_the_gradient(dev, host_dev, batchnorm)
     assert a.batch(1).size() == 3 * SHARD_IMAGES
     w = {n: x.copy() for n, x in (a.params.views | a.objective.buffers.views).items()}
     rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(3, 1)))
-    x, y = a.draw(rng)
+    x, y = a.draw(rng, 1)
     z, tape = a.model.forward(host_dev, w, x, TRAINING)
     loss, cache = a.objective.loss_forward(host_dev, z, y)
     a.model.backward(host_dev, a.objective.loss_backward(host_dev, 1.0, cache), tape, a.grads.views)

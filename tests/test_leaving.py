@@ -43,7 +43,7 @@ def assert_same(a, b):
 
 def at_update(run, t, act):
     """Act inside the optimiser, once, when the second block of step t is to be updated."""
-    inner = run.optimizer._update
+    inner = run.optimizer._update_flat
     calls = []
 
     def update(views, *scalars):
@@ -52,7 +52,7 @@ def at_update(run, t, act):
             act()
         inner(views, *scalars)
 
-    run.optimizer._update = update
+    run.optimizer._update_flat = update
 
 
 def interrupt():

@@ -165,5 +165,16 @@ def mixed_moduli(
         free[m] = of_small_order(m, length // 2)
         full[m] = free[m][(free[m] - 1) % hull_dobell_step(m) == 0]
     a, c = (rng.permutation(np.arange(1, high))[None, :128] for _ in range(2))
-    families = {"full": Pairs(full), "free": Pairs(free)}
-    return MixedLcg(moduli, a, c, tests, length, high, start=start, end=end, ramp=ramp, **families)
+    return MixedLcg(
+        moduli,
+        a,
+        c,
+        tests,
+        length,
+        high,
+        full=Pairs(full),
+        free=Pairs(free),
+        start=start,
+        end=end,
+        ramp=ramp,
+    )
