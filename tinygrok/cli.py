@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 from . import __version__  # noqa: E402
 from .disk.reader import read_json  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
-from .engine.errors import InputError  # noqa: E402
+from .engine.errors import InputError, one_line  # noqa: E402
 from .engine.files import write_csv, write_json  # noqa: E402
 from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
 from .training.folder import Folder  # noqa: E402
@@ -38,12 +38,16 @@ from .training.parallel import launched, world  # noqa: E402
 from .training.progress import SIGNALS, Interrupt, Progress  # noqa: E402
 from .training.sweep import SweepError, sweep  # noqa: E402
 
+MOST_WORKERS = 16 * (os.cpu_count() or 1)  # threads, or processes, of a machine
+LONGEST = 600  # characters of a message
+
 # -- flags -----------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")  # one line; the usage is a --help away
+        # The usage is a --help away.
+        self.exit(2, f"{self.prog}: error: {one_line(message, LONGEST)}\n")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -80,11 +84,11 @@ def checked(kind: type, low=None, high=None, open_low=False, open_high=False) ->
     return parse
 
 
-def integer(low: int = 1, high: int | None = None) -> Callable:
+def integer(low: int = 1, high: int = 10**9) -> Callable:
     return checked(int, low, high)
 
 
-def real(low: float = 0.0, high: float | None = None, open_low=False, open_high=False) -> Callable:
+def real(low: float = 0.0, high: float = 1e9, open_low=False, open_high=False) -> Callable:
     return checked(float, low, high, open_low, open_high)
 
 
@@ -119,8 +123,8 @@ def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     add("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
     add("--dtype", default="float32", choices=["float32", "float64"], help="floating point type")
     add("--tf32", action="store_true", help="on a GPU: products on tensor cores, three digits")
-    add("--threads", type=integer(), help="CPU worker threads (default: one per core)")
-    add("--seed", type=integer(0), default=0, help="drives every random draw")
+    add("--threads", type=integer(1, MOST_WORKERS), help="CPU workers (default: one per core)")
+    add("--seed", type=integer(0, 10**18), default=0, help="drives every random draw")
     add("--out", type=folder, default=out, metavar="DIR", help="folder for results")
     add("--quick", action="store_true", help="a smaller setting, which takes under a minute")
     add("--no-plot", action="store_true", help="draw no figure")
@@ -174,7 +178,7 @@ def main(run: Callable[[], int | None]) -> None:
         code = run()
     except (InputError, MemoryError) as error:
         text = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
-        say(f"{Path(sys.argv[0]).name}: error: {text}")
+        say(f"{Path(sys.argv[0]).name}: error: {one_line(text, LONGEST)}")
         code = 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # there is no reader
