@@ -215,6 +215,7 @@ def test_hyperparameters_change_midway_and_are_kept(dev, tmp_path):
     for run in (changed, loaded):
         run.fit(12)
     assert_same(state(changed), state(loaded))
+    assert loaded.hyperparameters == changed.hyperparameters
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), "fast", [0.1, 0.2]])
