@@ -1,4 +1,4 @@
-"""AdamW, Muon and SGD on parameter arenas, and learning-rate schedules as pure functions of the step.
+"""AdamW, Muon and SGD on parameter arenas; learning-rate schedules as pure functions of the step.
 
 Learning rate and weight decay are floats, or one value per ensemble member. On the CPU an arena is
 updated in blocks that stay in cache, member by member, so that a member of an ensemble is updated
