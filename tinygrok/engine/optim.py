@@ -105,7 +105,8 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...]
-    weight_decay: Any  # floats (E,), as lr
+    lr: Any  # floats (E,), as weight_decay, whatever is set
+    weight_decay: Any
 
     def __init__(
         self,
