@@ -489,6 +489,24 @@ def test_a_list_names_files_of_its_folder_alone(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a", "own.txt"]
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_interrupted_sweep_ends_the_process_only_for_its_workers(workers, tmp_path, monkeypatch):
+    """A notebook that swept in its own process keeps its kernel."""
+    import lcg_scaling
+
+    class Left(Exception):
+        pass
+
+    def raises(error):
+        raise error
+
+    monkeypatch.setattr(cli, "sweep", lambda *_: raises(KeyboardInterrupt()))
+    monkeypatch.setattr(cli, "leave", lambda code: raises(Left(code)))
+    flags = f"--quick --workers {workers} --threads 1 --out {tmp_path / 'a'}"
+    with pytest.raises(Left if workers else KeyboardInterrupt):
+        lcg_scaling.main(flags.split())
+
+
 def test_main_prints_where_letters_cannot_be_set(monkeypatch):
     """As in a notebook, whose output is no file."""
     monkeypatch.setattr(sys, "stdout", io.StringIO())

@@ -364,7 +364,8 @@ class Experiment:
 
     def sweep(self, packs, work: Callable, executor, unit: str, describe: str) -> list | None:
         """Results of work(pack) for every pack (training/sweep.py), with a line of progress; None
-        when one failed. Ctrl-C ends the process. A pack is one unit: the word for it."""
+        when one failed. Ctrl-C ends a process that has an executor. A pack is one unit: the word
+        for it."""
         folder = self.out / PACKS
         progress = Progress(len(packs), every=10.0, unit=unit)
         began = time.perf_counter()
@@ -380,7 +381,10 @@ class Experiment:
             print(f"stopped: {error}{to_go_on()}")
             return None
         except KeyboardInterrupt:
-            print(f"\ninterrupted; finished {unit}s are in {folder}{to_go_on()}")
+            print(f"\nfinished {unit}s are in {folder}")
+            if executor is None:
+                raise
+            print(f"interrupted{to_go_on()}")
             leave(130)  # worker processes notice and end; waiting for them could take long
         progress.close()
         self.trained = counts[-1] - counts[0]
