@@ -21,7 +21,7 @@ from _autoinit_networks import PRESETS, QUICK, QUICK_SIZE, Start, build
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 from tinygrok.criticality.jacobian import mean_and_error
-from tinygrok.engine.optim import OPTIMIZERS, cosine
+from tinygrok.engine.optim import cosine
 from tinygrok.models.vision import NORMS
 from tinygrok.ops.activation import activation_help
 from tinygrok.tasks import images
@@ -65,7 +65,7 @@ def arguments(argv=None):
     add("--tune", nargs="+", default=tuned, choices=TUNABLE, help="what gets multipliers")
     add("--probes", type=probes, default=2, help="unit vectors a block, image and step")
     add("--tune-batch", type=batch, default=32, help="images of the tuning")
-    add("--optimizer", choices=list(OPTIMIZERS), help="sgd: momentum 0.9")
+    add("--optimizer", choices=list(MOMENTS), help="sgd: momentum 0.9")
     add("--lr", type=positive, nargs="+", help=rates)
     add("--weight-decay", type=cli.real(), default=1e-4, help="weight decay of kernels")
     add("--augment", type=cli.integer(0, 8), default=0, help=shifts)
@@ -91,9 +91,9 @@ def make_run(experiment, net, data, weights, lr, seed):
         shifts=args.augment,
         weights=weights,
         device=experiment.dev,
-        optimizer=OPTIMIZERS[args.optimizer],
+        optimizer=args.optimizer,
         schedule=cosine(args.steps // 20, args.steps),
-        **MOMENTS.get(args.optimizer, {}),
+        **MOMENTS[args.optimizer],
     )
 
 

@@ -3,7 +3,6 @@
 Its file .tinygrok is locked for the life of the process that works there, and lists the names of
 what runs left. The lock of a process that was killed is gone with it."""
 
-import functools
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -12,13 +11,17 @@ from ..engine.errors import InputError
 from ..engine.files import WRITTEN
 
 LIST = ".tinygrok"
+CLAIMED: dict[Path, IO[str]] = {}  # by this process: the lists of folders, open and locked
 
 
-@functools.cache
-def claim(folder: Path) -> IO[str]:
-    """The list of a folder, open and locked until this process ends.
+def claim(folder: Path) -> None:
+    """Lock the list of a folder until this process ends.
 
     Raises InputError where another process has it."""
+    if folder in CLAIMED:
+        if (folder / LIST).exists():
+            return
+        CLAIMED.pop(folder).close()  # it was removed in between
     file = open(folder / LIST, "a")  # noqa: SIM115
     with suppress(ImportError, OSError):  # a system, or a file system, without such locks
         import fcntl
@@ -26,8 +29,9 @@ def claim(folder: Path) -> IO[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.close()
             raise InputError(f"{folder}: another process is at work there") from None
-    return file
+    CLAIMED[folder] = file
 
 
 class Folder:
@@ -39,12 +43,13 @@ class Folder:
 
     def __init__(self, path: Path, own: set[str], goes_on: bool):
         path.mkdir(parents=True, exist_ok=True)
-        self.path = path.resolve()
+        self.path = path = path.resolve()
         self.own = own
-        claim(self.path)
+        claim(path)
         for part in (*path.glob(".*.part"), *path.glob("packs/.*.part")):  # of killed writers
             part.unlink(missing_ok=True)
-        self.listed = set((path / LIST).read_text().splitlines())
+        names = (path / LIST).read_text(errors="replace").splitlines()
+        self.listed = {name for name in names if (path / name).parent == path}  # nothing elsewhere
         self.kept: Path | None = None
         if not goes_on:
             left = [name for name in self.listed | own if (path / name).exists()]
