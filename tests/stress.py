@@ -1,13 +1,13 @@
-"""Kills, interrupts, starves and damages tiny runs of the examples, resumes them, and compares bits.
+"""Kills, interrupts, starves and damages tiny runs of the examples, resumes and compares them.
 
     python tests/stress.py                  # 3 trials of each kind with each example
     python tests/stress.py 50
     python tests/stress.py 50 --seed 1000   # other trials
     python tests/stress.py --repeat killed:grok_addition:17
 
-Every trial must end with the checkpoints and results of an undisturbed run, to the last bit, or with
-a refusal in one line and exit code 2, after which the run goes on without the damaged file. A trial
-is repeated by its name. One core, about half a second a trial; Linux or macOS."""
+Every trial must end with the checkpoints and results of an undisturbed run, to the last bit, or
+with a refusal in one line and exit code 2, after which the run goes on without the damaged file. A
+trial is repeated by its name. One core, about half a second a trial; Linux or macOS."""
 
 import argparse
 import functools
@@ -21,12 +21,14 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
-import numpy as np
+import stress_runs as runs  # first: it sets up BLAS threads before NumPy loads
+
+import numpy as np  # isort: skip
 import stress_damage
-import stress_runs as runs
 from stress_runs import CASES, OUT, STATE, SWEEPS, Child, Ended, Failure, require
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -143,7 +145,7 @@ def killed_from_outside(trial: Trial) -> None:
 
 
 def go_on_as_told(trial: Trial, ended: Ended) -> None:
-    """An interrupted run prints the command that goes on, where there is something to go on from."""
+    """An interrupted run prints the command that goes on, where there is a state to go on from."""
     require(ended.code in (0, 130) or -ended.code in SIGNALS, "a strange exit", ended)
     words = None
     if ended.code == 130:
@@ -227,7 +229,7 @@ def two_at_once(trial: Trial) -> None:
 
 
 def over_an_earlier_run(trial: Trial) -> None:
-    """A run that starts anew in the folder of another one, and is killed: nothing of that is lost."""
+    """A run that starts anew in the folder of another, and is killed: nothing there is lost."""
     other = trial.words("--seed 5")
     ended = trial.start(words=other).wait()
     require(ended.code == 0, "the earlier run failed", ended)
@@ -252,10 +254,8 @@ def a_worker_dies(trial: Trial) -> None:
     child.sleep(trial.rng.uniform(0, 3.0))
     workers = _children(child.pid)
     victims = workers if workers and trial.rng.random() < 0.7 else [child.pid]
-    try:
+    with suppress(ProcessLookupError):
         os.kill(int(trial.rng.choice(victims)), signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     trial.disturbed += 1
     ended = child.wait()
     require(ended.code in (0, -signal.SIGKILL), "a strange exit", ended)

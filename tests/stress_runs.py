@@ -4,6 +4,7 @@ they leave behind, to compare bit by bit.
 A moment is a number of calls and returns since the start of the example, as sys.setprofile counts
 them: the same number is the same place in every run, so that a failure can be repeated."""
 
+import atexit
 import importlib
 import json
 import os
@@ -12,6 +13,7 @@ import select
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -40,7 +42,7 @@ CASES = {
     " --lr 0.01 --width 8 --depth 2 --data IMAGES",
     "lcg_scaling": "--moduli 16 32 --steps 3",
     "phase_diagram": "--quick --p 11 --width 8 --steps 10",
-    "critical_init": "--width 20 --depth 4 --networks 2 --grid 3 --batch 4",
+    "critical_init": "--width 20 --depth 4 --networks 2 --grid 2 --batch 4 --probes 1",
     "analytic_weights": "--p 11",
 }
 SWEEPS = {"lcg_scaling", "phase_diagram", "critical_init", "analytic_weights"}  # a file a part
@@ -137,7 +139,10 @@ def _become(module, words: list[str], cwd: Path, prepare: Callable) -> None:
     except BaseException:
         sys.setprofile(None)
         traceback.print_exc()
+    threading._shutdown()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 
@@ -242,7 +247,7 @@ def _arrays(path: Path) -> dict[str, object]:
     return found
 
 
-MOMENTARY = ("command", "date", "sha256", "second")  # in names of what no two runs share
+MOMENTARY = ("command", "date", "sha256", "second", "peak")  # in names of what no two runs share
 
 
 def _timeless(x):
