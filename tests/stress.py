@@ -259,6 +259,7 @@ def a_worker_dies(trial: Trial) -> None:
     trial.disturbed += 1
     ended = child.wait()
     require(ended.code in (0, -signal.SIGKILL), "a strange exit", ended)
+    require("Traceback" not in ended.err, "it says too much", ended)
     trial.finish()
 
 
@@ -298,13 +299,37 @@ def damaged(trial: Trial) -> None:
             return
         runs.require_refusal(ended)
         after = runs.all_bytes(trial.out)
-        lost = [name for name in before if after.get(name) != before[name]]
+        whole = [name for name in before if not name.endswith(".part")]  # of killed writers
+        lost = [name for name in whole if after.get(name) != before[name]]
         late = trial.example in ("autoinit", "critical_init", "analytic_weights")
         require(not lost or late, f"refused, but changed: {lost}", ended)
         path.unlink()
         trial.finish()
     except Failure as failure:
         raise Failure(f"{how}: {failure}") from failure
+
+
+def probed(trial: Trial) -> None:
+    """A damaged checkpoint that a probe opens: refused in one line, with nothing written, or
+    without effect."""
+    probe, flags = runs.PROBES[trial.example]
+    path = trial.folder / "checkpoint.npz"
+    shutil.copy(trial.usual.folder / OUT / "checkpoint.npz", path)
+    words = f"{path} {flags} --threads 1 --no-plot --out {OUT}".split()
+    expected = trial.usual.base / f"{probe}.npz-results"
+    if not expected.exists():
+        ended = Child(probe, words, trial.folder, runs.nothing).wait()
+        require(ended.code == 0 and not ended.err, "the probe of a sound file failed", ended)
+        trial.out.rename(expected)
+    how = stress_damage.damage(path, trial.rng)
+    trial.disturbed += 1
+    ended = runs.require_polite(Child(probe, words, trial.folder, runs.nothing).wait())
+    if ended.code == 0:
+        found, usual = (runs.contents(folder)["run.json"] for folder in (trial.out, expected))
+        runs.require_equal(found["results"], usual["results"], f"{how}: ")
+        return
+    runs.require_refusal(ended)
+    require(not trial.out.exists(), f"{how}: refused, but something was written", ended)
 
 
 KINDS: dict[str, Callable[[Trial], None]] = {
@@ -319,8 +344,9 @@ KINDS: dict[str, Callable[[Trial], None]] = {
     "over_an_earlier_run": over_an_earlier_run,
     "a_worker_dies": a_worker_dies,
     "damaged": damaged,
+    "probed": probed,
 }
-WITH_WORKERS = ("lcg_scaling", "phase_diagram")
+ONLY_WITH = {"a_worker_dies": ("lcg_scaling", "phase_diagram"), "probed": tuple(runs.PROBES)}
 READ = "read"  # the kind of trial in which a damaged file is only read
 READINGS = 25  # of these for every trial of another kind: they take a millisecond
 
@@ -398,7 +424,7 @@ def plan(args: argparse.Namespace, files: list[str]) -> list[tuple[str, str, int
             seeds = range(READINGS * seed, READINGS * (seed + 1))
             trials += [(kind, file, each) for file, each in product(files, seeds)]
             continue
-        fitting = WITH_WORKERS if kind == "a_worker_dies" else args.examples
+        fitting = ONLY_WITH.get(kind, tuple(CASES))
         trials += [(kind, example, seed) for example in args.examples if example in fitting]
     return trials
 

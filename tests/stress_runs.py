@@ -45,6 +45,10 @@ CASES = {
     "critical_init": "--width 20 --depth 4 --networks 2 --grid 2 --batch 4 --probes 1",
     "analytic_weights": "--p 11",
 }
+PROBES = {  # which open what the example leaves, and their flags
+    "in_context": ("in_context_probe", "--grid-tasks 1 --draws 2"),
+    "predict_lcg": ("lcg_probe", "--rows 5"),
+}
 SWEEPS = {"lcg_scaling", "phase_diagram", "critical_init", "analytic_weights"}  # a file a part
 STATE = {name: "config.json" if name in SWEEPS else "checkpoint.npz" for name in CASES}
 STATE["autoinit"] = "off-0.01-0.npz"
