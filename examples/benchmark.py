@@ -14,7 +14,6 @@ import time
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import importlib.util  # isort: skip
-import json
 import re
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 import _memory as memory
 import numpy as np
 from _benchmark_steps import SCALING, WORKLOADS
+from tinygrok.engine.reader import read_json
 
 from tinygrok.engine.gemm import matmul
 
@@ -197,7 +197,7 @@ def everything(args, out):
         file = out / cli.PACKS / name / "run.json"
         flags = own_flags(args, workload=name, out=file.parent)
         if (args.resume and file.exists()) or subprocess.run(flags).returncode == 0:
-            results |= json.loads(file.read_text())["results"]
+            results |= read_json(file).get("results", {})
         else:
             print(f"{name}: FAILED")
     return results

@@ -3,6 +3,7 @@
 Its file .tinygrok is locked for the life of the process that works there, and lists the names of
 what runs left. The lock of a process that was killed is gone with it."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -14,13 +15,13 @@ LIST = ".tinygrok"
 CLAIMED: dict[Path, IO[str]] = {}  # by this process: the lists of folders, open and locked
 
 
-def claim(folder: Path) -> None:
-    """Lock the list of a folder until this process ends.
+def claim(folder: Path) -> IO[str]:
+    """The list of a folder, locked until this process ends.
 
     Raises InputError where another process has it."""
     if folder in CLAIMED:
         if (folder / LIST).exists():
-            return
+            return CLAIMED[folder]
         CLAIMED.pop(folder).close()  # it was removed in between
     file = open(folder / LIST, "a")  # noqa: SIM115
     with suppress(ImportError, OSError):  # a system, or a file system, without such locks
@@ -32,6 +33,7 @@ def claim(folder: Path) -> None:
             file.close()
             raise InputError(f"{folder}: another process is at work there") from None
     CLAIMED[folder] = file
+    return file
 
 
 class Folder:
@@ -48,16 +50,17 @@ class Folder:
         claim(path)
         for part in (*path.glob(".*.part"), *path.glob("packs/.*.part")):  # of killed writers
             part.unlink(missing_ok=True)
-        names = (path / LIST).read_text(errors="replace").splitlines()
-        self.listed = {name for name in names if (path / name).parent == path}  # nothing elsewhere
+        self.listed = set((path / LIST).read_text(errors="replace").splitlines())
         self.kept: Path | None = None
-        if not goes_on:
-            left = [name for name in self.listed | own if (path / name).exists()]
-            self.listed = set()
-            if left:
-                self.kept = self._set_aside(left)
+        left = self._there(self.listed | own)
+        if left and not goes_on:
+            self.kept = self._set_aside(left)
 
-    def _set_aside(self, names: list[str]) -> Path:
+    def _there(self, names: set[str]) -> set[str]:
+        """Those that are in the folder, whatever a damaged list says."""
+        return names & {path.name for path in self.path.iterdir()} - {LIST}
+
+    def _set_aside(self, names: set[str]) -> Path:
         """Move files into earlier-1 (2, ...)."""
         number = 1
         while (self.path / f"earlier-{number}").exists():
@@ -69,8 +72,11 @@ class Folder:
         return kept
 
     def note(self) -> list[str]:
-        """List what runs left in the folder so far; returns it."""
+        """List what runs left in the folder so far; returns it. New names are appended: a kill
+        loses none of the others."""
         written = {path.name for path in WRITTEN if path.parent == self.path}
-        names = {name for name in self.listed | self.own | written if (self.path / name).exists()}
-        (self.path / LIST).write_text("\n".join(sorted(names)))
+        names = self._there(self.listed | self.own | written)
+        text = "".join(f"\n{name}\n" for name in sorted(names - self.listed))
+        os.write(claim(self.path).fileno(), text.encode())
+        self.listed |= names
         return sorted(names)
