@@ -23,8 +23,8 @@ from pathlib import Path
 import _memory as memory
 import numpy as np
 from _benchmark_steps import SCALING, WORKLOADS
-from tinygrok.engine.reader import read_json
 
+from tinygrok.disk.reader import read_json
 from tinygrok.engine.gemm import matmul
 
 SECONDS = 15.0  # of turns, about, for a workload
