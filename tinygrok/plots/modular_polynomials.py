@@ -75,6 +75,7 @@ def _clearest(rows: list[np.ndarray], count: int) -> list[int]:
 
 
 def clearest_neurons(fig, weights: dict, order: np.ndarray | None) -> None:
+    """Up to three clear neurons, each of another frequency, side by side."""
     rows = neuron_rows(weights, order)
     chosen = _clearest(rows, 3)
     axes = fig.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
