@@ -44,10 +44,10 @@ BROKEN = {
         "3 --kinds read",
         "read as something else",
     ),
-    "a traceback": (
-        f"{CHECKPOINT}; import tinygrok.cli as cli; cli.SIGNALS = []",
-        "3 --kinds interrupted --examples predict_lcg",
-        "strange exit",
+    "no command to go on": (
+        "import tinygrok.cli as cli; cli.to_go_on = str",
+        "6 --kinds interrupted --examples predict_lcg",
+        "no command to go on, or a wrong one",
     ),
 }
 
