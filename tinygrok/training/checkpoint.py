@@ -34,7 +34,7 @@ def save_arrays(path: str | Path, meta: dict, arrays: dict[str, np.ndarray]) -> 
         return
     text = json.dumps({"format": FORMAT, **meta}).encode()
     members: dict[str, Any] = {"meta": np.frombuffer(text, dtype=np.uint8), **arrays}
-    with Interrupt() as interrupt:  # inside, zipfile would turn Ctrl-C into an error of its own
+    with Interrupt(patient=True) as interrupt:  # zipfile would make another error of Ctrl-C
         atomic_write(Path(path), lambda file: np.savez(file, **members))
     interrupt.pass_on()
 
