@@ -141,6 +141,20 @@ def test_a_measurement_that_was_left_is_made_up_for(host_dev):
     assert_same(state(straight), state(run))
 
 
+def test_ctrl_c_while_a_checkpoint_is_written_waits_for_it(tmp_path, monkeypatch):
+    savez = np.savez
+
+    def slow_savez(file, **members):
+        for _ in range(3):
+            interrupt()
+        savez(file, **members)
+
+    monkeypatch.setattr(np, "savez", slow_savez)
+    with pytest.raises(KeyboardInterrupt):
+        save_arrays(tmp_path / "c.npz", {}, {"x": np.ones(3)})
+    assert load_arrays(tmp_path / "c.npz")[1]["x"].sum() == 3
+
+
 def test_fit_saves_when_progress_breaks(host_dev):
     run, saves = small_run(host_dev), []
 

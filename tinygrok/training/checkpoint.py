@@ -18,6 +18,7 @@ from ..engine.files import atomic_write
 from ..engine.params import check_shapes
 from .loop import Run
 from .parallel import launched
+from .progress import Interrupt
 from .sweep import pack_name
 
 FORMAT = "tinygrok checkpoint 1"
@@ -33,7 +34,9 @@ def save_arrays(path: str | Path, meta: dict, arrays: dict[str, np.ndarray]) -> 
         return
     text = json.dumps({"format": FORMAT, **meta}).encode()
     members: dict[str, Any] = {"meta": np.frombuffer(text, dtype=np.uint8), **arrays}
-    atomic_write(Path(path), lambda file: np.savez(file, **members))
+    with Interrupt(patient=True) as interrupt:  # zipfile would make another error of Ctrl-C
+        atomic_write(Path(path), lambda file: np.savez(file, **members))
+    interrupt.pass_on()
 
 
 def load_arrays(path: str | Path, check: Callable | None = None) -> tuple[dict, dict]:

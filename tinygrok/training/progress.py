@@ -13,12 +13,14 @@ SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 class Interrupt:
-    """Inside, the first of the SIGNALS only sets `asked`; a second one raises KeyboardInterrupt.
+    """Inside, the first of the SIGNALS only sets `asked`; a second one raises KeyboardInterrupt,
+    unless this is patient.
 
     Signals reach the main thread alone: elsewhere this does nothing. Those that are ignored, or
     end the process, still do."""
 
-    def __init__(self):
+    def __init__(self, patient: bool = False):
+        self.patient = patient
         self.asked = 0
         self._before: dict[int, Any] = {}
 
@@ -37,7 +39,7 @@ class Interrupt:
         return bool(self.asked)
 
     def _handle(self, signum, frame):
-        if self.asked:
+        if self.asked and not self.patient:
             raise KeyboardInterrupt
         self.asked = signum
 
