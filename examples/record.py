@@ -28,6 +28,7 @@ KEPT = ("date", "device", "dtype", "versions", "wall_seconds", "config", "result
 # Flags that say where a run was made and written, not what was run.
 PLACES = ("--out", "--threads", "--workers", "--scheduler")
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
+RESULT_LETTERS = 2000  # longer results, whole tables and curves, stay in the run's folder
 PICTURE_BYTES = 110_000
 PICTURE_WIDTH = 1050  # pixels; the pages show 700 of them
 
@@ -54,7 +55,7 @@ def bare(value):
     return value
 
 
-def keep(folder: Path, name: str) -> None:
+def keep(folder: Path, name: str, picture: str) -> None:
     """Copy what the pages need of a finished run into examples/results."""
     path = folder / "run.json"
     try:
@@ -64,10 +65,12 @@ def keep(folder: Path, name: str) -> None:
     record = {"command": shlex.join(without_places(run["command"]))}
     record |= {key: run[key] for key in KEPT}
     record["device"] = run["device"].split(";")[0]
+    small = {key: x for key, x in run["results"].items() if len(json.dumps(x)) <= RESULT_LETTERS}
+    record["results"] = small
     record["config"] = {key: bare(value) for key, value in run["config"].items()}
     write_json(RESULTS / f"{name}.json", record)
     print(f"kept {RESULTS / name}.json")
-    pictures = sorted(folder.glob("*.png"))
+    pictures = sorted(folder.glob(picture))
     if pictures:
         keep_picture(pictures[0], RESULTS / f"{name}.png")
 
@@ -153,9 +156,10 @@ def run(argv=None) -> None:
     )
     p.add_argument("run", nargs="?", type=Path, help="folder of a finished run (its --out)")
     p.add_argument("--name", help="name of the record (default: that of the folder)")
+    p.add_argument("--picture", default="*.png", help="which of its figures (default: the first)")
     args = p.parse_args(argv)
     if args.run is not None:
-        keep(args.run, args.name or args.run.resolve().name)
+        keep(args.run, args.name or args.run.resolve().name, args.picture)
     render_all()
 
 

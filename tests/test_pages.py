@@ -117,4 +117,4 @@ def test_placeholders():
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
-        record.keep(tmp_path, "x")
+        record.keep(tmp_path, "x", "*.png")
