@@ -28,7 +28,7 @@ KEPT = ("date", "device", "dtype", "versions", "wall_seconds", "config", "result
 # Flags that say where a run was made and written, not what was run.
 PLACES = ("--out", "--threads", "--workers", "--scheduler")
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
-RESULT_LETTERS = 2000  # longer results, whole tables and curves, stay in the run's folder
+RESULT_LETTERS = 6000  # of a record; long results, tables and curves, stay in the run's folder
 PICTURE_BYTES = 110_000
 PICTURE_WIDTH = 1050  # pixels; the pages show 700 of them
 
@@ -55,6 +55,18 @@ def bare(value):
     return value
 
 
+def shortest(results: dict) -> dict:
+    """The shortest results, as many as RESULT_LETTERS hold, in their order."""
+    letters = {key: len(json.dumps(value)) + len(key) for key, value in results.items()}
+    kept = set()
+    room = RESULT_LETTERS
+    for key in sorted(letters, key=letters.get):
+        room -= letters[key]
+        if room >= 0:
+            kept.add(key)
+    return {key: value for key, value in results.items() if key in kept}
+
+
 def keep(folder: Path, name: str, picture: str) -> None:
     """Copy what the pages need of a finished run into examples/results."""
     path = folder / "run.json"
@@ -65,8 +77,7 @@ def keep(folder: Path, name: str, picture: str) -> None:
     record = {"command": shlex.join(without_places(run["command"]))}
     record |= {key: run[key] for key in KEPT}
     record["device"] = run["device"].split(";")[0]
-    small = {key: x for key, x in run["results"].items() if len(json.dumps(x)) <= RESULT_LETTERS}
-    record["results"] = small
+    record["results"] = shortest(run["results"])
     record["config"] = {key: bare(value) for key, value in run["config"].items()}
     write_json(RESULTS / f"{name}.json", record)
     print(f"kept {RESULTS / name}.json")
