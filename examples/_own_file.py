@@ -19,7 +19,7 @@ STUCK = 5.0  # seconds after the limit for a process that cannot even say where 
 
 def load(path: Path) -> dict:
     """The names that a file defines: it is run as it is."""
-    if path.suffix != ".py" and not path.is_dir():
+    if path.suffix != ".py" and not os.path.isdir(path):
         raise InputError(f"--file {path}: that is not the name of a Python file, NAME.py")
     try:
         code = compile(path.read_bytes(), str(path), "exec")

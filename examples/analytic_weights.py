@@ -57,7 +57,8 @@ def arguments(argv=None):
     p = cli.parser("analytic_weights", __doc__)
     p.set_defaults(dtype="float64")
     add = p.add_argument
-    count = cli.integer()
+    count = cli.integer(1, 10**6)
+    seeds = cli.integer(1, 1000)
     phases = ["random", *DESIGNS]
     coefficients = {"nargs": "+", "metavar": "C", "help": "of the sum, one a term; 1 unless given"}
     exponents = {"nargs": "+", "metavar": "A", "help": "of the product, a factor; 1 unless given"}
@@ -66,7 +67,7 @@ def arguments(argv=None):
     add("--task", default="addition", choices=list(FLAGS), help="what to compute")
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
     add("--terms", type=cli.integer(1, 100), help="terms or factors S; 2 unless given")
-    add("--coefficients", type=cli.checked(int), **coefficients)
+    add("--coefficients", type=cli.integer(-(10**9)), **coefficients)
     add("--exponents", type=count, **exponents)
     add("--polynomial", help=polynomial)
     add("--phases", default="exact", choices=phases, help="random as in the paper, or exact")
@@ -74,7 +75,7 @@ def arguments(argv=None):
     add("--expert-width", type=count, help="neurons of a polynomial's multiplication experts")
     beta = "sharpness of a polynomial's softmax; 100 unless given"
     add("--beta", type=cli.positive(), help=beta)
-    add("--seeds", type=count, default=10, help="random phases: networks a width in the sweep")
+    add("--seeds", type=seeds, default=10, help="random phases: networks a width in the sweep")
     add("--resume", action="store_true", help="keep what is verified in --out, and go on")
     args = cli.parse(p, argv, QUICK)
     for flag in dict.fromkeys(sum(FLAGS.values(), ())):

@@ -15,12 +15,13 @@ import itertools
 from pathlib import Path
 
 import _figures_autoinit as plots
+import _memory as memory
 import numpy as np
 from _autoinit_networks import PRESETS, QUICK, QUICK_SIZE, Start, build
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 from tinygrok.criticality.jacobian import mean_and_error
-from tinygrok.engine.optim import OPTIMIZERS, cosine
+from tinygrok.engine.optim import cosine
 from tinygrok.models.vision import NORMS
 from tinygrok.ops.activation import activation_help
 from tinygrok.tasks import images
@@ -38,6 +39,9 @@ def arguments(argv=None):
     p = cli.parser("autoinit", __doc__)
     add = p.add_argument
     count = cli.integer()
+    size = cli.integer(1, 10**4)
+    batch = cli.integer(2, 10**4)
+    probes = cli.integer(1, 1000)
     positive = cli.positive()
     tuned = ["weight", "bias"]
     losses = ["log", "square"]
@@ -45,8 +49,8 @@ def arguments(argv=None):
     shifts = "pixels of random shifts, with flips (0: none)"
     add("--model", default="mlp", choices=sorted(PRESETS), help="network, with its own defaults")
     add("--data", metavar="DIR", help="folder of images (default: scikit-learn's digits)")
-    add("--width", type=count, help="units, or channels of tokens, or of VGG's first convolution")
-    add("--depth", type=cli.integer(0), help="hidden layers or blocks (VGG has its own)")
+    add("--width", type=size, help="units, or channels of tokens, or of VGG's first convolution")
+    add("--depth", type=cli.integer(0, 1000), help="hidden layers or blocks (VGG has its own)")
     add("--patch", type=count, help="pixels of a patch's side (default: for 16 tokens)")
     add("--activation", help=activation_help())
     add("--norm", default="none", choices=NORMS, help="normalisation of the MLP, and its place")
@@ -59,15 +63,15 @@ def arguments(argv=None):
     add("--tune-steps", type=count, default=100, help="steps of the tuning")
     add("--tune-lr", type=positive, default=0.1, help="its learning rate (of log-multipliers)")
     add("--tune", nargs="+", default=tuned, choices=TUNABLE, help="what gets multipliers")
-    add("--probes", type=count, default=2, help="unit vectors a block, image and step")
-    add("--tune-batch", type=cli.integer(2), default=32, help="images of the tuning")
-    add("--optimizer", choices=list(OPTIMIZERS), help="sgd: momentum 0.9")
+    add("--probes", type=probes, default=2, help="unit vectors a block, image and step")
+    add("--tune-batch", type=batch, default=32, help="images of the tuning")
+    add("--optimizer", choices=list(MOMENTS), help="sgd: momentum 0.9")
     add("--lr", type=positive, nargs="+", help=rates)
     add("--weight-decay", type=cli.real(), default=1e-4, help="weight decay of kernels")
     add("--augment", type=cli.integer(0, 8), default=0, help=shifts)
     add("--steps", type=cli.integer(0), help="optimiser steps of every network; 0: tune only")
-    add("--batch", type=cli.integer(2), help="images a step")
-    add("--seeds", type=count, default=1, help="networks of every initialisation")
+    add("--batch", type=batch, help="images a step")
+    add("--seeds", type=cli.integer(1, 100), default=1, help="networks of every initialisation")
     add("--measure-every", type=count, default=100, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)
     model = p.parse_known_args(argv)[0].model
@@ -87,9 +91,9 @@ def make_run(experiment, net, data, weights, lr, seed):
         shifts=args.augment,
         weights=weights,
         device=experiment.dev,
-        optimizer=OPTIMIZERS[args.optimizer],
+        optimizer=args.optimizer,
         schedule=cosine(args.steps // 20, args.steps),
-        **MOMENTS.get(args.optimizer, {}),
+        **MOMENTS[args.optimizer],
     )
 
 
@@ -184,6 +188,8 @@ def main(argv=None):
     kinds = {name.rpartition(".")[2] for name in (*net.shapes, *net.buffers)}
     if not kinds.intersection(args.tune):
         raise cli.InputError(f"--tune: the network has no {' or '.join(args.tune)}")
+    needed = memory.images(experiment.dev, args, net, data.train.shape[1:])
+    memory.require(experiment.dev, **needed)
     experiment.open(state=f"{args.inits[0]}-{args.lr[0]:g}-0.npz")
     print(f"{len(data.train)} images of {data.train.shape[1:]}; {args.model}: {net!r}")
     starts = [Start(args, experiment.dev, net, data, args.seed + s) for s in range(args.seeds)]

@@ -14,16 +14,17 @@ import time
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import importlib.util  # isort: skip
-import json
 import re
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
+import _memory as memory
 import numpy as np
 from _benchmark_steps import SCALING, WORKLOADS, best_torch
 
+from tinygrok.disk.reader import read_json
 from tinygrok.engine.gemm import matmul
 
 SECONDS = 15.0  # of turns, about, for a workload
@@ -32,14 +33,14 @@ SECONDS = 15.0  # of turns, about, for a workload
 def arguments(argv=None):
     p = cli.parser("benchmark", __doc__)
     add = p.add_argument
-    count = cli.integer()
+    count = cli.integer(1, 10**4)
     add("--workload", default="mlp", choices=["all", *WORKLOADS], help="what to time")
     add("--scaling", action="store_true", help="step times over sizes, with fitted exponents")
     add("--only", metavar="CANDIDATE", help="run it alone and print its peak memory in MB")
     add("--repeats", type=count, default=15, help="turns of every candidate, at most")
     add("--steps", type=count, default=5, help="steps a turn; the first is not counted")
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
-    add("--width", type=count, default=500, help="hidden neurons on modular arithmetic")
+    add("--width", type=cli.integer(1, 10**6), default=500, help="neurons on modular arithmetic")
     add("--resume", action="store_true", help="of all workloads, time those that are not in --out")
     return cli.parse(p, argv, {"repeats": 3, "p": 31, "width": 100})
 
@@ -146,8 +147,7 @@ def peak_of_this_process(dev, name):
 
         return torch.cuda.max_memory_reserved() / 2**20
     # Not getrusage: its maximum starts from the parent's at the moment of the fork.
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def alone(args, dev):
@@ -165,8 +165,7 @@ def alone(args, dev):
 
 def one(args, dev):
     """Time and memory of all candidates of a workload: its part of run.json."""
-    torch = importlib.util.find_spec("torch") is not None
-    makers = WORKLOADS[args.workload](args, dev, torch)
+    makers = WORKLOADS[args.workload](args, dev, importlib.util.find_spec("torch") is not None)
     candidates = {name: make() for name, make in makers.items()}
     bare, work = products(dev, candidates["tinygrok"])
     timed = candidates | ({"matrix products": bare} if work else {})
@@ -197,7 +196,7 @@ def everything(args, out):
         file = out / cli.PACKS / name / "run.json"
         flags = own_flags(args, workload=name, out=file.parent)
         if (args.resume and file.exists()) or subprocess.run(flags).returncode == 0:
-            results |= json.loads(file.read_text())["results"]
+            results |= read_json(file).get("results", {})
         else:
             print(f"{name}: FAILED")
     return results
@@ -253,6 +252,7 @@ def table(results):
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
+    memory.require(experiment.dev, **memory.step(experiment.dev, args))
     if args.only:
         return alone(args, experiment.dev)
     out = experiment.open_sweep()

@@ -10,6 +10,8 @@ A second network, trained on random labels alone (corruption 1), is trained besi
 of the frequency filter. Paper: Doshi, Das, He, Gromov, To grok or not to grok, arXiv 2310.13061
 (Figures 1, 4, 5, 6, 17)."""
 
+import _memory as memory
+
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import functools  # isort: skip
@@ -60,14 +62,14 @@ def arguments(argv=None):
     add("--rule", default="uniform", choices=RULES, help="how labels are corrupted")
     add("--task", default="addition", choices=sorted(TASKS), help="function of (n1, n2) mod p")
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
-    add("--width", type=count, default=500, help="hidden neurons")
+    add("--width", type=cli.integer(1, 10**6), default=500, help="hidden neurons")
     add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
     add("--activation", default="square", help=activation_help())
     add("--loss", default="mse", choices=list(LOSSES), help="the paper uses mse")
     add("--lr", type=cli.positive(), default=0.01, help="learning rate of AdamW")
     add("--batch-size", type=count, help="minibatch size (default: full batch)")
     add("--steps", type=count, help="optimiser steps (default: as the paper's figure)")
-    add("--seeds", type=count, default=1, help="networks side by side: --seed, --seed + 1, ...")
+    add("--seeds", type=cli.integer(1, 1000), default=1, help="networks: --seed, --seed + 1, ...")
     add("--log-every", type=count, default=10, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
     chosen = p.parse_known_args(argv)[0].regularizer
@@ -86,8 +88,8 @@ def points(args):
     point["batchnorm"] = args.regularizer == "batchnorm"
     if args.regularizer in ("weight_decay", "dropout"):
         point[args.regularizer] = args.strength
-    networks = [point | {"seed": args.seed + s} for s in range(args.seeds)]
-    return [*networks, point | {"xi": 1.0, "rule": "uniform"}]
+    control = point | {"xi": 1.0, "rule": "uniform"}
+    return [*(point | {"seed": args.seed + s} for s in range(args.seeds)), control]
 
 
 def record(run, order):
@@ -229,19 +231,18 @@ def paper_of(args):
 
 
 def progress(row):
-    splits = ("train", "corrupted", "test")
-    return "  ".join(f"{split} {row[f'{split}_accuracy'][0]:.3f}" for split in splits)
+    return "  ".join(f"{s} {row[f'{s}_accuracy'][0]:.3f}" for s in ("train", "corrupted", "test"))
 
 
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
     order = TASKS[args.task](args.p).wave_order  # refuses a task whose waves are not known
+    memory.require(experiment.dev, **memory.labels(experiment.dev, args))
     run = ensembles.build(experiment.dev, points(args), lambda run: record(run, order))
     experiment.open(run)
-    pairs = len(run.data[0][1])
     corrupted = run.evaluation.splits["corrupted"][0][0].sum()
-    sizes = f"{pairs} training pairs, {corrupted} of them corrupted"
+    sizes = f"{len(run.data[0][1])} training pairs, {corrupted} of them corrupted"
     print(f"{args.task}, p = {args.p}: {sizes}; network {run.model!r}")
     code = experiment.train(run, args.log_every, progress)
     if code is not None:

@@ -16,6 +16,7 @@ Gromov, Critical Initialization of Wide and Deep Neural Networks using Partial J
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _memory as memory  # isort: skip
 import math  # isort: skip
 from dataclasses import replace
 
@@ -37,17 +38,16 @@ QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 7}
 def arguments(argv=None):
     p = cli.parser("critical_init", __doc__.splitlines()[0])
     add = p.add_argument
-    where = "where to measure (default: critical)"
     add("--activation", default="relu", choices=KINDS, help="phi")
     add("--norm", default="none", choices=NORMS, help="LayerNorm of h, phi or block, or BatchNorm")
     add("--residual", type=cli.real(0, 1), default=0.0, help="strength mu of the connections")
     add("--width", type=cli.integer(2, 10_000), default=1000, help="width N of measured networks")
     add("--depth", type=cli.integer(4, 1000), default=30, help="blocks")
-    add("--networks", type=cli.integer(2), default=24, help="networks to average over")
-    add("--probes", type=cli.integer(), help="cotangents an input (default: 4, with BatchNorm 1)")
-    add("--batch", type=cli.integer(2), help="inputs at a time (default: 8, with BatchNorm 512)")
-    add("--sigma-w", type=cli.positive(), help=where)
-    add("--sigma-b", type=cli.real(), help=where)
+    add("--networks", type=cli.integer(2, 10**4), default=24, help="networks to average over")
+    add("--probes", type=cli.integer(1, 1000), help="an input (default: 4, with BatchNorm 1)")
+    add("--batch", type=cli.integer(2, 10**5), help="inputs (default: 8, with BatchNorm 512)")
+    add("--sigma-w", type=cli.positive(), help="where to measure (default: critical)")
+    add("--sigma-b", type=cli.real(), help="where to measure (default: critical)")
     add("--grid", type=cli.integer(2, 100), default=11, help="points on an axis of the diagram")
     add("--survey", action="store_true", help="also measure every kind in the paper's tables")
     add("--resume", action="store_true", help="keep what is measured in --out, measure the rest")
@@ -71,13 +71,13 @@ def critical(args):
 def kind_of_network(args, at):
     """The networks to measure; refuses what float32 or the first layer cannot hold."""
     sw2, sb2 = at or (1.0, 0.0)
-    if args.sigma_w is not None:
-        sw2 = args.sigma_w**2
-    if args.sigma_b is not None:
-        sb2 = args.sigma_b**2
+    sw2 = sw2 if args.sigma_w is None else args.sigma_w**2
+    sb2 = sb2 if args.sigma_b is None else args.sigma_b**2
     case = MeanField(args.activation, sw2, sb2, args.residual, args.norm)
-    K = finite.theory(case, args.depth).K
-    if not np.all(abs(np.log(K)) < 60):
+    with np.errstate(all="ignore"):  # what it would warn of is refused
+        K = finite.theory(case, args.depth).K
+        logs = np.log(K)
+    if not np.all(abs(logs) < 60):
         raise InputError("K leaves 1e-26..1e26 within --depth blocks: choose another --sigma-w")
     if K[0] < finite.shared_variance(case):
         raise InputError(f"K starts at {K[0]:.4g}, below sigma_b^2: choose a smaller --sigma-b")
@@ -222,6 +222,7 @@ def main(argv=None):
     experiment = cli.Experiment(args)
     at = critical(args)
     case = kind_of_network(args, at)
+    memory.require(experiment.dev, **memory.propagation(experiment.dev, args))
     folder = experiment.open_sweep(free=("survey",)) / cli.PACKS
     points = critical_table()
     rngs = generator(args.seed, "init").spawn(args.networks)
@@ -237,9 +238,8 @@ def main(argv=None):
 
         line = critical_curve(args, axes)
         zeta = results["exponent_theory"]
-        plots.critical_init(
-            case, maps, axes, line, profiles, table, zeta, out / "critical_init.png"
-        )
+        path = out / "critical_init.png"
+        plots.critical_init(case, maps, axes, line, profiles, table, zeta, path)
 
     record = results | {"critical_points": points, "table": table} | others
     experiment.finish(record, log, figures, shown=results)

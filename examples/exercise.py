@@ -11,6 +11,7 @@ all is right.
 
 import argparse
 import inspect
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -85,7 +86,7 @@ def place(exercise: Exercise, out: Path | None) -> Path:
     """The file to write."""
     if out is None:
         return Path(f"{exercise.name}.py")
-    path = out / f"{exercise.name}.py" if out.is_dir() else out
+    path = out / f"{exercise.name}.py" if os.path.isdir(out) else out
     if path.suffix != ".py":
         raise InputError(f"--out {out}: neither a folder nor the name of a Python file, NAME.py")
     return path

@@ -9,6 +9,8 @@ later answers the pairs it never saw. Its neurons end as cosines of one frequenc
 figure. Papers: Gromov, arXiv 2301.02679; Doshi et al., arXiv 2310.13061 (Figure 2) and 2406.03495.
 """
 
+import _memory as memory
+
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
@@ -38,7 +40,7 @@ def arguments(argv=None):
     tasks = sorted(TASKS)
     add("--task", default="addition", choices=tasks, help="function of (n1, n2) to learn")
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus, or elements of the group")
-    add("--width", type=count, default=500, help="hidden neurons")
+    add("--width", type=cli.integer(1, 10**6), default=500, help="hidden neurons")
     add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
     add("--activation", default="square", help=activation_help())
     add("--loss", default="cross_entropy", choices=list(LOSSES), help="the papers use mse")
@@ -55,6 +57,7 @@ def arguments(argv=None):
 
 def build(args, dev):
     """The run: every random draw comes from a named stream of the seed."""
+    memory.require(dev, **memory.table(dev, args.p, args.width))
     task = TASKS[args.task](args.p)
     net = TwoLayerNet(args.p, args.width, activation=args.activation)
     weights = net.init(generator(args.seed, "init"))

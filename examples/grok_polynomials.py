@@ -13,6 +13,7 @@ Gromov, arXiv 2406.03495, hypothesis 5.1 and appendix C."""
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _memory as memory  # isort: skip
 import numpy as np  # isort: skip
 
 from tinygrok.analytic.polynomial import parse
@@ -56,7 +57,7 @@ def arguments(argv=None):
     add = p.add_argument
     count = cli.integer()
     add("--p", type=cli.integer(5, 400), default=97, help="modulus, a prime")
-    add("--width", type=count, default=500, help="hidden neurons (paper: 5000)")
+    add("--width", type=cli.integer(1, 10**6), default=500, help="hidden neurons (paper: 5000)")
     add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
     add("--steps", type=count, default=600, help="optimiser steps")
     add("--lr", type=cli.positive(), default=0.005, help="learning rate of AdamW")
@@ -82,6 +83,7 @@ def tasks_of(p):
 def build(args, dev, tasks):
     """(run, training numbers, test numbers): one ensemble, a member a polynomial, with own targets,
     the same training inputs and first weights."""
+    memory.require(dev, **memory.table(dev, args.p, args.width, len(tasks)))
     first = tasks[SUM]
     train, test = first.split(args.train_frac, generator(args.seed, "split"))
     everything = first.inputs(np.arange(first.size))

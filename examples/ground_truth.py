@@ -75,7 +75,7 @@ def arguments(argv=None):
     add = p.add_argument
     add("--circuit", default="exact", choices=list(files.LOGITS), help=CIRCUITS)
     add("--p", type=cli.integer(3, 600), default=113, help=MODULUS)
-    add("--width", type=cli.integer(), help=WIDTH)
+    add("--width", type=cli.integer(1, 10**6), help=WIDTH)
     add("--faults", type=cli.integer(0, 100), default=0, help=FAULTS)
     add("--check", type=Path, metavar="CLAIM.json", help="compare with the truth.json in --out")
     add("--near", type=cli.positive(), default=0.1, help=NEAR)

@@ -11,6 +11,7 @@ Das, Gromov, Learning to grok, arXiv 2406.02550.
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _memory as memory  # isort: skip
 import numpy as np  # isort: skip
 
 import _figures_in_context as plots
@@ -52,23 +53,25 @@ def arguments(argv=None):
     p = cli.parser("in_context", __doc__)
     add = p.add_argument
     count = cli.integer()
+    size = cli.integer(1, 10**5)
+    many = cli.integer(1, 10**6)
     presets = sorted(PRESETS)
     rules = ["rectangle", "random"]
     after = ["constant", "cosine"]
     share = cli.fraction()
     repeats = "a sequence may hold the same input twice (the paper's does)"
     add("--preset", default="small", choices=presets, help="settings that other flags may change")
-    add("--p", type=cli.integer(3, 1000), default=7, help="modulus, a prime")
-    add("--shots", type=cli.integer(2), default=12, help="triples (x, y, z) in a sequence")
-    add("--tasks", type=count, default=36, help="pre-training tasks (a, b)")
+    add("--p", type=cli.integer(3, 400), default=7, help="modulus, a prime")
+    add("--shots", type=cli.integer(2, 1000), default=12, help="triples (x, y, z) in a sequence")
+    add("--tasks", type=cli.integer(1, 4096), default=36, help="pre-training tasks (a, b)")
     add("--rule", default="rectangle", choices=rules, help="how tasks are selected")
     add("--alpha", type=share, default=0.7, help="share of the inputs (x, y) to train on")
     add("--repeats", action="store_true", help=repeats)
-    add("--depth", type=count, default=4, help="blocks")
-    add("--width", type=count, default=64, help="channels")
-    add("--heads", type=count, default=2, help="attention heads")
-    add("--vocab", type=count, help="vocabulary (default p; the authors' code: p + 18)")
-    add("--batch", type=count, default=144, help="sequences a step, a multiple of --tasks")
+    add("--depth", type=cli.integer(1, 1000), default=4, help="blocks")
+    add("--width", type=size, default=64, help="channels")
+    add("--heads", type=size, default=2, help="attention heads")
+    add("--vocab", type=many, help="vocabulary (default p; the authors' code: p + 18)")
+    add("--batch", type=many, default=144, help="sequences a step, a multiple of --tasks")
     add("--steps", type=count, default=9500, help="optimiser steps")
     add("--lr", type=cli.positive(), default=1e-3, help="peak learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=0.5, help="of matrices and embeddings")
@@ -124,11 +127,20 @@ def solvers(p, tokens, id_tasks):
     return accuracies | {"known": np.stack(known, axis=1)}
 
 
+def require_memory(args, dev, net):
+    """Of the network, and of the solvers' table: agreements of sequences, shots and tasks."""
+    sequences = max(500, ic.QUESTIONS * ic.MAX_OOD)
+    agreements = sequences * args.shots * args.tasks * 9
+    needed = memory.gpt(dev, net, args.batch, sequences)
+    memory.require(dev, **needed, solvers=agreements)
+
+
 def build(args, dev):
     """Data, accuracies of the solvers and the training run; every random draw comes from a named
     stream of the seed."""
-    data = make_data(args)
     net = make_model(args)
+    require_memory(args, dev, net)
+    data = make_data(args)
     # The authors' warm-up starts at a hundredth of the peak and counts from 0; ours starts at
     # 1/warmup.
     schedule = linear_warmup(args.warmup)

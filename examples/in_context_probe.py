@@ -28,7 +28,7 @@ TINY = "--p 5 --shots 8 --tasks 8 --alpha 0.6 --depth 2 --batch 80 --steps 250"
 
 def arguments(argv=None):
     p = cli.parser("in_context_probe", __doc__)
-    count = cli.integer()
+    count = cli.integer(1, 1000)
     files = f"best.npz or checkpoint.npz (default {CHECKPOINT})"
     p.add_argument("checkpoint", nargs="?", type=Path, help=files)
     task = {"nargs": 2, "type": cli.integer(0), "metavar": ("A", "B")}

@@ -49,7 +49,7 @@ EXPECTED = {
 def arguments(argv=None):
     p = cli.parser("lcg_probe", __doc__)
     p.add_argument("checkpoint", nargs="?", type=Path, help=f"(default {CHECKPOINT})")
-    p.add_argument("--rows", type=cli.integer(), default=512, help="sequences of each test modulus")
+    p.add_argument("--rows", type=cli.integer(1, 10**5), default=512, help="sequences a modulus")
     return cli.parse(p, argv)
 
 

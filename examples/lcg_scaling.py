@@ -17,6 +17,7 @@ import time
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _memory as memory  # isort: skip
 import numpy as np  # isort: skip
 
 import _figures_lcg as plots
@@ -44,10 +45,10 @@ def arguments(argv=None):
     workers = "processes (0: this one, with all its threads)"
     resume = "keep the finished networks in --out and run the others"
     add("--moduli", type=modulus, nargs="+", default=moduli, help="fixed moduli, a network each")
-    add("--seeds", type=count, default=1, help=seeds)
-    add("--depth", type=count, default=1, help="blocks")
+    add("--seeds", type=cli.integer(1, 1000), default=1, help=seeds)
+    add("--depth", type=cli.integer(1, 1000), default=1, help="blocks")
     add("--steps", type=count, default=1500, help=steps)
-    add("--workers", type=cli.integer(0), default=0, help=workers)
+    add("--workers", type=cli.integer(0, cli.MOST_WORKERS), default=0, help=workers)
     add("--resume", action="store_true", help=resume)
     args = cli.parse(p, argv, QUICK)
     if len(set(args.moduli)) < max(len(args.moduli), 2):
@@ -79,11 +80,16 @@ def train(pack, device, threads, folder):
     return [train_one(flags, device, threads, folder) for flags in pack]
 
 
-def train_one(flags, device, threads, folder):
+def options_of(flags):
+    """The options of predict_lcg for a point."""
     words = []
     for name, value in flags.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    options = predict_lcg.arguments(words)
+    return predict_lcg.arguments(words)
+
+
+def train_one(flags, device, threads, folder):
+    options = options_of(flags)
     dev = get_device(device, flags["dtype"], threads)
     _, tests, run = predict_lcg.build(options, dev)
     began = time.perf_counter()
@@ -161,6 +167,9 @@ def log_of(points, results):
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
+    dev = experiment.dev
+    largest = options_of(point(args, max(args.moduli), args.seed + args.seeds - 1))
+    memory.require(dev, **memory.numbers(dev, largest, max(1, args.workers)))
     points = []
     for m in sorted(args.moduli, reverse=True):  # slow first
         points += [point(args, m, args.seed + s) for s in range(args.seeds)]

@@ -11,6 +11,8 @@ finished pack is a file in --out, and --resume runs what is missing. Paper: Dosh
 To grok or not to grok, arXiv 2310.13061 (Figure 3).
 """
 
+import _memory as memory
+
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import functools  # isort: skip
@@ -38,6 +40,7 @@ STRENGTHS = {
 QUICK = {"grid": 3, "p": 47, "width": 150, "steps": 300}
 QUICK_STRENGTHS = {"weight_decay": (0.0, 15.0), "dropout": (0.0, 0.3), "minibatch": (64.0,)}
 BY_BATCH = ("batchnorm", "minibatch")
+MOST_NETWORKS = 100_000  # the paper: 1156
 
 
 def arguments(argv=None):
@@ -46,6 +49,8 @@ def arguments(argv=None):
     count = cli.integer()
     kinds = sorted(STRENGTHS)
     grid = cli.integer(1, 200)
+    some = cli.integer(1, 1000)
+    workers = cli.integer(0, cli.MOST_WORKERS)
     seeds = "networks a cell; a cell shows means and the commonest phase"
     resume = "keep the finished packs in --out and run the others"
     add("--regularizer", default="weight_decay", choices=kinds, help="what the columns vary")
@@ -53,14 +58,14 @@ def arguments(argv=None):
     add("--grid", type=grid, default=17, help="points along each axis, from 0.1 to 0.9")
     add("--steps", type=count, default=2000, help="optimiser steps of every network")
     add("--p", type=cli.integer(5, 1000), default=97, help="modulus")
-    add("--width", type=count, default=500, help="hidden neurons")
+    add("--width", type=cli.integer(1, 10**6), default=500, help="hidden neurons")
     add("--loss", default="mse", choices=list(LOSSES), help="loss")
     add("--activation", default="square", help=activation_help())
     add("--rule", default="uniform", choices=RULES, help="how labels are corrupted")
-    add("--seeds", type=count, default=1, help=seeds)
-    add("--pack", type=count, help="networks a pack (default: 8, on a GPU what fits)")
+    add("--seeds", type=some, default=1, help=seeds)
+    add("--pack", type=some, help="networks a pack (default: 8, on a GPU what fits)")
     add("--log-every", type=count, default=50, help="steps between measurements")
-    add("--workers", type=cli.integer(0), default=0, help="processes (0: this one, with threads)")
+    add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
     add("--scheduler", metavar="tcp://HOST:PORT", help="address of a Dask scheduler")
     add("--resume", action="store_true", help=resume)
     args = cli.parse(p, argv, QUICK)
@@ -75,6 +80,10 @@ def check(args):
     """Refuse flags that a network deep in the sweep would refuse."""
     if len(set(args.strengths)) < len(args.strengths):
         raise cli.InputError("--strengths: every value once")
+    networks = len(args.strengths) * args.grid**2 * args.seeds
+    if networks > MOST_NETWORKS:
+        sizes = "strengths x grid x grid x seeds"
+        raise cli.InputError(f"{sizes}: {networks:,} networks, and {MOST_NETWORKS:,} at most")
     resolve(args.activation)
     if args.regularizer == "dropout":
         check_rate_host(args.strengths)
@@ -199,6 +208,9 @@ def main(argv=None):
     executor = make_executor(args)
     everything = points(args)
     size = members(args, experiment.dev, everything[0])
+    together = min(size, len(everything)) * max(1, args.workers)
+    needed = memory.table(experiment.dev, args.p, args.width, together)
+    memory.require(experiment.dev, **needed)
     cut = packs(everything, size)
     folder = experiment.open_sweep(pack=size) / cli.PACKS
     print(f"{len(everything)} networks in {len(cut)} packs of up to {max(map(len, cut))}")

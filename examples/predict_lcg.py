@@ -14,6 +14,7 @@ import resource
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _memory as memory  # isort: skip
 import numpy as np  # isort: skip
 
 import _figures_lcg as plots
@@ -31,33 +32,38 @@ def arguments(argv=None):
     p = cli.parser("predict_lcg", __doc__)
     add = p.add_argument
     count = cli.integer()
+    context = cli.integer(4, 10**5)
+    few = cli.integer(1, 1000)
+    several = cli.integer(1, 10**4)
+    rows = cli.integer(1, 10**5)
+    modulus = cli.integer(2, 2**64)
     beta = cli.real(0, 1, open_high=True)
     share = cli.fraction()
     mixture = f"--mode unseen: shares of {', '.join(FAMILIES)} (default: the paper's draw)"
     add("--preset", default="small", choices=list(PRESETS), help="settings that flags may change")
     add("--mode", default="fixed", choices=["fixed", "unseen"], help="one modulus, or unseen ones")
-    add("--modulus", type=cli.integer(2), default=256, help="m (if unseen: the test's, or largest)")
+    add("--modulus", type=modulus, default=256, help="m (if unseen: the test's, or largest)")
     add("--base", type=cli.integer(2, 65536), help="cut numbers into digits (default: whole ones)")
-    add("--context", type=cli.integer(4), default=64, help="numbers that the network reads")
-    add("--depth", type=count, default=1, help="blocks")
-    add("--width", type=count, default=128, help="channels")
-    add("--heads", type=count, default=1, help="attention heads")
-    add("--batch", type=count, default=64, help="sequences a step, all fresh")
+    add("--context", type=context, default=64, help="numbers that the network reads")
+    add("--depth", type=cli.integer(1, 1000), default=1, help="blocks")
+    add("--width", type=cli.integer(1, 10**5), default=128, help="channels")
+    add("--heads", type=cli.integer(1, 10**5), default=1, help="attention heads")
+    add("--batch", type=cli.integer(1, 10**6), default=64, help="sequences a step, all fresh")
     add("--steps", type=count, default=3000, help="optimiser steps")
     add("--lr", type=cli.positive(), default=2e-3, help="peak learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=0.1, help="decay of matrices and embeddings")
     add("--beta2", type=beta, default=0.99, help="decay of AdamW's squared gradients")
     add("--warmup", type=cli.integer(0), default=100, help="linear, before the cosine of --lr")
     add("--clip", type=cli.positive(), default=1.0, help="largest global norm of the gradient")
-    add("--test-draws", type=count, default=64, help="multipliers, and increments, of the tests")
-    add("--test-rows", type=count, default=512, help="sequences measured in each test set")
-    add("--train-moduli", type=count, default=128, help="--mode unseen: moduli to train on")
-    add("--test-moduli", type=cli.integer(2), nargs="*", help="--mode unseen: further moduli")
-    add("--pool", type=count, default=128, help="a, and c, to train on (without --base: if unseen)")
+    add("--test-draws", type=few, default=64, help="multipliers, and increments, of the tests")
+    add("--test-rows", type=rows, default=512, help="sequences measured in each test set")
+    add("--train-moduli", type=several, default=128, help="--mode unseen: moduli to train on")
+    add("--test-moduli", type=modulus, nargs="*", help="--mode unseen: further moduli")
+    add("--pool", type=several, default=128, help="a, and c, to train on (numbers: if unseen)")
     add("--mixture", nargs="+", metavar="FAMILY=SHARE", help=mixture)
     add("--start", nargs="+", metavar="FAMILY=SHARE", default=["wrap=1"], help="shares at first")
     add("--ramp", type=count, nargs=2, default=[300, 1000], help="steps while the shares move")
-    add("--moduli", type=count, nargs=2, default=[65, 256], help="--mixture: smallest, largest")
+    add("--moduli", type=modulus, nargs=2, default=[65, 256], help="--mixture: smallest, largest")
     add("--positions", default="learned", choices=["learned", "rotary"], help="without --base")
     add("--optimizer", default="adamw", choices=["adamw", "muon"], help="muon: of block matrices")
     add("--matrix-lr", type=cli.positive(), default=0.02, help="learning rate of muon")
@@ -74,14 +80,13 @@ def arguments(argv=None):
         raise cli.InputError("--test-moduli needs --mode unseen without --base")
     if args.mixture and not args.test_moduli:
         raise cli.InputError("--mixture needs --mode unseen and --test-moduli, which it leaves out")
-    if args.ramp[0] >= args.ramp[1]:
-        raise cli.InputError("--ramp: the first step, then a later one")
     return args
 
 
 def build(args, dev):
     """Data, test sequences {name: (numbers, multipliers)} and the training run; draws come from
     named streams of the seed."""
+    memory.require(dev, **memory.numbers(dev, args))
     data = make_data(args)
     net = make_model(args, data)
     optimizer = make_optimizer(args, dev, net)

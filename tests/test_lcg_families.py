@@ -122,3 +122,39 @@ def test_tests_have_the_full_period():
 def test_refusals(held_out, end, message):
     with pytest.raises(InputError, match=message):
         mixed_moduli(16, 60, 17, np.random.default_rng(0), held_out, EVEN, end)
+
+
+WRAP = {"wrap": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("moduli", "length", "held_out", "end", "ramp", "message"),
+    [
+        ((4, 10), 33, [9], {"free": 1.0}, (0, 1), "without repeats"),
+        ((5, 7), 4, [], {"full": 1.0}, (0, 1), "leave out the family full"),
+        ((8, 9), 6, [8, 9], WRAP, (0, 1), "no modulus from 8 to 9 to train on"),
+        ((8, 20), 6, [9], WRAP, (5, 5), "not from 5 to 5"),
+        ((8, 20), 6, [9], {"wrap": 0.5, "full": 0.5 + 5e-10}, (0, 1), "sum to 1"),
+        ((8, 20), 3, [9], WRAP, (0, 1), "numbers in a sequence"),
+    ],
+)
+def test_what_could_not_be_drawn_is_refused_first(moduli, length, held_out, end, ramp, message):
+    rng = np.random.default_rng(0)
+    with pytest.raises(InputError, match=message):
+        mixed_moduli(*moduli, length, rng, held_out, WRAP, end, ramp)
+
+
+def test_what_has_no_share_need_not_exist():
+    data = mixed_moduli(5, 7, 4, np.random.default_rng(0), [], WRAP, WRAP | {"full": 0.0})
+    assert data.batch(8, np.random.default_rng(0)).shape == (8, 4)
+
+
+def test_the_set_of_the_training_stream_is_of_its_last_shares():
+    """Accuracy in training is measured on what is trained on at the end."""
+    data = make({"paper": 1.0}, start=WRAP)
+    rng = np.random.default_rng(0)
+    rng_again = np.random.default_rng(0)
+    for name in data.tests:
+        data.test(name, 512, rng_again)
+    expected = data.batch(512, rng_again, 1000)
+    np.testing.assert_array_equal(data.sets(rng)["train"], expected)

@@ -1,8 +1,10 @@
 """Leaving a run at any moment, and going on: whole steps, saved states, and the command for it."""
 
 import copy
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,11 +16,13 @@ import numpy as np
 import pytest
 from helpers import small_run
 
+from tinygrok import cli
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import AdamW
 from tinygrok.training import ensembles
 from tinygrok.training.checkpoint import load_arrays, load_training, save_arrays, save_training
 from tinygrok.training.ensembles import train_pack
+from tinygrok.training.folder import Folder
 from tinygrok.training.progress import Interrupt
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -196,6 +200,7 @@ def test_hyperparameters_change_midway_and_are_kept(dev, tmp_path):
         run.fit(4)
     for name, value in CHANGES.items():
         setattr(changed.optimizer, name, value)
+    changed.optimizer.betas = list(CHANGES["betas"])  # is on record as the tuple is
     more = {"schedule": built.optimizer.schedule, **CHANGES}
     fresh = AdamW(dev, built.params, built.grads, **more)
     for name, arena in fresh.state.items():
@@ -215,6 +220,7 @@ def test_hyperparameters_change_midway_and_are_kept(dev, tmp_path):
     for run in (changed, loaded):
         run.fit(12)
     assert_same(state(changed), state(loaded))
+    assert loaded.hyperparameters == changed.hyperparameters
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), "fast", [0.1, 0.2]])
@@ -452,6 +458,63 @@ def test_only_what_runs_left_is_moved(tmp_path):
     assert sorted(os.listdir(tmp_path / "earlier-1")) == names
     assert sorted(os.listdir(tmp_path)) == sorted([*own, *names, ".tinygrok", "earlier-1"])
     assert all((tmp_path / name).read_text() == "precious" for name in own)
+
+
+def test_a_folder_that_is_removed_is_made_again(tmp_path):
+    """In one process, as between two cells of a notebook; it is locked again."""
+    out = tmp_path / "a"
+    for _ in range(2):
+        folder = Folder(out, {"run.json"}, False)
+        assert folder.kept is None
+        (out / "run.json").write_text("{}")
+        assert folder.note() == ["run.json"]
+        shutil.rmtree(out)
+    Folder(out, {"run.json"}, False)
+    code = "import sys; from pathlib import Path; from tinygrok.training.folder import claim; "
+    code += "claim(Path(sys.argv[1]))"
+    second = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True)
+    assert "another process is at work there" in second.stderr
+
+
+def test_a_list_names_files_of_its_folder_alone(tmp_path):
+    """A list is a file like others: it may come from elsewhere, and be damaged."""
+    out = tmp_path / "a"
+    out.mkdir()
+    for place in (tmp_path / "own.txt", out / "log.csv"):
+        place.write_text("precious")
+    names = ["../own.txt", str(tmp_path / "own.txt"), "", ".", "nothing", "log.csv"]
+    (out / ".tinygrok").write_bytes(b"\xff\n" + "\n".join(names).encode())
+    folder = Folder(out, {"run.json"}, False)
+    assert os.listdir(folder.kept) == ["log.csv"]
+    assert sorted(os.listdir(tmp_path)) == ["a", "own.txt"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_interrupted_sweep_ends_the_process_only_for_its_workers(workers, tmp_path, monkeypatch):
+    """A notebook that swept in its own process keeps its kernel."""
+    import lcg_scaling
+
+    class Left(Exception):
+        pass
+
+    def raises(error):
+        raise error
+
+    monkeypatch.setattr(cli, "sweep", lambda *_: raises(KeyboardInterrupt()))
+    monkeypatch.setattr(cli, "leave", lambda code: raises(Left(code)))
+    flags = f"--quick --workers {workers} --threads 1 --out {tmp_path / 'a'}"
+    with pytest.raises(Left if workers else KeyboardInterrupt):
+        lcg_scaling.main(flags.split())
+
+
+def test_main_prints_where_letters_cannot_be_set(monkeypatch):
+    """As in a notebook, whose output is no file."""
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as left:
+        cli.main(lambda: print("done"))
+    assert left.value.code is None
+    assert sys.stdout.getvalue() == "done\n"
 
 
 @slow

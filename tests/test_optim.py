@@ -196,3 +196,30 @@ def test_orthogonalised(host_dev, shape):
 def test_constant_then_linear():
     factor = optim.constant_then_linear(4, 10, 20)
     assert [factor(t) for t in (1, 4, 10, 15, 20, 25)] == [0.25, 1.0, 1.0, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("names", [["w", "nothing"], ["b"]])
+def test_muon_refuses_what_is_no_matrix(host_dev, names):
+    params, grads, *_ = problem(host_dev, None)
+    with pytest.raises(ValueError, match="matrices names no matrix"):
+        OPTIMIZERS["muon"](host_dev, params, grads, matrices=names)
+
+
+def test_muon_without_matrices_would_be_adamw(host_dev):
+    params, grads, *_ = problem(host_dev, None)
+    with pytest.raises(TypeError, match="matrices"):
+        OPTIMIZERS["muon"](host_dev, params, grads)
+
+
+def test_singular_values_of_orthogonalised(host_dev):
+    """Those from 0.002 of the norm on come close to 1, the smaller ones at least up."""
+    dev = host_dev
+    s = np.geomspace(1e-6, 1, 300)
+    became = []
+    for value in s:
+        g = np.diag([value, np.sqrt(1 - value**2)]).astype(dev.dtype)
+        became.append(optim.orthogonalised(dev, g)[0, 0])
+    became = np.array(became)
+    large = s >= 0.002
+    assert np.all((became[large] > 0.68) & (became[large] < 1.21))
+    np.testing.assert_allclose(became[s < 1e-5], 484.9 * s[s < 1e-5], rtol=1e-3)

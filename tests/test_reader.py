@@ -253,7 +253,7 @@ def test_odd_checkpoints_of_a_run_are_refused_and_leave_it_as_it_was(saved, odd)
 
 
 def test_a_checkpoint_is_read_twice_and_hyperparameters_stay(saved):
-    """betas was a tuple, which JSON gives back as a list."""
+    """Also betas, a tuple, which JSON gives back as a list."""
     path, *_, run = saved
     before = run.optimizer.hyperparameters()
     for _ in range(2):

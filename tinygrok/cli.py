@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -29,21 +29,25 @@ import numpy as np  # noqa: E402
 from . import __version__  # noqa: E402
 from .disk.reader import read_json  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
-from .engine.errors import InputError  # noqa: E402
+from .engine.errors import InputError, one_line  # noqa: E402
 from .engine.files import write_csv, write_json  # noqa: E402
 from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
 from .training.folder import Folder  # noqa: E402
-from .training.loop import NonFiniteLoss  # noqa: E402
+from .training.loop import NonFiniteLoss, Run  # noqa: E402
 from .training.parallel import launched, world  # noqa: E402
 from .training.progress import SIGNALS, Interrupt, Progress  # noqa: E402
 from .training.sweep import SweepError, sweep  # noqa: E402
+
+MOST_WORKERS = 16 * (os.cpu_count() or 1)  # threads, or processes, of a machine
+LONGEST = 600  # characters of a message
 
 # -- flags -----------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")  # one line; the usage is a --help away
+        # The usage is a --help away.
+        self.exit(2, f"{self.prog}: error: {one_line(message, LONGEST)}\n")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -80,11 +84,11 @@ def checked(kind: type, low=None, high=None, open_low=False, open_high=False) ->
     return parse
 
 
-def integer(low: int = 1, high: int | None = None) -> Callable:
+def integer(low: int = 1, high: int = 10**9) -> Callable:
     return checked(int, low, high)
 
 
-def real(low: float = 0.0, high: float | None = None, open_low=False, open_high=False) -> Callable:
+def real(low: float = 0.0, high: float = 1e9, open_low=False, open_high=False) -> Callable:
     return checked(float, low, high, open_low, open_high)
 
 
@@ -119,8 +123,8 @@ def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     add("--device", default="auto", metavar="{auto,cpu,cuda,cuda:1}", help="where to compute")
     add("--dtype", default="float32", choices=["float32", "float64"], help="floating point type")
     add("--tf32", action="store_true", help="on a GPU: products on tensor cores, three digits")
-    add("--threads", type=integer(), help="CPU worker threads (default: one per core)")
-    add("--seed", type=integer(0), default=0, help="drives every random draw")
+    add("--threads", type=integer(1, MOST_WORKERS), help="CPU workers (default: one per core)")
+    add("--seed", type=integer(0, 10**18), default=0, help="drives every random draw")
     add("--out", type=folder, default=out, metavar="DIR", help="folder for results")
     add("--quick", action="store_true", help="a smaller setting, which takes under a minute")
     add("--no-plot", action="store_true", help="draw no figure")
@@ -134,7 +138,9 @@ def add_checkpoints(p: argparse.ArgumentParser, seconds: float) -> None:
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
 
 
-def parse(p: argparse.ArgumentParser, argv, quick: dict | None = None) -> argparse.Namespace:
+def parse(
+    p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None = None
+) -> argparse.Namespace:
     """Parse; with --quick the values of `quick` replace defaults, and flags given by the user
     replace those."""
     args = p.parse_args(argv)
@@ -168,13 +174,14 @@ def main(run: Callable[[], int | None]) -> None:
     rank, size = launched()
     if rank or sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the console does not have
+    with suppress(AttributeError):  # a notebook's output has all letters
+        sys.stdout.reconfigure(errors="backslashreplace")  # those that the console does not have
     code = 1
     try:
         code = run()
     except (InputError, MemoryError) as error:
         text = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
-        say(f"{Path(sys.argv[0]).name}: error: {text}")
+        say(f"{Path(sys.argv[0]).name}: error: {one_line(text, LONGEST)}")
         code = 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # there is no reader
@@ -238,8 +245,8 @@ class Experiment:
         self.args = args
         self.out: Path = args.out
         self.folder: Folder | None = None  # of rank 0, once it is open
-        self.state = self.out
-        self.saved = False
+        self.state = self.out  # the file that --resume goes on from, once it is known
+        self.saved = False  # a checkpoint, by this process
         self.dev = dev or self._device()
         self.began = time.perf_counter()
         self.trained = 0
@@ -252,7 +259,7 @@ class Experiment:
         print(f"device: {dev.reason}; {dev.dtype}{', products in TF32' if tf32 else ''}")
         return dev
 
-    def open(self, run=None, state: str = CHECKPOINT) -> Path:
+    def open(self, run: Run | None = None, state: str = CHECKPOINT) -> Path:
         """Create the output folder; with --resume a run takes up the checkpoint in it. The files of
         an earlier run in it move to DIR/earlier-1 (2, ...): nothing is overwritten.
 
@@ -265,7 +272,9 @@ class Experiment:
             if resume:
                 load_training(self.out / CHECKPOINT, run, config(self.args), self.args.defaults)
         if launched()[0] == 0:
-            own = {"run.json", "log.csv", state, *([PACKS] if state == SETTINGS else [])}
+            own = {"run.json", "log.csv", state}
+            if state == SETTINGS:
+                own.add(PACKS)
             try:
                 self.folder = Folder(self.out, own, resume)
             except OSError as error:
@@ -299,7 +308,14 @@ class Experiment:
         """List in the folder what runs left there, for those that come after."""
         return [] if self.folder is None else self.folder.note()
 
-    def train(self, run, log_every, describe, on_row=lambda row: None, every=2.0) -> int | None:
+    def train(
+        self,
+        run: Run,
+        log_every: int,
+        describe: Callable[[dict], str],
+        on_row: Callable[[dict], None] = lambda row: None,
+        every: float = 2.0,
+    ) -> int | None:
         """Train until args.steps as every example does: a progress line, checkpoints, Ctrl-C, a
         loss that is not finite. None when it got there, else the exit code to leave with.
 
@@ -352,7 +368,8 @@ class Experiment:
 
     def sweep(self, packs, work: Callable, executor, unit: str, describe: str) -> list | None:
         """Results of work(pack) for every pack (training/sweep.py), with a line of progress; None
-        when one failed. Ctrl-C ends the process. A pack is one unit: the word for it."""
+        when one failed. Ctrl-C ends a process that has an executor. A pack is one unit: the word
+        for it."""
         folder = self.out / PACKS
         progress = Progress(len(packs), every=10.0, unit=unit)
         began = time.perf_counter()
@@ -368,14 +385,25 @@ class Experiment:
             print(f"stopped: {error}{to_go_on()}")
             return None
         except KeyboardInterrupt:
-            print(f"\ninterrupted; finished {unit}s are in {folder}{to_go_on()}")
+            print(f"\nfinished {unit}s are in {folder}")
+            if executor is None:
+                raise
+            print(f"interrupted{to_go_on()}")
             leave(130)  # worker processes notice and end; waiting for them could take long
         progress.close()
         self.trained = counts[-1] - counts[0]
         self.seconds = time.perf_counter() - began
         return results
 
-    def finish(self, results, history=None, figures=None, paper=None, title="", shown=None) -> None:
+    def finish(
+        self,
+        results: dict,
+        history: Mapping | None = None,
+        figures: Callable[[Path], None] | None = None,
+        paper: dict[str, str] | None = None,
+        title: str = "",
+        shown: dict | None = None,
+    ) -> None:
         """Write the files, print the closing table, list what is in the folder.
 
         history, figures   as in `write`
@@ -386,7 +414,12 @@ class Experiment:
         print_table(results if shown is None else shown, paper or {}, title)
         self.list_files()
 
-    def write(self, results: dict, history=None, figures=None) -> None:
+    def write(
+        self,
+        results: dict,
+        history: Mapping | None = None,
+        figures: Callable[[Path], None] | None = None,
+    ) -> None:
         """Write run.json; of a history {quantity: column} log.csv; what figures(folder) draws."""
         if history is not None:
             write_csv(self.out / "log.csv", history)

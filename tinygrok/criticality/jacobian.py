@@ -9,6 +9,7 @@ sample alone, E |v^T dh^l/dh^l0|^2 / B is J.
 Source: Doshi, He, Gromov, arXiv 2111.12143.
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -85,10 +86,8 @@ class Propagation:
     def jacobian(self, start: int, stop: int) -> np.ndarray:
         """dh^stop/dh^start, (B N_stop, B N_start), one backward pass a row: for small widths."""
         rows = []
-        for i in range(np.prod(self.shapes[stop], dtype=int)):
-            unit = np.zeros(self.shapes[stop])
-            unit.flat[i] = 1.0
-            u = self.dev.to_device(unit)
+        for unit in np.eye(math.prod(self.shapes[stop])):
+            u = self.dev.to_device(unit.reshape(self.shapes[stop]))
             for k in range(stop - 1, start - 1, -1):
                 u = self.stages[k].backward(u, self.caches[k])
             rows.append(self.dev.to_host(u).reshape(-1))

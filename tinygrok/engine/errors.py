@@ -13,7 +13,9 @@ class InputError(ValueError):
     """
 
 
-def one_line(x: object) -> str:
-    """x as text, without line ends and control characters, cut after 200 characters."""
-    text = " ".join(str(x).split())
-    return "".join(filter(str.isprintable, text))[:200]
+def one_line(x: object, most: int = 200) -> str:
+    """x as text, without line ends and control characters; of more than `most` characters the
+    middle is left out."""
+    text = "".join(filter(str.isprintable, " ".join(str(x).split())))
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"

@@ -49,15 +49,11 @@ def run_with_tape(
     arrays = model.init_buffers() | weights
     w = {name: dev.to_device(x) for name, x in arrays.items()}
     prepared = model.prepare(dev, inputs)
-    if isinstance(model, GPT):
-        z, tape = model.forward(dev, w, prepared, record=True)
-    else:
-        z, tape = model.forward(dev, w, prepared)
-    seen = {}
-    for name, x in tape.items():
-        if isinstance(x, dev.xp.ndarray):  # the rest is what only backward reads
-            seen[name] = dev.to_host(x)
-    return dev.to_host(z), seen
+    options: dict[str, Any] = {"record": True} if isinstance(model, GPT) else {}
+    z, tape = model.forward(dev, w, prepared, **options)
+    # The rest is what only backward reads.
+    seen = {name: x for name, x in tape.items() if isinstance(x, dev.xp.ndarray)}
+    return dev.to_host(z), {name: dev.to_host(x) for name, x in seen.items()}
 
 
 class Decoder:

@@ -27,10 +27,20 @@ def linear_backward(
     x, w = cache
     if dw is not None:
         matmul(dev, x, dy, dw, ta=True, accumulate=accumulate)
-    if db is not None and accumulate:
-        db += dy.sum(axis=-2)
-    elif db is not None:
-        dev.xp.sum(dy, axis=-2, out=db)
+    if db is not None:
+        write_or_add(dy.sum(axis=-2), db, accumulate)
     if not need_dx:
         return None
     return matmul(dev, dy, w, dx, tb=True)
+
+
+def write_or_add(total: Array, out, accumulate: bool) -> None:
+    """out <- total, or out <- out + total with accumulate (a further shard of the batch).
+
+    Nothing happens without out: nobody asks for that gradient."""
+    if out is None:
+        return
+    if accumulate:
+        out += total
+    else:
+        out[...] = total

@@ -4,18 +4,7 @@ The norms also have their tangents, and the gradients of functions of those tang
 
 from ..engine.device import Array, Device
 from ..engine.gemm import matmul
-
-
-def _write_or_add(total: Array, out, accumulate: bool) -> None:
-    """out <- total, or out <- out + total with accumulate (a further shard of the batch).
-
-    Nothing happens without out: nobody asks for that gradient."""
-    if out is None:
-        return
-    if accumulate:
-        out += total
-    else:
-        out[...] = total
+from .linear import write_or_add
 
 
 def _shares(dev: Device, x: Array, weight):
@@ -96,8 +85,8 @@ def batchnorm_backward(
     product = xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
     along = xp.sum(product, axis=-2)
     total = xp.sum(dy, axis=-2)
-    _write_or_add(along, dgain, accumulate)
-    _write_or_add(total, dshift, accumulate)
+    write_or_add(along, dgain, accumulate)
+    write_or_add(total, dshift, accumulate)
     # gain is the same for all rows: dx = gain rstd (dy - q (total + xhat along))
     if q is not None:
         xp.multiply(xhat, along[..., None, :], out=product)
@@ -141,9 +130,9 @@ def layernorm_backward(
     xp = dev.xp
     product = xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
     if dgain is not None:
-        _write_or_add(product.sum(axis=-2), dgain, accumulate)
+        write_or_add(product.sum(axis=-2), dgain, accumulate)
     if dshift is not None:
-        _write_or_add(dy.sum(axis=-2), dshift, accumulate)
+        write_or_add(dy.sum(axis=-2), dshift, accumulate)
     # mean(gain dy) = sum_n dy_n gain_n/N: the means are products with the column gain/N
     column = gain[..., None] * (1 / gain.shape[-1])  # (..., N, 1)
     along = matmul(dev, product, column)  # mean(dxhat xhat) (..., B, 1)
@@ -201,8 +190,8 @@ def norm_pair(
     def S(z: Array) -> Array:
         return rstd * (z - mean(z) - xhat * mean(xhat * z))
 
-    _write_or_add((xbar * xhat + lam * xhatdot).sum(axis=-2), dgain, True)
-    _write_or_add(xbar.sum(axis=-2), dshift, True)
+    write_or_add((xbar * xhat + lam * xhatdot).sum(axis=-2), dgain, True)
+    write_or_add(xbar.sum(axis=-2), dshift, True)
     xbar = xbar * gain[..., None, :]
     lam = lam * gain[..., None, :]
     p = mean(xhat * lam)
@@ -226,6 +215,6 @@ def scale_backward(dev: Device, dy: Array, cache: tuple, dgain=None, dshift=None
 
     dgain and dshift are written where given, or added to with accumulate."""
     x, gain = cache
-    _write_or_add((dy * x).sum(axis=-2), dgain, accumulate)
-    _write_or_add(dy.sum(axis=-2), dshift, accumulate)
+    write_or_add((dy * x).sum(axis=-2), dgain, accumulate)
+    write_or_add(dy.sum(axis=-2), dshift, accumulate)
     return dy * gain[..., None, :]

@@ -11,6 +11,7 @@ import numpy as np
 from ..engine.border import integers
 from ..engine.errors import InputError
 from .fourier import neuron_ipr, neuron_rows, spectrum
+from .representation import unit
 
 Weights = dict[str, np.ndarray]
 SCORES = ("ipr", "norm", "product", "gain", "readout", "random")
@@ -121,7 +122,7 @@ def filtered(weights: Weights, keep=1, order=None) -> tuple[Weights, Weights]:
     beside the initial weights and beside a network trained on random labels only.
     """
     parts = neuron_rows(weights, order)
-    strength = np.sum([_normalised_spectrum(x) for x in parts], axis=0)
+    strength = np.sum([unit(spectrum(x)) for x in parts], axis=0)
     ranking = 1 + np.argsort(-strength[:, 1:], axis=1, kind="stable")
     strongest = ranking[:, :keep]
     mask = np.zeros(strength.shape, dtype=bool)
@@ -137,13 +138,6 @@ def filtered(weights: Weights, keep=1, order=None) -> tuple[Weights, Weights]:
     kept["W"][:, along] = masked(parts[-1])
     rest = {name: weights[name] - kept[name] for name in kept}
     return kept, rest
-
-
-def _normalised_spectrum(x: np.ndarray) -> np.ndarray:
-    """|rfft(x)| of length 1 in every row; 0 where x is 0."""
-    s = spectrum(x)
-    length = np.linalg.norm(s, axis=-1, keepdims=True)
-    return s / np.where(length, length, 1)
 
 
 def filtration(

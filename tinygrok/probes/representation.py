@@ -99,7 +99,7 @@ def legendre(feature: np.ndarray, order: np.ndarray) -> dict:
     }
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
     """x / |x| along the last axis; 0 where x is 0."""
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     return x / np.maximum(length, np.finfo(length.dtype).tiny)
@@ -107,7 +107,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """<x_i, y_j> / |x_i| |y_j|, float64    x (..., n, C)   y (V, C)   (..., n, V)"""
-    return _unit(x.astype(float)) @ _unit(y.astype(float)).T
+    return unit(x.astype(float)) @ unit(y.astype(float)).T
 
 
 def cosine_map(x: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def cosine_map(x: np.ndarray) -> np.ndarray:
     """
     u = x - x.mean(axis=1, keepdims=True)
     u = u / (u.std(axis=1, ddof=1, keepdims=True) + 1e-8)
-    u = _unit(u)
+    u = unit(u)
     return u @ u.T
 
 

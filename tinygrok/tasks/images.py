@@ -6,6 +6,7 @@ and size is checked.
 
 import gzip
 import math
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -125,7 +126,7 @@ def load(folder: str | Path | None = None) -> Images:
     if folder is None:
         return _digits()
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder")
     folder = _place(folder)
     sets = _idx_files(folder)

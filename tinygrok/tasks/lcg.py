@@ -231,7 +231,7 @@ def _draw_for(pool: np.ndarray, i: np.ndarray, rng: np.random.Generator) -> np.n
     return pool[row, rng.integers(pool.shape[1], size=len(i))]
 
 
-def _grid(m: int, a: np.ndarray, c: np.ndarray) -> Grid:
+def pair_grid(m: int, a: np.ndarray, c: np.ndarray) -> Grid:
     """All pairs of multipliers and increments."""
     return m, np.repeat(a, len(c)), np.tile(c, len(a))
 
@@ -240,7 +240,7 @@ def _test_grid(m: int, draws: int, rng: np.random.Generator) -> Grid:
     """All pairs of `draws` multipliers and increments of full period, drawn with replacement."""
     a = draw_multipliers(m, draws, rng, replace=True)
     c = draw_increments(m, draws, rng, replace=True)
-    return _grid(m, a, c)
+    return pair_grid(m, a, c)
 
 
 def fixed_modulus(m: int, length: int, rng: np.random.Generator, draws: int = 64) -> LcgData:
@@ -303,7 +303,7 @@ def unseen_modulus(
     c = rng.choice(free_c, pool, replace=False)[None]
     for q in held_out:  # all multipliers, 16 increments
         test_c = draw_increments(q, 16, rng, replace=True)
-        tests[str(q)] = _grid(q, np.array(multipliers(q)), test_c)
+        tests[str(q)] = pair_grid(q, np.array(multipliers(q)), test_c)
     moduli = rng.choice(moduli, train_moduli, replace=False)
     return LcgData(moduli, a, c, tests, length, vocab)
 
@@ -335,7 +335,7 @@ def fixed_modulus_digits(
     _check_digits(base, digits, m, "the modulus")
     a = draw_multipliers(m, pool + draws, rng)
     c = draw_increments(m, pool + draws, rng)
-    tests = {str(m): _grid(m, a[pool:], c[pool:])}
+    tests = {str(m): pair_grid(m, a[pool:], c[pool:])}
     moduli = np.array([m])
     a = a[None, :pool]
     c = c[None, :pool]

@@ -14,16 +14,17 @@ The differences of a sequence obey d -> a d, so they repeat with the order of a 
 `free` this order is at most half the context: what is needed can be seen."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..engine.border import integer, integers
-from .lcg import Grid, LcgData, draw_increments, hull_dobell_step, multipliers
+from .lcg import Grid, LcgData, draw_increments, hull_dobell_step, multipliers, pair_grid
 from .modular import TaskError
 
 LARGEST_MIXED = 2**12  # modulus whose multipliers of small order are listed
 FAMILIES = ("wrap", "full", "free", "paper")
+TRIES = 10_000  # draws of `free` of which one at least must be a sequence without repeats
 Shares = Mapping[str, float]
 
 
@@ -71,7 +72,7 @@ class Pairs:
         return self.moduli[i], self._all[place]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class MixedLcg(LcgData):
     """A stream of training sequences of several families; tests with moduli that none of them uses.
 
@@ -88,13 +89,13 @@ class MixedLcg(LcgData):
     [0.6, 0.2, 0.2, 0.0]
     """
 
-    full: Pairs = field(default_factory=lambda: Pairs({}))
-    free: Pairs = field(default_factory=lambda: Pairs({}))
-    start: Shares = field(default_factory=dict)
-    end: Shares = field(default_factory=dict)
-    ramp: tuple[int, int] = (0, 1)
+    full: Pairs
+    free: Pairs
+    start: Shares
+    end: Shares
+    ramp: tuple[int, int]
 
-    def shares(self, step: int) -> np.ndarray:
+    def shares(self, step: float) -> np.ndarray:
         """(families,) shares of the batch of a step; they sum to 1."""
         first, last = self.ramp
         moved = min(max((step - first) / (last - first), 0.0), 1.0)
@@ -102,8 +103,8 @@ class MixedLcg(LcgData):
         end = np.array([self.end.get(name, 0.0) for name in FAMILIES])
         return start + moved * (end - start)
 
-    def batch(self, count: int, rng: np.random.Generator, step: int = 1) -> np.ndarray:
-        """Training tokens (count, length) of a step."""
+    def batch(self, count: int, rng: np.random.Generator, step: float = np.inf) -> np.ndarray:
+        """Training tokens (count, length) of a step; of the last ones unless given."""
         counts = rng.multinomial(count, self.shares(step))
         draws = (self._wrap, self._full, self._free, super().batch)
         rows = [draw(n, rng) for draw, n in zip(draws, counts, strict=True) if n]
@@ -120,12 +121,16 @@ class MixedLcg(LcgData):
     def _free(self, n: int, rng: np.random.Generator) -> np.ndarray:
         found = np.empty((0, self.length), dtype=np.int64)
         while len(found) < n:
-            m, a = self.free.draw(8 * n, rng)
-            x = self._numbers(m, a, rng.integers(0, m), rng)
-            # A number decides all that follow: what repeats also repeats its last number.
-            repeats = (x[:, :-1] == x[:, -1:]).any(axis=1)
-            found = np.concatenate([found, x[~repeats]])
+            found = np.concatenate([found, self.without_repeats(8 * n, rng)])
         return found[:n]
+
+    def without_repeats(self, tries: int, rng: np.random.Generator) -> np.ndarray:
+        """What is of the family `free` among so many draws: (at most tries, length)."""
+        m, a = self.free.draw(tries, rng)
+        x = self._numbers(m, a, rng.integers(0, m), rng)
+        # A number decides all that follow: what repeats also repeats its last number.
+        repeats = (x[:, :-1] == x[:, -1:]).any(axis=1)
+        return x[~repeats]
 
 
 def mixed_moduli(
@@ -143,12 +148,17 @@ def mixed_moduli(
     Tests of every held-out modulus: full period (all multipliers), and a = 1; 16 increments each.
     The pools of the family `paper` are 128 multipliers and increments below `high`, or all.
     Raises TaskError for a test modulus outside low..high, or without multipliers of full period,
-    and for shares of unknown families or that do not sum to 1."""
+    for shares of unknown families or that do not sum to 1, and for a family with a share of which
+    the moduli have no sequence."""
     low = integer(low, "the smallest modulus", 4, LARGEST_MIXED)
     high = integer(high, "the largest modulus", low, LARGEST_MIXED)
+    length = integer(length, "numbers in a sequence", 4)
     held_out = integers(held_out, "test moduli", low, high).tolist()
+    first, last = ramp
+    if first >= last:
+        raise TaskError(f"shares move from a step to a later one, not from {first} to {last}")
     for shares in (start, end):
-        whole = abs(sum(shares.values()) - 1) < 1e-9 and min(shares.values()) >= 0
+        whole = abs(sum(shares.values()) - 1) < 1e-12 and min(shares.values()) >= 0
         if set(shares) - set(FAMILIES) or not whole:
             raise TaskError(f"{dict(shares)}: shares of {', '.join(FAMILIES)} that sum to 1")
 
@@ -156,16 +166,18 @@ def mixed_moduli(
     for m in held_out:
         c = draw_increments(m, 16, rng, replace=True)
         a = np.array(multipliers(m))
-        tests[str(m)] = (m, np.repeat(a, 16), np.tile(c, len(a)))
+        tests[str(m)] = pair_grid(m, a, c)
         tests[f"{m}, a = 1"] = (m, np.ones_like(c), c)
     moduli = np.setdiff1d(np.arange(low, high + 1), held_out)
+    if not len(moduli):
+        raise TaskError(f"the tests leave no modulus from {low} to {high} to train on")
     free = {}
     full = {}
     for m in moduli.tolist():
         free[m] = of_small_order(m, length // 2)
         full[m] = free[m][(free[m] - 1) % hull_dobell_step(m) == 0]
     a, c = (rng.permutation(np.arange(1, high))[None, :128] for _ in range(2))
-    return MixedLcg(
+    data = MixedLcg(
         moduli,
         a,
         c,
@@ -178,3 +190,11 @@ def mixed_moduli(
         end=end,
         ramp=ramp,
     )
+    used = {name for name in FAMILIES if start.get(name) or end.get(name)}
+    if "full" in used and not len(data.full.moduli):
+        needed = f"multipliers of full period whose order is at most {length // 2}"
+        raise TaskError(f"no training modulus has {needed}: leave out the family full")
+    if "free" in used and not len(data.without_repeats(TRIES, np.random.default_rng(0))):
+        needed = f"{length} numbers without repeats"
+        raise TaskError(f"no sequence of {needed} in {TRIES} draws: choose larger moduli")
+    return data

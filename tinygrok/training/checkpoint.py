@@ -160,8 +160,7 @@ def load_training(path: str | Path, run: Run, config: dict, defaults: dict | Non
     run.hyperparameters = meta["hyperparameters"]
     for _, values in run.hyperparameters[-1:]:
         for name, value in values.items():
-            # JSON has no tuples, and a list is no hyperparameter.
-            setattr(run.optimizer, name, tuple(value) if isinstance(value, list) else value)
+            setattr(run.optimizer, name, value)
     run.t = meta["step"]
     run.whole = bool(meta.get("whole", True))
 

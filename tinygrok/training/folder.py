@@ -3,7 +3,7 @@
 Its file .tinygrok is locked for the life of the process that works there, and lists the names of
 what runs left. The lock of a process that was killed is gone with it."""
 
-import functools
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -12,13 +12,17 @@ from ..engine.errors import InputError
 from ..engine.files import WRITTEN
 
 LIST = ".tinygrok"
+CLAIMED: dict[Path, IO[str]] = {}  # by this process: the lists of folders, open and locked
 
 
-@functools.cache
 def claim(folder: Path) -> IO[str]:
-    """The list of a folder, open and locked until this process ends.
+    """The list of a folder, locked until this process ends.
 
     Raises InputError where another process has it."""
+    if folder in CLAIMED:
+        if (folder / LIST).exists():
+            return CLAIMED[folder]
+        CLAIMED.pop(folder).close()  # it was removed in between
     file = open(folder / LIST, "a")  # noqa: SIM115
     with suppress(ImportError, OSError):  # a system, or a file system, without such locks
         import fcntl
@@ -26,7 +30,9 @@ def claim(folder: Path) -> IO[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            file.close()
             raise InputError(f"{folder}: another process is at work there") from None
+    CLAIMED[folder] = file
     return file
 
 
@@ -39,20 +45,22 @@ class Folder:
 
     def __init__(self, path: Path, own: set[str], goes_on: bool):
         path.mkdir(parents=True, exist_ok=True)
-        self.path = path.resolve()
+        self.path = path = path.resolve()
         self.own = own
-        claim(self.path)
+        claim(path)
         for part in (*path.glob(".*.part"), *path.glob("packs/.*.part")):  # of killed writers
             part.unlink(missing_ok=True)
-        self.listed = set((path / LIST).read_text().splitlines())
+        self.listed = set((path / LIST).read_text(errors="replace").splitlines())
         self.kept: Path | None = None
-        if not goes_on:
-            left = [name for name in self.listed | own if (path / name).exists()]
-            self.listed = set()
-            if left:
-                self.kept = self._set_aside(left)
+        left = self._there(self.listed | own)
+        if left and not goes_on:
+            self.kept = self._set_aside(left)
 
-    def _set_aside(self, names: list[str]) -> Path:
+    def _there(self, names: set[str]) -> set[str]:
+        """Those that are in the folder, whatever a damaged list says."""
+        return names & {path.name for path in self.path.iterdir()} - {LIST}
+
+    def _set_aside(self, names: set[str]) -> Path:
         """Move files into earlier-1 (2, ...)."""
         number = 1
         while (self.path / f"earlier-{number}").exists():
@@ -64,8 +72,11 @@ class Folder:
         return kept
 
     def note(self) -> list[str]:
-        """List what runs left in the folder so far; returns it."""
+        """List what runs left in the folder so far; returns it. New names are appended: a kill
+        loses none of the others."""
         written = {path.name for path in WRITTEN if path.parent == self.path}
-        names = {name for name in self.listed | self.own | written if (self.path / name).exists()}
-        (self.path / LIST).write_text("\n".join(sorted(names)))
+        names = self._there(self.listed | self.own | written)
+        text = "".join(f"\n{name}\n" for name in sorted(names - self.listed))
+        os.write(claim(self.path).fileno(), text.encode())
+        self.listed |= names
         return sorted(names)

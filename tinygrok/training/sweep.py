@@ -157,11 +157,12 @@ class _Sweep:
                 return
             except (BrokenExecutor, CancelledError) as error:  # a worker, or what sends them, died
                 self.collect()
-                if isinstance(error, BrokenExecutor) and started.exception():
-                    raise self.gave_up(NO_WORKER) from error
                 tries = 1 if self.done > before else tries + 1
-                if not anew or tries >= TRIES:
-                    raise self.gave_up(f"workers, or their scheduler, died ({error!r})") from error
+                none_came_up = isinstance(error, BrokenExecutor) and started.exception()
+                why = f"workers, or their scheduler, died ({error!r})"
+                # One may have been killed on its way.
+                if not anew or tries >= (2 if none_came_up else TRIES):
+                    raise self.gave_up(NO_WORKER if none_came_up else why) from error
             finally:
                 if anew:
                     pool.shutdown(wait=False, cancel_futures=True)

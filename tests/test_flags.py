@@ -1,0 +1,153 @@
+"""What comes from the command line: absurd values are refused at once, by one line."""
+
+import json
+import subprocess
+import sys
+
+import hostile
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are Linux's")
+EXAMPLES = sorted(p.stem for p in hostile.EXAMPLES.glob("[!_]*.py"))
+NEVER = {"nan", "inf", "-inf", "1e308", "9" * 5000, str(10**19)}  # is a number that is taken
+
+# Combinations of which every part may be fine: they take too much memory, or hours before the first
+# step.
+ABSURD = {
+    "analytic_weights": [
+        "--terms 100",
+        "--p 1000 --terms 12",
+        "--p 1000 --width 1000000",
+        "--p 1000 --phases random --terms 6",
+        "--task multiplication --p 997 --terms 10",
+        "--task polynomial --expert-width 1000000 --p 997 --phases random",
+        "--task polynomial --polynomial (n1+n2+n3)^1000",
+    ],
+    "audit_gradients": ["--threads 10000", "--seed 99999999999999999999"],
+    "autoinit": [
+        "--width 10000 --depth 1000",
+        "--width 10000 --seeds 100",
+        "--model resmlp --width 10000 --depth 100",
+        "--model mixer --width 10000 --depth 1000",
+        "--depth 1000 --width 3000",
+        "--depth 1000 --width 1000 --probes 1000",
+        "--depth 100000",
+        "--probes 1000000",
+        "--seeds 100000",
+    ],
+    "benchmark": [
+        "--p 1000 --width 1000000",
+        "--workload ensemble --width 1000000",
+        "--workload all --width 1000000",
+        "--workload mlp-batchnorm --p 1000 --width 300000",
+        "--repeats 1000000000",
+        "--steps 1000000",
+    ],
+    "corrupted_labels": [
+        "--p 1000 --seeds 1000",
+        "--width 1000000 --seeds 1000",
+        "--regularizer batchnorm --width 1000000",
+        "--p 1000 --width 100000",
+    ],
+    "critical_init": [
+        "--networks 10000000",
+        "--width 10000 --depth 1000",
+        "--width 10000 --networks 10000",
+        "--depth 1000 --batch 100000",
+        "--norm batch --residual 1 --width 10000 --depth 100 --batch 100000",
+        "--grid 100000",
+    ],
+    "exercise": ["x", "--out nowhere/x.txt 1", "100"],
+    "grok_addition": [
+        "--p 1000 --width 1000000",
+        "--p 1000 --width 100000 --dtype float64",
+        "--task dihedral --p 1000 --width 1000000",
+        "--threads 1000000",
+    ],
+    "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --width 100000"],
+    "ground_truth": [
+        "--p 600 --width 1000000",
+        "--circuit random --p 600 --width 1000000",
+        "--circuit random --width 10000000",
+    ],
+    "in_context": [
+        "--depth 1000 --width 10000",
+        "--depth 1000 --width 1024",
+        "--width 20000",
+        "--shots 1000 --batch 1000000 --width 4096",
+        "--shots 1000 --p 101 --tasks 4096 --batch 4096",
+        "--vocab 1000000 --width 1024",
+        "--preset paper --depth 100",
+        "--preset paper --width 16384",
+        "--shots 100000",
+    ],
+    "in_context_probe": ["--draws 1000000", "--contexts 100000", "--grid-tasks 1000000"],
+    "lcg_probe": ["--rows 1000000"],
+    "lcg_scaling": [
+        "--workers 10000",
+        "--moduli 32768 65536 --depth 1000",
+        "--seeds 100000",
+        "--depth 100000",
+        "--seeds 1000 --depth 1000",
+        "--moduli 65536 16384 --depth 300",
+    ],
+    "phase_diagram": [
+        "--workers 10000",
+        "--grid 200",
+        "--grid 100 --seeds 1000",
+        "--seeds 100",
+        "--pack 1000 --width 100000 --grid 100",
+        "--p 1000 --width 100000",
+        "--p 1000 --pack 1000 --grid 50",
+    ],
+    "predict_lcg": [
+        "--depth 1000000",
+        "--modulus 67108864",
+        "--modulus 33554432 --width 16",
+        "--mode unseen --modulus 33554432",
+        "--mode unseen --modulus 8388608 --base 256",
+        "--base 2 --modulus 4294967296 --context 50000",
+        "--modulus 18446744073709551616 --base 65536 --width 100000",
+        "--context 100000 --width 4096",
+        "--test-draws 100000",
+        "--test-rows 100000 --context 4096",
+        "--preset paper-2^32 --depth 200",
+        "--preset paper-2^16 --pool 10000 --train-moduli 10000",
+        "--preset paper-2048 --width 49152",
+    ],
+}
+
+
+def outcomes_of(example, lines):
+    """What became of command lines; None: those of hostile.walk."""
+    done = subprocess.run(
+        [sys.executable, hostile.__file__, example],
+        input=json.dumps(lines),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def shown(outcome):
+    return " ".join(outcome["line"])[-80:], outcome["verdict"], outcome["error"][-200:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_hostile_values(example):
+    """Every flag, whatever an example has: what it refuses, it refuses by one line, at once."""
+    outcomes = outcomes_of(example, None)
+    assert outcomes
+    assert not [shown(outcome) for outcome in outcomes if outcome["verdict"]]
+    taken = [x["line"][-1] for x in outcomes if x["code"] != 2]
+    assert not [flag for flag in taken if flag.rpartition("=")[2] in NEVER]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_absurd_combinations(example):
+    outcomes = outcomes_of(example, [words.split() for words in ABSURD[example]])
+    assert not [shown(x) for x in outcomes if x["verdict"] or x["code"] != 2]
