@@ -231,7 +231,7 @@ def main(argv=None):
     log = sweep(args, dev, part, row(v, width, args.seed), folder)
 
     def figures(out):
-        from tinygrok.plots import modular_polynomials as plots
+        import _figures_analytic_weights as plots
 
         worst = np.array(v.at)[:, None]  # the input of the smallest margin
         logits = dev.to_host(evaluator(dev, network)(worst))[0]

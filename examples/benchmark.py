@@ -24,7 +24,7 @@ import _memory as memory
 import numpy as np
 from _benchmark_steps import SCALING, WORKLOADS, best_torch
 
-from tinygrok.disk.reader import read_json
+from tinygrok.disk.reader import read_json, refused
 from tinygrok.engine.gemm import matmul
 
 SECONDS = 15.0  # of turns, about, for a workload
@@ -113,8 +113,7 @@ def interleaved(dev, candidates, repeats, steps):
             for _ in range(steps):
                 step()
                 marks.append(mark())
-            counted = marks[1:] if turn else []
-            times[name] += [seconds(a, b) for a, b in pairwise(counted)]
+            times[name] += [seconds(a, b) for a, b in pairwise(marks[1:]) if turn]
         if turn > 2 and time.perf_counter() - began > SECONDS:
             break
     return {name: float(np.median(t)) for name, t in times.items()}
@@ -196,7 +195,8 @@ def everything(args, out):
         file = out / cli.PACKS / name / "run.json"
         flags = own_flags(args, workload=name, out=file.parent)
         if (args.resume and file.exists()) or subprocess.run(flags).returncode == 0:
-            results |= read_json(file).get("results", {})
+            with refused(file):
+                results |= read_json(file)["results"]
         else:
             print(f"{name}: FAILED")
     return results

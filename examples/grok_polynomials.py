@@ -13,6 +13,7 @@ Gromov, arXiv 2406.03495, hypothesis 5.1 and appendix C."""
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _figures_grok_polynomials as plots  # isort: skip
 import _memory as memory  # isort: skip
 import numpy as np  # isort: skip
 
@@ -23,7 +24,6 @@ from tinygrok.engine.optim import AdamW
 from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
-from tinygrok.plots import modular_polynomials as plots
 from tinygrok.probes.fourier import mean_known, neuron_ipr
 from tinygrok.tasks.modular import addition, multiplication, polynomial, require_prime, separable
 from tinygrok.training.tables import Evaluation, Training

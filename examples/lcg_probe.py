@@ -48,7 +48,9 @@ EXPECTED = {
 
 def arguments(argv=None):
     p = cli.parser("lcg_probe", __doc__)
-    p.add_argument("checkpoint", nargs="?", type=Path, help=f"(default {CHECKPOINT})")
+    p.add_argument(
+        "checkpoint", nargs="?", type=Path, help=f"of predict_lcg.py (default {CHECKPOINT})"
+    )
     p.add_argument("--rows", type=cli.integer(1, 10**5), default=512, help="sequences a modulus")
     return cli.parse(p, argv)
 

@@ -2,7 +2,8 @@
 
     python examples/predict_lcg.py --quick           # m = 64, a minute on two cores
     python examples/predict_lcg.py                   # m = 256, a few minutes
-    python examples/predict_lcg.py --mode unseen     # moduli that were never trained on
+    python examples/predict_lcg.py --preset unseen   # moduli that were never trained on
+    python examples/predict_lcg.py --mode unseen     # the same as the paper draws them
     python examples/predict_lcg.py --modulus 65536 --base 256 --width 128 --depth 2 --heads 4
     python examples/predict_lcg.py --preset paper-2^32    # digits, 26 M parameters: for a GPU
 

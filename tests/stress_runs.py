@@ -235,7 +235,7 @@ def contents(folder: Path) -> dict[str, object]:
         elif path.suffix == ".json":
             found[name] = _timeless(json.loads(path.read_text()))
         elif path.name == ".tinygrok":
-            found[name] = set(path.read_text().split())
+            found[name] = set(path.read_text(errors="replace").split())
         else:
             found[name] = path.read_bytes()
     return found

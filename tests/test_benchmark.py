@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import _benchmark_steps as steps  # noqa: E402
 import benchmark  # noqa: E402
 
+from tinygrok.engine.errors import InputError  # noqa: E402
+
 ARGS = Namespace(p=11, width=8, seed=0, only=None)
 SMALL = {
     "mlp": {},
@@ -71,6 +73,16 @@ def test_a_workload_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, c
     args = benchmark.arguments(["--workload", "all", "--threads", "1"])
     assert set(benchmark.everything(args, tmp_path)) == set(steps.WORKLOADS) - {"lcg"}
     assert "lcg: FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"results": 5}', "\x80"])
+def test_a_damaged_part_is_refused(tmp_path, text):
+    for name in benchmark.WORKLOADS:
+        folder = tmp_path / "packs" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="run.json: cannot be read"):
+        benchmark.everything(benchmark.arguments(["--resume"]), tmp_path)
 
 
 def test_medians_over_turns(host_dev):

@@ -3,7 +3,6 @@
 import csv
 import importlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -651,41 +650,3 @@ def test_interrupt_and_resume_is_bitwise(tmp_path):
     straight = checkpoint(tmp_path / "straight")
     equal_arrays(straight, checkpoint(tmp_path / "stopped"))
     assert len(straight["history/ipr_mean"]) == len(straight["history/step"])
-
-
-def kills(folder: Path, count: int, seed: int = 0) -> None:
-    """Kill (SIGKILL) a run at `count` random moments, the first after a checkpoint, resuming each
-    time; compare with the undisturbed run."""
-    rng = np.random.default_rng(seed)
-    flags = f"{SMALL} --steps {4000 + 1500 * count}"
-    succeeded(run("grok_addition", flags, "--out straight", cwd=folder))
-    saved = folder / "killed" / "checkpoint.npz"
-    for kill in range(count):
-        command = [sys.executable, str(EXAMPLES / "grok_addition.py")]
-        command += words([flags, "--out killed", "--resume" if kill else ""])
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, cwd=folder, text=True, **pipes)
-        while not saved.exists():
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.9))
-        assert process.poll() is None, f"the run ended after {kill} kills: too few steps"
-        process.kill()
-        process.communicate()
-    succeeded(run("grok_addition", flags, "--out killed --resume", cwd=folder))
-    equal_arrays(checkpoint(folder / "straight"), checkpoint(folder / "killed"))
-
-
-@slow
-def test_kill_and_resume_is_bitwise(tmp_path):
-    kills(tmp_path, 4)
-
-
-if __name__ == "__main__":  # python tests/test_examples.py 50
-    import tempfile
-
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    count = int(sys.argv[1])
-    with tempfile.TemporaryDirectory() as folder:
-        kills(Path(folder), count)
-    equal = "weights, optimiser state and history bitwise equal"
-    print(f"{count} kills at random moments, each resumed: {equal}")

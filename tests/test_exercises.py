@@ -59,7 +59,8 @@ from tinygrok.engine.optim import AdamW
 from tinygrok.engine.params import Arena
 from tinygrok.models import chain
 from tinygrok.models.protocol import Stage
-from tinygrok.ops import activation, attention, conv, embedding, linear, loss, norm, reference
+import _reference as reference
+from tinygrok.ops import activation, attention, conv, embedding, linear, loss, norm
 dev = get_device("cpu", "float64", threads=1)
 """
 # The library's own functions, called from the file.

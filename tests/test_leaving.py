@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _kept import kept
 from helpers import small_run
 
 from tinygrok import cli
@@ -417,7 +418,54 @@ def test_what_is_measured_is_kept(name, tmp_path):
     assert one["results"] == other["results"]
 
 
+def test_a_kept_part_that_is_damaged_counts_as_none(tmp_path):
+    """Another digit, another part, half of it: computed anew; else what JSON gives back."""
+    path = tmp_path / "part-0.json"
+    other = tmp_path / "part-1.json"
+    calls = []
+
+    def function(x):
+        calls.append(x)
+        return {"row": np.arange(3) / x, "nan": float("nan")}
+
+    for _ in range(2):
+        first = kept(path, function, 7)
+    kept(other, function, 8)
+    assert calls == [7, 8]
+    good = path.read_bytes()
+    for damaged in (good.replace(b"0.14", b"0.15"), other.read_bytes(), good[:-9], b"[]", b"\xff"):
+        path.write_bytes(damaged)
+        assert repr(kept(path, function, 7)) == repr(first)
+        assert path.read_bytes() == good
+    assert calls == [7, 8, 7, 7, 7, 7, 7]
+
+
 # -- the folder ------------------------------------------------------------------------------------
+
+
+def test_a_damaged_list_is_no_obstacle_and_moves_nothing_else(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("run.json", "own"):
+        (out / name).write_text("mine")
+    (out / ".tinygrok").write_bytes(b"\xff\0\n../precious\n.tinygrok\n" + b"long" * 999)
+    folder = Folder(out, {"run.json"}, False)
+    assert sorted(os.listdir(out)) == [".tinygrok", "earlier-1", "own"]
+    assert os.listdir(out / "earlier-1") == ["run.json"]
+    (out / "run.json").write_text("new")
+    assert folder.note() == ["run.json"]
+
+
+def test_a_list_is_only_added_to(tmp_path, monkeypatch):
+    """So that a kill, or a full disk, cannot lose the names that stand in it."""
+    (tmp_path / ".tinygrok").write_text("a.png")
+    for name in ("a.png", "run.json"):
+        (tmp_path / name).write_text("")
+    folder = Folder(tmp_path, {"run.json"}, True)
+    monkeypatch.setattr(Path, "write_text", None)
+    assert folder.note() == folder.note() == ["a.png", "run.json"]
+    assert (tmp_path / ".tinygrok").read_text().split() == ["a.png", "run.json"]
 
 
 @slow

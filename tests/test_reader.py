@@ -198,7 +198,7 @@ ODD_RUNS = {
     "step true": (lambda m, a: (m | {"step": True}, a), "step True is none"),
     "step -1": (lambda m, a: (m | {"step": -1}, a), "step -1 is none"),
     "step text": (lambda m, a: (m | {"step": "3"}, a), "step 3 is none"),
-    "step huge": (lambda m, a: (m | {"step": 10**300}, a), "step 10+ is none"),
+    "step huge": (lambda m, a: (m | {"step": 10**300}, a), "step 10+ ... 0+ is none"),
     "no step": (lambda m, a: (without(m, "step"), a), "step None is none"),
     "step too early": (lambda m, a: (m | {"step": 2}, a), "not that of its history"),
     "history out of order": (

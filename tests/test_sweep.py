@@ -234,6 +234,17 @@ def test_a_dead_scheduler_is_one_line(tmp_path):
         sweep(PACKS, plain, tmp_path, Gone())
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_killed_on_its_way_is_replaced(tmp_path):
+    """Before it has done anything: not as a script whose workers never come up."""
+    pools = iter([ProcessPoolExecutor(1, get_context("spawn"), os._exit, (9,)), None])
+
+    def executor():
+        return next(pools) or ProcessPoolExecutor(1, get_context("spawn"))
+
+    assert sweep(PACKS, plain, tmp_path, executor) == [plain(pack) for pack in PACKS]
+
+
 SCRIPT = """
 import os, sys, time
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Figures, one file a paper; matplotlib is imported when one is drawn."""
+"""The style of figures, and the one that a run draws; matplotlib is imported when one is drawn."""

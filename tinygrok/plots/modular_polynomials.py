@@ -1,15 +1,12 @@
-"""Figures of Grokking modular polynomials.
+"""The figure of a two-layer network in training: losses, accuracies, what its neurons learned."""
 
-Learned neurons, written weights, which polynomials grok."""
-
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 
 from ..probes.fourier import ipr, mean_known, neuron_ipr, neuron_rows, spectrum
 from ..probes.phases import step_of_99
-from .colors import INPUTS, TEST, TRAIN, UNIT
+from .colors import INPUTS, TEST, UNIT
 from .style import FILLED, SHARE, curves, figure, histograms, image, label, save
 
 GREYS = {"aspect": "auto", "cmap": "Greys"}
@@ -30,9 +27,9 @@ def grokking(history: dict, first: dict, last: dict, order, loss_name: str, path
     curves(loss, history, "loss", loss_name)
     loss.set_yscale("log")
     _delay(acc, history, len(last["W"].T))
-    _clearest_neurons(middle, last, order)
+    clearest_neurons(middle, last, order)
     ends = {"at the start": first, f"after {history['step'][-1]} steps": last}
-    _all_neurons(bottom, ends, order)
+    all_neurons(bottom, ends, order)
     save(fig, path)
 
 
@@ -77,7 +74,8 @@ def _clearest(rows: list[np.ndarray], count: int) -> list[int]:
     return list(chosen.values())[:count]
 
 
-def _clearest_neurons(fig, weights: dict, order: np.ndarray | None) -> None:
+def clearest_neurons(fig, weights: dict, order: np.ndarray | None) -> None:
+    """Up to three clear neurons, each of another frequency, side by side."""
     rows = neuron_rows(weights, order)
     chosen = _clearest(rows, 3)
     axes = fig.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
@@ -110,7 +108,7 @@ def _neuron(ax, k: int, rows: list[np.ndarray], order: np.ndarray | None) -> Non
     ax.locator_params(axis="x", integer=True)
 
 
-def _all_neurons(fig, ends: dict[str, dict], order: np.ndarray | None) -> None:
+def all_neurons(fig, ends: dict[str, dict], order: np.ndarray | None) -> None:
     """The read-out of all neurons at the start and at the end, and the histogram of their IPR.
 
     A row is the spectrum of a neuron, divided by its norm; rows are sorted by the frequency at the
@@ -134,135 +132,3 @@ def _all_neurons(fig, ends: dict[str, dict], order: np.ndarray | None) -> None:
         means = {f"{name}, mean {mean_known(x):.2f}": x for name, x in iprs.items()}
         histograms(axes[2], means, np.linspace(0, 1, 41), ("0.6", TEST), **FILLED, log=True)
         label(axes[2], 9, above=1, xlabel="IPR of a neuron (1: one wave)", ylabel="neurons")
-
-
-def analytic(weights, order, profile, terms, sweep, predicted: int | None, path: Path) -> None:
-    """Written weights, their spectra, the logits of one input and their terms, a sweep over widths.
-
-    weights    {"U": (S, p, N), "W": (N, p)}
-    order      inputs and classes along which neurons are waves
-    profile    (p,): logits, the right one first
-    terms      analytic.verify.Term, the largest first
-    sweep      {"width", "accuracy", "min_margin"}: one entry a network
-    predicted  N*, or None"""
-    fig = figure(9, 6.2)
-    axes = fig.subplots(2, 3)
-    _written(fig, axes[0], weights, order)
-    _logits(axes[1, 0], profile)
-    _terms(axes[1, 1], terms)
-    _widths(axes[1, 2], sweep, predicted)
-    save(fig, path)
-
-
-def _written(fig, axes, weights: dict[str, np.ndarray], order: np.ndarray) -> None:
-    """Sixty neurons of U1 and W as images, by frequency, and the spectra of those of U1."""
-    width = len(weights["W"])
-    count = min(60, width)
-    frequency = spectrum(weights["W"][:, order]).argmax(axis=1)
-    by_frequency = np.argsort(frequency, kind="stable")
-    pick = by_frequency[np.linspace(0, width - 1, count).astype(int)]
-    U1 = weights["U"][0][np.ix_(order, pick)].T
-    W = weights["W"][np.ix_(pick, order)]
-    place = "log n or log q" if order[0] else "input n or class q"
-    for ax, x, name in zip(axes, (U1, W), ("U1", "W"), strict=False):
-        largest = np.abs(x).max()
-        style = {"aspect": "auto", "cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
-        title = f"{name}: {count} of {width} neurons"
-        fig.colorbar(image(ax, x, style, title=title, xlabel=place), ax=ax)
-    axes[0].set_ylabel("neuron, by frequency")
-    image(axes[2], spectrum(U1), GREYS, title="spectra of U1, |rfft|", xlabel="frequency")
-
-
-def _logits(ax, profile: np.ndarray) -> None:
-    half = len(profile) // 2
-    distance = np.arange(len(profile)) - half
-    ax.vlines(distance, 0, np.roll(profile, half), color=TEST, lw=1.2)
-    title = "logits, the smallest margin"
-    ax.set(title=title, xlabel="class minus answer (mod p)", ylabel="logit")
-
-
-def _terms(ax, terms) -> None:
-    """Magnitudes of the largest terms; the one of m = (1, ..., 1) is the answer."""
-    shown = terms[:14]
-    names = [str(term.m) for term in shown]
-    sizes = [max(term.rms, 1e-18) for term in shown]
-    colors = [TEST if set(term.m) == {1} else TRAIN for term in shown]
-    ax.barh(names, sizes, color=colors)
-    ax.invert_yaxis()
-    ax.set(title=f"{len(shown)} of {len(terms)} terms (blue: answer)", xlabel="rms", ylabel="m")
-    if shown and shown[-1].rms < 1e-6 * shown[0].rms:
-        ax.set_xscale("log")
-
-
-def _widths(ax, sweep: dict, predicted: int | None) -> None:
-    """Every network a dot, the mean over seeds a line."""
-    width = np.asarray(sweep["width"])
-    sizes = np.unique(width)
-    for key, color in (("accuracy", TEST), ("min_margin", TRAIN)):
-        x = np.asarray(sweep[key])
-        ax.plot(width, x, ".", color=color, ms=3, alpha=0.5)
-        means = [x[width == size].mean() for size in sizes]
-        ax.plot(sizes, means, color=color, label=key.replace("_", " "))
-    if predicted:
-        ax.axvline(predicted, color="0.5", ls="--", label=f"N* = {predicted}")
-    label(ax, xscale="log", xlabel="width N", title=f"{len(width)} networks, by width")
-    ax.set_xticks(sizes, sizes, rotation=60)
-    ax.minorticks_off()
-
-
-def learnability(rows: dict, history, before, after, order, residuals: dict, path: Path) -> None:
-    """Polynomials trained side by side: what generalised, and what multiplication learned.
-
-    rows       {polynomial: {"test_accuracy", "chance", "quotient_coverage", "learnable"}}
-    history    {"step", "test_accuracy" (E,), "explained" (E,), "ipr_product"}: members in the order
-               of rows, nan where nothing is known; mean IPR of multiplication
-    before     weights of multiplication at the start; after: at the end
-    order      the powers of a primitive root
-    residuals  {polynomial: psi_W - sum psi_s of every neuron}"""
-    fig = figure(9, 9.4)
-    parts = fig.subfigures(4, 1, height_ratios=(1.2, 1, 1, 1.1))
-    looks = _looks(rows)
-    steps, bars = parts[0].subplots(1, 2, width_ratios=(1.1, 1))
-    _by_step(steps, history, "test_accuracy", looks)
-    mean_ipr(steps, history["step"], history["ipr_product"])
-    label(steps, 8, title="colours as on the right; IPR of n1*n2", ylim=SHARE)
-    _accuracies(bars, rows, looks)
-    waves, phases = parts[1].subplots(1, 2)
-    _by_step(waves, history, "explained", looks)
-    title = "by one wave a neuron, one frequency for its parts"
-    label(waves, title=title, ylabel="share of W, U explained", ylim=SHARE)
-    colors = [looks[text]["color"] for text in residuals]
-    histograms(phases, residuals, np.linspace(-np.pi, np.pi, 61), colors)
-    phases.set(xlabel="phase of W minus those of U1, U2 (radians)", ylabel="neurons")
-    _clearest_neurons(parts[2], after, order)
-    parts[2].supylabel("n1*n2")
-    ends = {"n1*n2 at the start": before, f"after {history['step'][-1]} steps": after}
-    _all_neurons(parts[3], ends, order)
-    save(fig, path)
-
-
-def _looks(rows: dict[str, dict]) -> dict[str, dict]:
-    """{polynomial: the look of its line}: a colour each, grey dashes if it is not learnable."""
-    colors = cycle((TEST, *INPUTS))
-    grey = {"color": "0.6", "ls": "--"}
-    return {x: {"color": next(colors)} if row["learnable"] else grey for x, row in rows.items()}
-
-
-def _by_step(ax, history: dict, key: str, looks: dict[str, dict]) -> None:
-    """A curve for every polynomial of which something is known."""
-    for style, y in zip(looks.values(), np.array(history[key]).T, strict=True):
-        ax.plot(history["step"], y, lw=1.4, **style)
-    ax.set(xlabel="step", ylabel=key.replace("_", " "))
-
-
-def _accuracies(ax, rows: dict[str, dict], looks: dict[str, dict]) -> None:
-    names = list(rows)
-    accuracy = [row["test_accuracy"] for row in rows.values()]
-    chance = [row["chance"] for row in rows.values()]
-    coverage = [row["quotient_coverage"] for row in rows.values()]
-    ax.barh(names, accuracy, color=[look["color"] for look in looks.values()])
-    ax.plot(chance, names, "k|", ms=10, label="chance (majority answer)")
-    ax.plot(coverage, names, "kx", ms=5, label="test inputs with a sibling in training")
-    ax.invert_yaxis()
-    ax.set(title="test accuracy; grey: no h(g1 + g2), h(g1 g2)", xlim=(0, 1.02))
-    ax.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, -0.1))

@@ -115,7 +115,6 @@ def load_training(path: str | Path, run: Run, config: dict, defaults: dict | Non
 
     defaults   of settings: a checkpoint that does not know one was made with its default
 
-
     Raises InputError for a file that is damaged or of another configuration; the run is then as
     before.
 

@@ -6,31 +6,30 @@ what runs left. The lock of a process that was killed is gone with it."""
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from ..engine.errors import InputError
 from ..engine.files import WRITTEN
 
 LIST = ".tinygrok"
-CLAIMED: dict[Path, IO[str]] = {}  # by this process: the lists of folders, open and locked
+CLAIMED: dict[Path, int] = {}  # by this process: descriptors of the lists, open and locked
 
 
-def claim(folder: Path) -> IO[str]:
-    """The list of a folder, locked until this process ends.
+def claim(folder: Path) -> int:
+    """A descriptor of the list of a folder, locked until this process ends.
 
     Raises InputError where another process has it."""
     if folder in CLAIMED:
         if (folder / LIST).exists():
             return CLAIMED[folder]
-        CLAIMED.pop(folder).close()  # it was removed in between
-    file = open(folder / LIST, "a")  # noqa: SIM115
+        os.close(CLAIMED.pop(folder))  # it was removed in between
+    file = os.open(folder / LIST, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     with suppress(ImportError, OSError):  # a system, or a file system, without such locks
         import fcntl
 
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.close()
+            os.close(file)
             raise InputError(f"{folder}: another process is at work there") from None
     CLAIMED[folder] = file
     return file
@@ -77,6 +76,6 @@ class Folder:
         written = {path.name for path in WRITTEN if path.parent == self.path}
         names = self._there(self.listed | self.own | written)
         text = "".join(f"\n{name}\n" for name in sorted(names - self.listed))
-        os.write(claim(self.path).fileno(), text.encode())
+        os.write(claim(self.path), text.encode())
         self.listed |= names
         return sorted(names)

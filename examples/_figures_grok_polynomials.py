@@ -1,0 +1,68 @@
+"""The figure of polynomials trained side by side: which of them grok, and what neurons learned."""
+
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+from tinygrok.plots.colors import INPUTS, TEST
+from tinygrok.plots.modular_polynomials import all_neurons, clearest_neurons, mean_ipr
+from tinygrok.plots.style import SHARE, figure, histograms, label, save
+
+
+def learnability(rows: dict, history, before, after, order, residuals: dict, path: Path) -> None:
+    """Polynomials trained side by side: what generalised, and what multiplication learned.
+
+    rows       {polynomial: {"test_accuracy", "chance", "quotient_coverage", "learnable"}}
+    history    {"step", "test_accuracy" (E,), "explained" (E,), "ipr_product"}: members in the order
+               of rows, nan where nothing is known; mean IPR of multiplication
+    before     weights of multiplication at the start; after: at the end
+    order      the powers of a primitive root
+    residuals  {polynomial: psi_W - sum psi_s of every neuron}"""
+    fig = figure(9, 9.4)
+    parts = fig.subfigures(4, 1, height_ratios=(1.2, 1, 1, 1.1))
+    looks = _looks(rows)
+    steps, bars = parts[0].subplots(1, 2, width_ratios=(1.1, 1))
+    _by_step(steps, history, "test_accuracy", looks)
+    mean_ipr(steps, history["step"], history["ipr_product"])
+    label(steps, 8, title="colours as on the right; IPR of n1*n2", ylim=SHARE)
+    _accuracies(bars, rows, looks)
+    waves, phases = parts[1].subplots(1, 2)
+    _by_step(waves, history, "explained", looks)
+    title = "by one wave a neuron, one frequency for its parts"
+    label(waves, title=title, ylabel="share of W, U explained", ylim=SHARE)
+    colors = [looks[text]["color"] for text in residuals]
+    histograms(phases, residuals, np.linspace(-np.pi, np.pi, 61), colors)
+    phases.set(xlabel="phase of W minus those of U1, U2 (radians)", ylabel="neurons")
+    clearest_neurons(parts[2], after, order)
+    parts[2].supylabel("n1*n2")
+    ends = {"n1*n2 at the start": before, f"after {history['step'][-1]} steps": after}
+    all_neurons(parts[3], ends, order)
+    save(fig, path)
+
+
+def _looks(rows: dict[str, dict]) -> dict[str, dict]:
+    """{polynomial: the look of its line}: a colour each, grey dashes if it is not learnable."""
+    colors = cycle((TEST, *INPUTS))
+    grey = {"color": "0.6", "ls": "--"}
+    return {x: {"color": next(colors)} if row["learnable"] else grey for x, row in rows.items()}
+
+
+def _by_step(ax, history: dict, key: str, looks: dict[str, dict]) -> None:
+    """A curve for every polynomial of which something is known."""
+    for style, y in zip(looks.values(), np.array(history[key]).T, strict=True):
+        ax.plot(history["step"], y, lw=1.4, **style)
+    ax.set(xlabel="step", ylabel=key.replace("_", " "))
+
+
+def _accuracies(ax, rows: dict[str, dict], looks: dict[str, dict]) -> None:
+    names = list(rows)
+    accuracy = [row["test_accuracy"] for row in rows.values()]
+    chance = [row["chance"] for row in rows.values()]
+    coverage = [row["quotient_coverage"] for row in rows.values()]
+    ax.barh(names, accuracy, color=[look["color"] for look in looks.values()])
+    ax.plot(chance, names, "k|", ms=10, label="chance (majority answer)")
+    ax.plot(coverage, names, "kx", ms=5, label="test inputs with a sibling in training")
+    ax.invert_yaxis()
+    ax.set(title="test accuracy; grey: no h(g1 + g2), h(g1 g2)", xlim=(0, 1.02))
+    ax.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, -0.1))
