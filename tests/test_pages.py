@@ -25,7 +25,8 @@ TYPED = re.compile(
     rf"|\b({SETTING}) (= )?[0-9]+"
     r"|[0-9]+( x [0-9]+)+|[0-9]+(-layer| (ReLU |random )?(layer|token|second|million|kind|moment))"
     r"|[0-9]+( to [0-9]+)? (members|minutes|hours)|batch [0-9]+|channels / 8|\(2, \.\.\.\)"
-    r"|\b[a-z][0-9]|2310\.13061|1/[pN24m]|r/2|2d|period [24]|3/4|\(4/3\)|1e-12|of 1\b|1 \+|(60|99|90|30)%"
+    r"|\b[a-z][0-9]|2310\.13061|1/[pN24m]|r/2|2d|period [24]|3/4|\(4/3\)|1e-12"
+    r"|of 1\b|1 \+|(60|99|90|30)%"
 )
 
 
