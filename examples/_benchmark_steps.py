@@ -4,6 +4,7 @@ A workload is a function (args, dev, torch: bool) -> {candidate: function that m
 "tinygrok" is ours, and twins take part where torch is true. With --only, which measures memory,
 nothing but the candidate runs, so there is no reference to compare it with."""
 
+import importlib.metadata
 import itertools
 from functools import partial
 
@@ -24,6 +25,21 @@ from tinygrok.training.images import ImageTraining
 from tinygrok.training.loop import equip
 from tinygrok.training.sequences import SequenceTraining
 from tinygrok.training.tables import Evaluation, Training
+
+
+def best_torch(seconds):
+    """The fastest twin of a workload, and what our step takes as a share of its time; {} without
+    PyTorch."""
+    theirs = [name for name in seconds if name.startswith("torch")]
+    if not theirs:
+        return {}
+    fastest = min(theirs, key=seconds.get)
+    return {
+        "name": fastest.removeprefix("torch").strip(", "),
+        "version": importlib.metadata.version("torch"),
+        "milliseconds": 1e3 * seconds[fastest],
+        "ratio": seconds["tinygrok"] / seconds[fastest],
+    }
 
 
 def reference(args, run, batch):

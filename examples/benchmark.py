@@ -22,7 +22,7 @@ from pathlib import Path
 
 import _memory as memory
 import numpy as np
-from _benchmark_steps import SCALING, WORKLOADS
+from _benchmark_steps import SCALING, WORKLOADS, best_torch
 
 from tinygrok.disk.reader import read_json, refused
 from tinygrok.engine.gemm import matmul
@@ -177,13 +177,12 @@ def one(args, dev):
     print(f"{args.workload:<28}{'ms a step':>10}{'tinygrok = 1':>14}{'peak MB':>10}")
     for name, s in seconds.items():
         print(f"{name:<28}{1e3 * s:>10.2f}{s / ours:>14.2f}{memory.get(name) or np.nan:>10.0f}")
-    theirs = [s for name, s in seconds.items() if name.startswith("torch")]
     their_memory = [mb for name, mb in memory.items() if name.startswith("torch") and mb]
     return {
         "milliseconds": {name: 1e3 * s for name, s in seconds.items()},
         "gigaflops": 2e-9 * work / ours,
         "ratio_to_floor": ours / seconds["matrix products"] if work else None,
-        "ratio_to_best_torch": ours / min(theirs) if theirs else None,
+        "best_torch": best_torch(seconds),
         "peak_mb": memory.get("tinygrok"),
         "torch_peak_mb": min(their_memory, default=None),
     }
@@ -243,7 +242,7 @@ def table(results):
     speeds = f"{'ms a step':>10}{'to PyTorch':>12}{'to products':>13}{'GFLOP/s':>9}"
     print(f"\n{'':<18}{speeds}{'peak MB':>9}{'PyTorch MB':>12}")
     for name, r in results.items():
-        to_torch = rounded(r["ratio_to_best_torch"], 2)
+        to_torch = rounded(r["best_torch"].get("ratio"), 2)
         to_floor = rounded(r["ratio_to_floor"], 2)
         speeds = f"{r['milliseconds']['tinygrok']:>10.2f}{to_torch:>12}{to_floor:>13}"
         memory = f"{rounded(r['peak_mb'], 0):>9}{rounded(r['torch_peak_mb'], 0):>12}"

@@ -166,6 +166,7 @@ def measured(data, tests, run, main_sets):
         results["digit_accuracy"] = {q: np.round(c, 4).tolist() for q, c in by_digit.items()}
     if len(main_sets) > 1:
         last = [found[name][0]["accuracy_last"] for name in main_sets]
+        results["accuracy_last_each"] = dict(zip(main_sets, last, strict=True))
         results["accuracy_last_mean"] = float(np.mean(last))
         results["accuracy_last_least"] = min(last)
     results["parameters"] = run.model.size
@@ -192,7 +193,7 @@ def shown(results):
     for name, value in results.items():
         if name.startswith("m = "):
             further[name] = f"{value['accuracy_last']:.4f}"
-        elif not name.endswith(("by_context", "digit_accuracy")):
+        elif not name.endswith(("by_context", "digit_accuracy", "each")):
             table[name] = value
     return table | further
 

@@ -205,10 +205,11 @@ def test_unknown_stream_is_refused_with_the_known_ones():
 
 
 @pytest.mark.slow
-def test_the_scripts_of_the_readme(tmp_path):
-    """Every Python block of the README, one after another, as a reader would paste them."""
+@pytest.mark.parametrize("page", ["README.md", "examples/library.md"])
+def test_the_scripts_of_the_pages(page, tmp_path):
+    """Every Python block of a page, one after another, as a reader would paste them."""
     pytest.importorskip("sklearn", reason="scikit-learn, whose digits are read, is not installed")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True
     )
