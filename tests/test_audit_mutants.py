@@ -26,12 +26,12 @@ linear | ops.linear
 + dw, ta=True)
 
 linear | ops.linear
-- db += dy.sum(axis=-2)
-+ db[...] = dy.sum(axis=-2)
+- out += total
++ out[...] = total
 
 linear | ops.linear
-- if db is not None and accumulate:
-+ if db is not None:
+- if accumulate:
++ if out is not None:
 
 linear | ops.linear
 - return matmul(dev, dy, w, dx, tb=True)
@@ -58,20 +58,20 @@ linear ensemble | ops.linear
 + matmul(dev, x[..., ::-1], dy, dw, ta=True
 
 linear | ops.linear
-- dev.xp.sum(dy, axis=-2, out=db)
-+ dev.xp.mean(dy, axis=-2, out=db)
+- write_or_add(dy.sum(axis=-2), db
++ write_or_add(dy.mean(axis=-2), db
 
 linear | ops.linear
-- dev.xp.sum(dy, axis=-2, out=db)
-+ dev.xp.sum(dy, axis=-2, out=db); db[..., 0] *= 1.01
+- out[...] = total
++ out[...] = total; out[..., 0] *= 1.01
 
 linear | ops.linear
 - if dw is not None:
 + if dw is not None and accumulate is False:
 
 linear large | ops.linear
-- dev.xp.sum(dy, axis=-2, out=db)
-+ dev.xp.sum(dy[..., :256, :], axis=-2, out=db)
+- write_or_add(dy.sum(axis=-2), db
++ write_or_add(dy[..., :256, :].sum(axis=-2), db
 
 linear ensemble | ops.linear
 - y += b[..., None, :]
@@ -318,12 +318,12 @@ batchnorm many rows | ops.norm.batchnorm_backward
 + along = xp.sum(product[..., :256, :], axis=-2)
 
 batchnorm train | ops.norm.batchnorm_backward
-- _write_or_add(along, dgain, accumulate)
-+ _write_or_add(along, dgain, False)
+- write_or_add(along, dgain, accumulate)
++ write_or_add(along, dgain, False)
 
 batchnorm eval | ops.norm.batchnorm_backward
-- _write_or_add(total, dshift, accumulate)
-+ _write_or_add(along, dshift, accumulate)
+- write_or_add(total, dshift, accumulate)
++ write_or_add(along, dshift, accumulate)
 
 batchnorm train | ops.norm.batchnorm_backward
 - dy = xp.subtract(dy, product, out=dx)
@@ -342,12 +342,12 @@ layernorm | ops.norm.layernorm_backward
 + dx -= 0 * mean
 
 layernorm | ops.norm.layernorm_backward
-- _write_or_add(dy.sum(axis=-2), dshift, accumulate)
-+ _write_or_add(dy.sum(axis=-2), dshift, False)
+- write_or_add(dy.sum(axis=-2), dshift, accumulate)
++ write_or_add(dy.sum(axis=-2), dshift, False)
 
 layernorm no shift | ops.norm.layernorm_backward
-- _write_or_add(product.sum(axis=-2), dgain, accumulate)
-+ _write_or_add(product.sum(axis=-2), dgain, accumulate and dshift is not None)
+- write_or_add(product.sum(axis=-2), dgain, accumulate)
++ write_or_add(product.sum(axis=-2), dgain, accumulate and dshift is not None)
 
 layernorm | ops.norm.layernorm_backward
 - dx = xp.multiply(dy, gain[..., None, :], out=dx)
@@ -370,8 +370,8 @@ layernorm small | ops.norm.layernorm_backward
 + xp.multiply(xhat, along * (1 + 1e-5 * rstd**2), out=product)
 
 layernorm many rows | ops.norm.layernorm_backward
-- _write_or_add(dy.sum(axis=-2), dshift, accumulate)
-+ _write_or_add(dy[..., :256, :].sum(axis=-2), dshift, accumulate)
+- write_or_add(dy.sum(axis=-2), dshift, accumulate)
++ write_or_add(dy[..., :256, :].sum(axis=-2), dshift, accumulate)
 
 pair batch | ops.norm.norm_pair
 - p = mean(xhat * lam)
@@ -382,8 +382,8 @@ log loss vgg | ops.norm.norm_pair
 + through_rstd = 0 * xhat * rstd * mean(lam * xhatdot)
 
 square loss post | ops.norm.norm_pair
-- _write_or_add((xbar * xhat + lam * xhatdot).sum(axis=-2), dgain, True)
-+ _write_or_add((xbar * xhat).sum(axis=-2), dgain, True)
+- write_or_add((xbar * xhat + lam * xhatdot).sum(axis=-2), dgain, True)
++ write_or_add((xbar * xhat).sum(axis=-2), dgain, True)
 
 log loss batch | ops.norm.norm_tangent
 - xhatdot = rstd * (centred - xhat * q)
@@ -394,8 +394,8 @@ scale | ops.norm.scale_backward
 + return dy * gain[..., None, :] * (1 + 1e-9)
 
 scale no shift | ops.norm.scale_backward
-- _write_or_add((dy * x).sum(axis=-2), dgain, accumulate)
-+ _write_or_add((dy * x).sum(axis=-2), dgain, False)
+- write_or_add((dy * x).sum(axis=-2), dgain, accumulate)
++ write_or_add((dy * x).sum(axis=-2), dgain, False)
 
 softmax | ops.loss.softmax_backward
 - return y * (dy - along)
