@@ -11,15 +11,17 @@ the same weights after tuning, beside Kaiming's and Xavier's. Paper: He, Doshi, 
 arXiv 2206.13568.
 """
 
-import itertools
 from pathlib import Path
+
+from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
+
+import itertools  # isort: skip
 
 import _figures_autoinit as plots
 import _memory as memory
 import numpy as np
 from _autoinit_networks import PRESETS, QUICK, QUICK_SIZE, Start, build
 
-from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 from tinygrok.criticality.jacobian import mean_and_error
 from tinygrok.engine.optim import cosine
 from tinygrok.models.vision import NORMS

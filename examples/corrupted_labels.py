@@ -10,9 +10,9 @@ A second network, trained on random labels alone (corruption 1), is trained besi
 of the frequency filter. Paper: Doshi, Das, He, Gromov, To grok or not to grok, arXiv 2310.13061
 (Figures 1, 4, 5, 6, 17)."""
 
-import _memory as memory
-
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
+
+import _memory as memory  # isort: skip
 
 import functools  # isort: skip
 

@@ -9,9 +9,9 @@ later answers the pairs it never saw. Its neurons end as cosines of one frequenc
 figure. Papers: Gromov, arXiv 2301.02679; Doshi et al., arXiv 2310.13061 (Figure 2) and 2406.03495.
 """
 
-import _memory as memory
-
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
+
+import _memory as memory  # isort: skip
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.ops.activation import activation_help

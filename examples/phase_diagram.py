@@ -11,9 +11,9 @@ finished pack is a file in --out, and --resume runs what is missing. Paper: Dosh
 To grok or not to grok, arXiv 2310.13061 (Figure 3).
 """
 
-import _memory as memory
-
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
+
+import _memory as memory  # isort: skip
 
 import functools  # isort: skip
 import json

@@ -121,6 +121,21 @@ def test_examples_are_short():
                 assert size <= 40, f"{path.name}: main has {size} lines"
 
 
+def test_examples_import_the_command_line_first():
+    """It limits BLAS to one thread a process, which NumPy reads when it is loaded."""
+    for path in (ROOT / "examples").glob("[!_]*.py"):
+        names = []
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                both = (node.module, *(alias.name for alias in node.names))
+                names.append("cli" if both == ("tinygrok", "cli") else node.module)
+            elif isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+        loading = [n for n in names if n in ("cli", "numpy") or n.startswith(("_", "tinygrok"))]
+        if "cli" in loading:
+            assert loading[0] == "cli", f"{path.name} imports {loading[0]} before cli"
+
+
 def two_thoughts(node):
     """a, b = b, a is one thought; a, b = 1, 2 is two."""
     tuples = isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
