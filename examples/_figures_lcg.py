@@ -204,7 +204,10 @@ def prediction(step: np.ndarray, training: dict, curves: dict, bits: dict, path:
         color = TRAIN if network else "0.3"
         lines(middle, {name: values}, [color], ls=ls, lw=2 if network else 1)
     _in_context(middle, 1, title="the next number", ylabel="accuracy")
-    periods = {f"digit of period {period}": values for period, values in bits.items()}
+    periods = {}
+    for i, (period, values) in enumerate(bits.items()):
+        unnamed = i % -(-len(bits) // 8)  # at most eight in the legend
+        periods[f"_{period}" if unnamed else f"digit of period {period}"] = values
     lines(right, periods, _shades(len(bits)), marker=".", lw=1.2)
     _in_context(right, 1, title="every digit: low ones are dark", ylabel="accuracy")
     save(fig, path)

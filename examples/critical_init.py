@@ -36,7 +36,7 @@ QUICK = {"width": 300, "depth": 20, "networks": 12, "grid": 7}
 
 
 def arguments(argv=None):
-    p = cli.parser("critical_init", __doc__.splitlines()[0])
+    p = cli.parser("critical_init", __doc__)
     add = p.add_argument
     add("--activation", default="relu", choices=KINDS, help="phi")
     add("--norm", default="none", choices=NORMS, help="LayerNorm of h, phi or block, or BatchNorm")
