@@ -79,7 +79,8 @@ def arguments(argv=None):
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
     if args.test_moduli is not None and (args.mode == "fixed" or args.base):
         raise cli.InputError("--test-moduli needs --mode unseen without --base")
-    if args.mixture and not args.test_moduli:
+    shares([*args.start, *(args.mixture or ())])  # refused here, whether or not they are used
+    if args.mixture and (args.mode == "fixed" or not args.test_moduli):
         raise cli.InputError("--mixture needs --mode unseen and --test-moduli, which it leaves out")
     return args
 

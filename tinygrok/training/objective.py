@@ -127,7 +127,8 @@ class Objective:
         def add(i: int) -> None:
             view = views[i]
             part = slots[:, ends[i] - view.size : ends[i]]
-            np.add.reduce(part.reshape(-1, *view.shape), axis=0, out=view)
+            with np.errstate(over="ignore", invalid="ignore"):  # the loss shows what is not finite
+                np.add.reduce(part.reshape(-1, *view.shape), axis=0, out=view)
 
         self.dev.map(add, range(len(views)))
 
