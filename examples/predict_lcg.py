@@ -64,7 +64,13 @@ def arguments(argv=None):
     add("--mixture", nargs="+", metavar="FAMILY=SHARE", help=mixture)
     add("--start", nargs="+", metavar="FAMILY=SHARE", default=["wrap=1"], help="shares at first")
     add("--ramp", type=count, nargs=2, default=[300, 1000], help="steps while the shares move")
-    add("--moduli", type=modulus, nargs=2, default=[65, 256], help="--mixture: smallest, largest")
+    add(
+        "--moduli",
+        type=cli.integer(4, 2**12),
+        nargs=2,
+        default=[65, 256],
+        help="--mixture: smallest, largest",
+    )
     add("--positions", default="learned", choices=["learned", "rotary"], help="without --base")
     add("--optimizer", default="adamw", choices=["adamw", "muon"], help="muon: of block matrices")
     add("--matrix-lr", type=cli.positive(), default=0.02, help="learning rate of muon")
