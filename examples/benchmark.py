@@ -149,10 +149,15 @@ def peak_of_this_process(dev, name):
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
+def has_torch():
+    return importlib.util.find_spec("torch") is not None
+
+
 def alone(args, dev):
     """Run one candidate for its peak memory, and print that."""
     workload = WORKLOADS.get(args.workload)
-    candidates = workload(args, dev, args.only != "tinygrok") if workload else {}
+    twins = args.only != "tinygrok" and has_torch()
+    candidates = workload(args, dev, twins) if workload else {}
     if args.only not in candidates:
         known = ", ".join(candidates) or "a --workload first"
         raise cli.InputError(f"--only {args.only!r}: choose {known}")
@@ -164,7 +169,7 @@ def alone(args, dev):
 
 def one(args, dev):
     """Time and memory of all candidates of a workload: its part of run.json."""
-    makers = WORKLOADS[args.workload](args, dev, importlib.util.find_spec("torch") is not None)
+    makers = WORKLOADS[args.workload](args, dev, has_torch())
     candidates = {name: make() for name, make in makers.items()}
     bare, work = products(dev, candidates["tinygrok"])
     timed = candidates | ({"matrix products": bare} if work else {})

@@ -119,10 +119,10 @@ ABSURD = {
 }
 
 
-def outcomes_of(example, lines):
-    """What became of command lines; None: those of hostile.walk."""
+def outcomes_of(example, lines, without=()):
+    """What became of command lines, without some modules; None: those of hostile.walk."""
     done = subprocess.run(
-        [sys.executable, hostile.__file__, example],
+        [sys.executable, hostile.__file__, example, *without],
         input=json.dumps(lines),
         capture_output=True,
         text=True,
@@ -136,11 +136,17 @@ def shown(outcome):
     return " ".join(outcome["line"])[-80:], outcome["verdict"], outcome["error"][-200:]
 
 
+OPTIONAL = ["torch", "sklearn", "distributed", "mpi4py", "tqdm"]
+BARE = [("benchmark", OPTIONAL), ("autoinit", OPTIONAL), ("phase_diagram", OPTIONAL)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_hostile_values(example):
-    """Every flag, whatever an example has: what it refuses, it refuses by one line, at once."""
-    outcomes = outcomes_of(example, None)
+@pytest.mark.parametrize(("example", "without"), [*((name, ()) for name in EXAMPLES), *BARE])
+def test_hostile_values(example, without):
+    """Every flag, whatever an example has: what it refuses, it refuses by one line, at once.
+
+    Also where nothing optional is installed."""
+    outcomes = outcomes_of(example, None, without)
     assert outcomes
     assert not [shown(outcome) for outcome in outcomes if outcome["verdict"]]
     taken = [x["line"][-1] for x in outcomes if x["code"] != 2]
