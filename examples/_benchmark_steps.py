@@ -5,6 +5,7 @@ A workload is a function (args, dev, torch: bool) -> {candidate: function that m
 nothing but the candidate runs, so there is no reference to compare it with."""
 
 import importlib.metadata
+import importlib.util
 import itertools
 from functools import partial
 
@@ -25,6 +26,8 @@ from tinygrok.training.images import ImageTraining
 from tinygrok.training.loop import equip
 from tinygrok.training.sequences import SequenceTraining
 from tinygrok.training.tables import Evaluation, Training
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def best_torch(seconds):

@@ -13,8 +13,7 @@ import time
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
-import importlib.util  # isort: skip
-import re
+import re  # isort: skip
 import subprocess
 import sys
 from itertools import pairwise
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import _memory as memory
 import numpy as np
-from _benchmark_steps import SCALING, WORKLOADS, best_torch
+from _benchmark_steps import HAS_TORCH, SCALING, WORKLOADS, best_torch
 
 from tinygrok.disk.reader import read_json, refused
 from tinygrok.engine.gemm import matmul
@@ -149,14 +148,10 @@ def peak_of_this_process(dev, name):
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
-def has_torch():
-    return importlib.util.find_spec("torch") is not None
-
-
 def alone(args, dev):
     """Run one candidate for its peak memory, and print that."""
     workload = WORKLOADS.get(args.workload)
-    twins = args.only != "tinygrok" and has_torch()
+    twins = HAS_TORCH and args.only != "tinygrok"
     candidates = workload(args, dev, twins) if workload else {}
     if args.only not in candidates:
         known = ", ".join(candidates) or "a --workload first"
@@ -169,7 +164,7 @@ def alone(args, dev):
 
 def one(args, dev):
     """Time and memory of all candidates of a workload: its part of run.json."""
-    makers = WORKLOADS[args.workload](args, dev, has_torch())
+    makers = WORKLOADS[args.workload](args, dev, HAS_TORCH)
     candidates = {name: make() for name, make in makers.items()}
     bare, work = products(dev, candidates["tinygrok"])
     timed = candidates | ({"matrix products": bare} if work else {})

@@ -234,7 +234,6 @@ OF_P = {
     "random_tasks": lambda p: in_context.random_tasks(p, 9, rng()),
     "rectangles": lambda p: in_context.rectangle_tasks(p, np.uint8(90), rng()),
     "data": lambda p: in_context.InContextData.make(p, np.uint8(3), 8, 0.5, rng()).batch(8, rng()),
-    "exact_accuracy": lambda p: list(in_context.exact_accuracy(p, np.uint8(3)).values()),
     "ratio": lambda p: in_context.ratio_matching(
         p, np.array(X), np.array([[7, 90]]), np.array([[6, 10]])
     ),

@@ -189,38 +189,6 @@ def autoinit(
 # -- ReLU layers without norms: every layer alone, J = (a/a*)^2 = y^2, kappa = lr sigma_w^2 --------
 
 
-def relu_dynamics(J: float, kappa: float, steps: int, loss: str = "log") -> list[float]:
-    """J = y^2 after 0, 1, ..., steps plain steps.
-
-    log     y <- |y - 2 kappa ln(y)/y|
-    square  y <- |y - kappa y (y^2 - 1)|
-    """
-    y = math.sqrt(J)
-    curve = [y * y]
-    for _ in range(steps):
-        slope = 2 * math.log(y) / y if loss == "log" else y * (y**2 - 1)
-        y = abs(y - kappa * slope)
-        curve.append(y * y)
-    return curve
-
-
-def relu_converges(J: float, kappa: float, loss: str = "log") -> bool:
-    """Whether `relu_dynamics` tends to J = 1: kappa < 1, and for the square loss J < 1 + 2/kappa.
-
-    kappa < 1 makes J = 1 stable: lr < 1/sigma_w^2 (input layer J = a^2: lr < 1/2). Beyond
-    J = 1 + 2/kappa the square loss diverges.
-    """
-    return kappa < 1 and (loss == "log" or 1 + 2 / kappa > J)
-
-
-def relu_monotone(J: float, loss: str = "log") -> float:
-    """The largest kappa with which the first step does not cross J = 1: it lands on it. J != 1"""
-    y = math.sqrt(J)
-    if loss == "log":
-        return y * (y - 1) / (2 * math.log(y))
-    return 1 / (J + y)
-
-
 def predicted_loss(J: np.ndarray, steps: int, lr: float, schedule=constant) -> list[float]:
     """The Jacobian log loss before every step of a tuning, from the J of the blocks at its start.
 

@@ -269,32 +269,3 @@ def retrieval(p: int, X: np.ndarray, Z: np.ndarray, queries: np.ndarray, tasks) 
 def solver_accuracy(p: int, answers: np.ndarray, known: np.ndarray, truth: np.ndarray) -> float:
     """Mean accuracy when an unknown answer is a uniform guess, right with probability 1/p."""
     return float(np.where(known, answers == truth, 1 / p).mean())
-
-
-def exact_accuracy(p: int, k: int) -> dict[str, float]:
-    """Accuracies for uniform tasks and inputs with replacement, two variables, k examples.
-
-    P(rank r):       P0 = p^-2k,   P1 = (p^k - 1)(p + 1)/p^2k,   P2 = (1 - p^-k)(1 - p^(1-k))
-    span             P2
-    optimal          P2 + P1 [1/p + (1 - 1/p)/p] + P0 [1/p^2 + (1 - 1/p^2)/p]
-    ratio_coverage   c = p^-2 [k >= 1] + (1 - p^-2)(1 - (1 - (p-1)/p^2)^k)
-    ratio_matching   c + (1 - c)/p
-    """
-    p = modulus(p)
-    k = integer(k, "examples", 0)
-    p0 = p ** (-2 * k)
-    p1 = (p**k - 1) * (p + 1) / p ** (2 * k)
-    p2 = (1 - p**-k) * (1 - p ** (1 - k))
-
-    def right(known: float) -> float:
-        """Accuracy where a share of the queries is known and the others are guessed."""
-        return known + (1 - known) / p
-
-    some_match = 1 - (1 - (p - 1) / p**2) ** k
-    coverage = (k >= 1) / p**2 + (1 - p**-2) * some_match
-    return {
-        "span": p2,
-        "optimal": p2 + p1 * right(1 / p) + p0 * right(1 / p**2),
-        "ratio_coverage": coverage,
-        "ratio_matching": right(coverage),
-    }
