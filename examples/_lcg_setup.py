@@ -8,7 +8,8 @@ from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import mixed_moduli
+from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli
+from tinygrok.tasks.shares import MovingShares
 
 
 def shares(words):
@@ -32,8 +33,9 @@ def make_data(args):
         if args.mode == "fixed":
             return lcg.fixed_modulus(args.modulus, length, rng, args.test_draws)
         if args.mixture:
-            mixture = (args.test_moduli, shares(args.start), shares(args.mixture), args.ramp)
-            return mixed_moduli(*args.moduli, length, rng, *mixture)
+            ends = (shares(args.start), shares(args.mixture))
+            mixture = MovingShares(FAMILIES, *ends, args.ramp)
+            return mixed_moduli(*args.moduli, length, rng, args.test_moduli, mixture)
         return lcg.unseen_modulus(args.modulus, length, rng, *moduli, args.test_moduli)
     count = 1
     while args.base**count < args.modulus:

@@ -9,14 +9,19 @@ import pytest
 from tinygrok.engine.errors import InputError
 from tinygrok.tasks import lcg
 from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli, of_small_order, units
+from tinygrok.tasks.shares import MovingShares
 
 HELD_OUT = [32, 27, 50]
 EVEN = {"wrap": 0.2, "full": 0.4, "free": 0.4}
 
 
+def mixed(moduli, length, held_out, start, end, ramp=(300, 1000), seed=0):
+    shares = MovingShares(FAMILIES, start, end, ramp)
+    return mixed_moduli(*moduli, length, np.random.default_rng(seed), held_out, shares)
+
+
 def make(end, start=None, length=17, seed=0):
-    rng = np.random.default_rng(seed)
-    return mixed_moduli(16, 60, length, rng, HELD_OUT, start or end, end, (300, 1000))
+    return mixed((16, 60), length, HELD_OUT, start or end, end, seed=seed)
 
 
 def recovered(row):
@@ -121,7 +126,7 @@ def test_tests_have_the_full_period():
 )
 def test_refusals(held_out, end, message):
     with pytest.raises(InputError, match=message):
-        mixed_moduli(16, 60, 17, np.random.default_rng(0), held_out, EVEN, end)
+        mixed((16, 60), 17, held_out, EVEN, end)
 
 
 WRAP = {"wrap": 1.0}
@@ -139,13 +144,12 @@ WRAP = {"wrap": 1.0}
     ],
 )
 def test_what_could_not_be_drawn_is_refused_first(moduli, length, held_out, end, ramp, message):
-    rng = np.random.default_rng(0)
     with pytest.raises(InputError, match=message):
-        mixed_moduli(*moduli, length, rng, held_out, WRAP, end, ramp)
+        mixed(moduli, length, held_out, WRAP, end, ramp)
 
 
 def test_what_has_no_share_need_not_exist():
-    data = mixed_moduli(5, 7, 4, np.random.default_rng(0), [], WRAP, WRAP | {"full": 0.0})
+    data = mixed((5, 7), 4, [], WRAP, WRAP | {"full": 0.0})
     assert data.batch(8, np.random.default_rng(0)).shape == (8, 4)
 
 

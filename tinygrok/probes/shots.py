@@ -9,18 +9,9 @@ from collections.abc import Callable
 import numpy as np
 
 from ..engine.border import integers
-from ..tasks.modular import all_pairs, inverses, modulus, pair_numbers
+from ..tasks.modular import all_pairs, directions, pair_numbers
 
 Logits = Callable[[np.ndarray], np.ndarray]
-
-
-def directions(p: int) -> np.ndarray:
-    """(p^2,) the line through 0 on which a query lies: y/x mod p, p for x = 0, -1 for (0, 0)."""
-    p = modulus(p)
-    x, y = all_pairs(p).T
-    slope = y * inverses(p)[x] % p
-    on_axis = np.where(y > 0, p, -1)
-    return np.where(x > 0, slope, on_axis)
 
 
 def covered(p: int, context: np.ndarray) -> np.ndarray:

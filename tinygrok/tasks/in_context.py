@@ -73,6 +73,8 @@ class InContextData:
     train_pool, test_pool   (m, 2)
     replace                 whether a row may hold the same pair twice (the paper: yes; without,
                             copying an answer is impossible)
+    tasks_per_step          pre-training tasks in a batch, drawn anew for each; None: all of them,
+                            or if the batch is smaller one for every sequence
 
     >>> data = InContextData.make(7, shots=3, tasks=8, alpha=0.6, rng=np.random.default_rng(0))
     >>> data.sequences(np.array([[2, 3]]), np.array([[[1, 1], [4, 0], [0, 6]]]))
@@ -88,6 +90,7 @@ class InContextData:
     train_pool: np.ndarray
     test_pool: np.ndarray
     replace: bool = True
+    tasks_per_step: int | None = None
 
     def __post_init__(self):
         self.p = require_prime(self.p, "the in-context task")
@@ -151,15 +154,22 @@ class InContextData:
         """Input positions that carry loss: every y, for the z that follows."""
         return np.arange(1, 3 * self.shots, 3)
 
-    def batch(self, count: int, rng: np.random.Generator, step: int = 1) -> np.ndarray:
-        """A training batch of `count` sequences: all pre-training tasks get the same train inputs.
+    def train_rows(self, rows: int, rng: np.random.Generator, step: float) -> np.ndarray:
+        """(rows, shots, 2) train inputs of the batch of a step."""
+        return self.draw_pairs(self.train_pool, rows, rng)
 
-        Raises TaskError unless count is a multiple of the number of tasks."""
-        rows, left = divmod(count, len(self.id_tasks))
-        if left or not rows:
-            tasks = f"the {len(self.id_tasks)} tasks, which all see the same inputs"
-            raise TaskError(f"a batch of {count} sequences is no multiple of {tasks}")
-        return self.sequences(self.id_tasks, self.draw_pairs(self.train_pool, rows, rng))
+    def batch(self, count: int, rng: np.random.Generator, step: float = 1) -> np.ndarray:
+        """A training batch of `count` sequences: its tasks all get the same train inputs.
+
+        Raises TaskError unless count is a multiple of their number."""
+        tasks = self.id_tasks
+        each = min(self.tasks_per_step or max(count, 1), len(tasks))
+        rows, left = divmod(count, each)
+        if left or rows < 1:
+            raise TaskError(f"a batch of {count} is no multiple of the {each} tasks in it")
+        if each < len(tasks):
+            tasks = tasks[rng.permutation(len(tasks))[:each]]
+        return self.sequences(tasks, self.train_rows(rows, rng, step))
 
     def sets(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The four sets that are measured: id_train, id_test, ood_train, ood_test.

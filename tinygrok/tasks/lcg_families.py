@@ -21,11 +21,11 @@ import numpy as np
 from ..engine.border import integer, integers
 from .lcg import Grid, LcgData, draw_increments, hull_dobell_step, multipliers, pair_grid
 from .modular import TaskError
+from .shares import MovingShares
 
 LARGEST_MIXED = 2**12  # modulus whose multipliers of small order are listed
 FAMILIES = ("wrap", "full", "free", "paper")
 TRIES = 10_000  # draws of `free` of which one at least must be a sequence without repeats
-Shares = Mapping[str, float]
 
 
 def of_small_order(m: int, largest: int) -> np.ndarray:
@@ -77,12 +77,11 @@ class MixedLcg(LcgData):
     """A stream of training sequences of several families; tests with moduli that none of them uses.
 
     full, free    what the families of these names draw from
-    start, end    shares of the families up to step ramp[0], and from step ramp[1] on; linear in
-                  between
+    shares        of FAMILIES
 
     >>> end = {"wrap": 0.2, "full": 0.4, "free": 0.4}
-    >>> rng = np.random.default_rng(0)
-    >>> data = mixed_moduli(16, 40, 12, rng, held_out=[32, 27], start={"wrap": 1.0}, end=end)
+    >>> shares = MovingShares(FAMILIES, {"wrap": 1.0}, end, (300, 1000))
+    >>> data = mixed_moduli(16, 40, 12, np.random.default_rng(0), [32, 27], shares)
     >>> list(data.tests), data.vocab
     (['32', '32, a = 1', '27', '27, a = 1'], 40)
     >>> data.shares(650).tolist()
@@ -91,17 +90,7 @@ class MixedLcg(LcgData):
 
     full: Pairs
     free: Pairs
-    start: Shares
-    end: Shares
-    ramp: tuple[int, int]
-
-    def shares(self, step: float) -> np.ndarray:
-        """(families,) shares of the batch of a step; they sum to 1."""
-        first, last = self.ramp
-        moved = min(max((step - first) / (last - first), 0.0), 1.0)
-        start = np.array([self.start.get(name, 0.0) for name in FAMILIES])
-        end = np.array([self.end.get(name, 0.0) for name in FAMILIES])
-        return start + moved * (end - start)
+    shares: MovingShares
 
     def batch(self, count: int, rng: np.random.Generator, step: float = np.inf) -> np.ndarray:
         """Training tokens (count, length) of a step; of the last ones unless given."""
@@ -134,33 +123,18 @@ class MixedLcg(LcgData):
 
 
 def mixed_moduli(
-    low: int,
-    high: int,
-    length: int,
-    rng: np.random.Generator,
-    held_out,
-    start: Shares,
-    end: Shares,
-    ramp: tuple[int, int] = (300, 1000),
+    low: int, high: int, length: int, rng: np.random.Generator, held_out, shares: MovingShares
 ) -> MixedLcg:
     """Sequences of `length` numbers of all moduli from low to high but the test moduli held_out.
 
     Tests of every held-out modulus: full period (all multipliers), and a = 1; 16 increments each.
     The pools of the family `paper` are 128 multipliers and increments below `high`, or all.
     Raises TaskError for a test modulus outside low..high, or without multipliers of full period,
-    for shares of unknown families or that do not sum to 1, and for a family with a share of which
-    the moduli have no sequence."""
+    and for a family with a share of which the moduli have no sequence."""
     low = integer(low, "the smallest modulus", 4, LARGEST_MIXED)
     high = integer(high, "the largest modulus", low, LARGEST_MIXED)
     length = integer(length, "numbers in a sequence", 4)
     held_out = integers(held_out, "test moduli", low, high).tolist()
-    first, last = ramp
-    if first >= last:
-        raise TaskError(f"shares move from a step to a later one, not from {first} to {last}")
-    for shares in (start, end):
-        whole = abs(sum(shares.values()) - 1) < 1e-12 and min(shares.values()) >= 0
-        if set(shares) - set(FAMILIES) or not whole:
-            raise TaskError(f"{dict(shares)}: shares of {', '.join(FAMILIES)} that sum to 1")
 
     tests: dict[str, Grid] = {}
     for m in held_out:
@@ -178,23 +152,12 @@ def mixed_moduli(
         full[m] = free[m][(free[m] - 1) % hull_dobell_step(m) == 0]
     a, c = (rng.permutation(np.arange(1, high))[None, :128] for _ in range(2))
     data = MixedLcg(
-        moduli,
-        a,
-        c,
-        tests,
-        length,
-        high,
-        full=Pairs(full),
-        free=Pairs(free),
-        start=start,
-        end=end,
-        ramp=ramp,
+        moduli, a, c, tests, length, high, full=Pairs(full), free=Pairs(free), shares=shares
     )
-    used = {name for name in FAMILIES if start.get(name) or end.get(name)}
-    if "full" in used and not len(data.full.moduli):
+    if "full" in shares.used and not len(data.full.moduli):
         needed = f"multipliers of full period whose order is at most {length // 2}"
         raise TaskError(f"no training modulus has {needed}: leave out the family full")
-    if "free" in used and not len(data.without_repeats(TRIES, np.random.default_rng(0))):
+    if "free" in shares.used and not len(data.without_repeats(TRIES, np.random.default_rng(0))):
         needed = f"{length} numbers without repeats"
         raise TaskError(f"no sequence of {needed} in {TRIES} draws: choose larger moduli")
     return data

@@ -306,6 +306,15 @@ def inverses(p: int) -> np.ndarray:
     return np.array([0] + [pow(n, -1, p) for n in range(1, p)])
 
 
+def directions(p: int) -> np.ndarray:
+    """(p^2,) the line through 0 that holds a pair (x, y): y/x mod p, p for x = 0, -1 for (0, 0)."""
+    p = modulus(p)
+    x, y = all_pairs(p).T
+    slope = y * inverses(p)[x] % p
+    on_axis = np.where(y > 0, p, -1)
+    return np.where(x > 0, slope, on_axis)
+
+
 def primitive_root(p: int) -> int:
     """The smallest g whose powers run through 1..p-1, p prime.
 
