@@ -1,27 +1,16 @@
 """What predict_lcg.py trains: data, network and optimiser of its flags."""
 
+import _optimizers as optimizers
 from _lcg_presets import FLOORS
+from _shares import shares
 
-from tinygrok import cli
-from tinygrok.engine.optim import AdamW, Muon, constant_then_linear, cosine
-from tinygrok.engine.params import Arena
+from tinygrok.engine.optim import cosine
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.tasks import lcg
 from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli
 from tinygrok.tasks.shares import MovingShares
-
-
-def shares(words):
-    """["wrap=0.2", ...] -> {"wrap": 0.2, ...}"""
-    found = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise cli.InputError(f"{word!r} is not of the form FAMILY=SHARE") from None
-    return found
+from tinygrok.training.loop import equip
 
 
 def make_data(args):
@@ -56,21 +45,8 @@ def make_model(args, data):
 
 
 def make_optimizer(args, dev, net):
-    params = Arena(dev, net.shapes)
-    params.load(net.init(generator(args.seed, "init")))
     schedule = cosine(args.warmup, args.steps, FLOORS.get(args.preset, 1 / 300))
-    if args.hold:
-        schedule = constant_then_linear(args.warmup, round(args.hold * args.steps), args.steps)
-    options = {
-        "lr": args.lr,
-        "betas": (0.9, args.beta2),
-        "weight_decay": args.weight_decay,
-        "schedule": schedule,
-        "no_decay": net.no_decay,
-        "clip": args.clip,
-    }
-    if args.optimizer == "adamw":
-        return AdamW(dev, params, Arena(dev, net.shapes), **options)
-    inside = [name for name in net.shapes if name.startswith("blocks.")]
-    options["matrices"] = [name for name in inside if len(net.shapes[name]) == 2]
-    return Muon(dev, params, Arena(dev, net.shapes), matrix_lr=args.matrix_lr, **options)
+    chosen = optimizers.options(args, net, schedule)
+    chosen |= {"betas": (0.9, args.beta2), "no_decay": net.no_decay, "clip": args.clip}
+    _, optimizer = equip(net, args.seed, device=dev, **chosen)
+    return optimizer

@@ -11,15 +11,16 @@ Das, Gromov, Learning to grok, arXiv 2406.02550.
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
-import _memory as memory  # isort: skip
 import numpy as np  # isort: skip
 
 import _figures_in_context as plots
+import _in_context_setup as setup
+import _optimizers as optimizers
+from _in_context_setup import ROWS, SETS, make_data, make_model
 
 from tinygrok.engine.optim import cosine, linear_warmup
 from tinygrok.engine.rng import generator
-from tinygrok.models.gpt import GPT
-from tinygrok.tasks import in_context as ic
+from tinygrok.tasks.in_context_rows import RULES
 from tinygrok.training.checkpoint import save_arrays
 from tinygrok.training.sequences import SequenceTraining
 
@@ -45,8 +46,6 @@ PAPER = {
 PRESETS = {"small": {}, "paper": PAPER}  # small: the defaults
 QUICK = {"p": 5, "shots": 8, "tasks": 16, "alpha": 0.6, "batch": 64, "steps": 1000}
 QUICK |= {"lr": 2e-3, "warmup": 100, "measure_every": 100}
-SETS = ("id_train", "id_test", "ood_train", "ood_test")
-SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
 
 
 def arguments(argv=None):
@@ -59,6 +58,8 @@ def arguments(argv=None):
     rules = ["rectangle", "random"]
     after = ["constant", "cosine"]
     share = cli.fraction()
+    rows = f"shares of the rules of rows, {', '.join(RULES)}"
+    some = "draw so many for each batch (default: all, or --batch of them)"
     repeats = "a sequence may hold the same input twice (the paper's does)"
     add("--preset", default="small", choices=presets, help="settings that other flags may change")
     add("--p", type=cli.integer(3, 400), default=7, help="modulus, a prime")
@@ -71,12 +72,17 @@ def arguments(argv=None):
     add("--width", type=size, default=64, help="channels")
     add("--heads", type=size, default=2, help="attention heads")
     add("--vocab", type=many, help="vocabulary (default p; the authors' code: p + 18)")
-    add("--batch", type=many, default=144, help="sequences a step, a multiple of --tasks")
+    add("--rows", nargs="+", metavar="RULE=SHARE", default=["plain=1"], help=rows)
+    add("--start", nargs="+", metavar="RULE=SHARE", help="shares at first (default: --rows)")
+    add("--ramp", type=cli.integer(0), nargs=2, default=[0, 2000], help="steps of their move")
+    add("--batch", type=many, default=144, help="sequences a step, a multiple of its tasks")
+    add("--tasks-per-step", type=cli.integer(1, 4096), help=some)
     add("--steps", type=count, default=9500, help="optimiser steps")
     add("--lr", type=cli.positive(), default=1e-3, help="peak learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=0.5, help="of matrices and embeddings")
     add("--warmup", type=cli.integer(0), default=200, help="steps of linear warm-up")
     add("--schedule", default="constant", choices=after, help="then; cosine to a tenth")
+    optimizers.add_flags(p)
     add("--init-std", type=cli.positive(), help="default 0.02 sqrt(512 / width)")
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=250, help="steps between measurements")
@@ -86,60 +92,16 @@ def arguments(argv=None):
     args = cli.parse(p, argv, QUICK)
     if args.quick and args.preset != "small":
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
-    if args.batch % args.tasks:
-        raise cli.InputError(
-            f"--batch {args.batch} must be a multiple of --tasks {args.tasks}: "
-            "every task sees the same inputs"
-        )
+    setup.check_batch(args)
+    setup.moving_shares(args)
     return args
-
-
-def make_data(args):
-    rng = generator(args.seed, "split")
-    size = (args.p, args.shots, args.tasks, args.alpha)
-    return ic.InContextData.make(*size, rng, args.rule, args.repeats)
-
-
-def make_model(args):
-    vocab = args.vocab or args.p
-    if vocab < args.p:
-        raise cli.InputError(f"--vocab {vocab} does not hold the numbers 0..{args.p - 1}")
-    size = (vocab, args.width, args.depth, args.heads)
-    return GPT.in_context(*size, 3 * args.shots, recompute=args.recompute)
-
-
-def solvers(p, tokens, id_tasks):
-    """k-shot accuracy of the three reference solvers on the very sequences that the network is
-    measured on, and where ratio matching has an answer: "known" (sequences, shots)."""
-    triples = tokens.reshape(len(tokens), -1, 3)
-    xy = triples[..., :2]
-    z = triples[..., 2]
-    accuracies = {name: [] for name in SOLVERS}
-    known = []
-    for k in range(z.shape[1]):
-        context = (p, xy[:, :k], z[:, :k], xy[:, k])
-        ratio = ic.ratio_matching(*context)
-        regression = ic.modular_regression(*context)
-        retrieval = ic.retrieval(*context, id_tasks)
-        for name, answer in zip(SOLVERS, (ratio, regression, retrieval), strict=True):
-            accuracies[name].append(ic.solver_accuracy(p, *answer, z[:, k]))
-        known.append(ratio[1])
-    return accuracies | {"known": np.stack(known, axis=1)}
-
-
-def require_memory(args, dev, net):
-    """Of the network, and of the solvers' table: agreements of sequences, shots and tasks."""
-    sequences = max(500, ic.QUESTIONS * ic.MAX_OOD)
-    agreements = sequences * args.shots * args.tasks * 9
-    needed = memory.gpt(dev, net, args.batch, sequences)
-    memory.require(dev, **needed, solvers=agreements)
 
 
 def build(args, dev):
     """Data, accuracies of the solvers and the training run; every random draw comes from a named
     stream of the seed."""
     net = make_model(args)
-    require_memory(args, dev, net)
+    setup.require_memory(args, dev, net)
     data = make_data(args)
     # The authors' warm-up starts at a hundredth of the peak and counts from 0; ours starts at
     # 1/warmup.
@@ -152,53 +114,30 @@ def build(args, dev):
         data,
         args.batch,
         args.seed,
-        lr=args.lr,
-        weight_decay=args.weight_decay,
         weights=net.init(generator(args.seed, "init"), std),
         device=dev,
         betas=(0.9, 0.98),
-        schedule=schedule,
+        **optimizers.options(args, net, schedule),
     )
-    asked = data.sets(generator(args.seed, "probes"))["ood_train"]  # what the run measures
-    solved = solvers(args.p, asked, data.id_tasks)
-    known = solved["known"][:, -1]
-
-    def covered(run, predicted):
-        """O.o.d. accuracy at the last shot where ratio matching has an answer, and where it has
-        none."""
-        right = predicted["ood_train"][:, -1] == run.sets["ood_train"].targets[:, -1]
-        with_answer = right[known].mean() if known.any() else np.nan
-        without = right[~known].mean() if not known.all() else np.nan
-        return {"ood_covered": with_answer, "ood_uncovered": without}
-
-    run.extra = covered
+    asked = data.sets(generator(args.seed, "probes"))  # what the run measures
+    solved = setup.solvers(args.p, asked["ood_train"], data.id_tasks)
+    solved["one_zero"] = {
+        name: setup.one_zero(asked[name]) for name in ROWS.values() if name in asked
+    }
+    setup.watch(run, solved)
     return data, solved, run
 
 
-def measured(history, solved):
-    """(results, columns of the log, index of the best measurement)"""
-    last = {name: history[f"{name}_accuracy"][:, -1] for name in SETS}
-    best = int(last["ood_train"].argmax())
-    results = {name: float(values[-1]) for name, values in last.items()}
-    results["ood_best"] = float(last["ood_train"][best])
-    results["ood_best_step"] = int(history["step"][best])
-    results["ood_best_covered"] = float(history["ood_covered"][best])
-    results["ood_best_uncovered"] = float(history["ood_uncovered"][best])
-    results["phase"] = ic.phase(*(float(last[name][-1]) for name in SETS))
-    results["phase_at_best"] = ic.phase(*(float(last[name][best]) for name in SETS))
-    results["k_shot"] = history["ood_train_accuracy"][best].round(4).tolist()
-    for name in SOLVERS:
-        results[name] = np.round(solved[name], 4).tolist()
-    log = {"step": history["step"], **last}
-    for name in SETS:
-        log[f"{name}_loss"] = history[f"{name}_loss"][:, -1]
-    for name in ("ood_covered", "ood_uncovered"):
-        log[name] = history[name]
-    return results, log, best
-
-
 def progress(row):
-    return "  ".join(f"{name} {row[f'{name}_accuracy'][-1]:.3f}" for name in SETS)
+    """The text of a row: accuracy at the last shot; of late queries without a match, and of rows by
+    the other rules."""
+    shown = {name: row[f"{name}_accuracy"][-1] for name in SETS}
+    shown["uncovered"] = row["uncovered"]
+    for rule, name in ROWS.items():
+        if f"{name}_accuracy" in row:
+            curve = row[f"{name}_accuracy"]
+            shown[rule] = curve[setup.late(len(curve))].mean()
+    return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 
 def main(argv=None):
@@ -206,6 +145,7 @@ def main(argv=None):
     experiment = cli.Experiment(args)
     data, solved, run = build(args, experiment.dev)
     experiment.open(run)
+    setup.fill_history(run)
     held = len(data.ood_tasks)
     tasks = f"{len(data.id_tasks)} pre-training and {held} held-out tasks mod {args.p}"
     print(f"{tasks}; {run.model!r}")
@@ -221,7 +161,7 @@ def main(argv=None):
         return code
 
     history = {name: np.asarray(values) for name, values in run.history.items()}
-    results, log, best = measured(history, solved)
+    results, log, best = setup.measured(history, solved)
     trained = experiment.trained
     results["seconds_per_step"] = experiment.seconds / trained if trained else None
 

@@ -19,8 +19,10 @@ import _memory as memory  # isort: skip
 import numpy as np  # isort: skip
 
 import _figures_lcg as plots
+import _optimizers as optimizers
 from _lcg_presets import PRESETS, QUICK, QUICK_UNSEEN
-from _lcg_setup import make_data, make_model, make_optimizer, shares
+from _lcg_setup import make_data, make_model, make_optimizer
+from _shares import shares
 
 from tinygrok.engine.rng import generator
 from tinygrok.probes import digits
@@ -39,7 +41,6 @@ def arguments(argv=None):
     rows = cli.integer(1, 10**5)
     modulus = cli.integer(2, 2**64)
     beta = cli.real(0, 1, open_high=True)
-    share = cli.fraction()
     mixture = f"--mode unseen: shares of {', '.join(FAMILIES)} (default: the paper's draw)"
     add("--preset", default="small", choices=list(PRESETS), help="settings that flags may change")
     add("--mode", default="fixed", choices=["fixed", "unseen"], help="one modulus, or unseen ones")
@@ -72,9 +73,7 @@ def arguments(argv=None):
         help="--mixture: smallest, largest",
     )
     add("--positions", default="learned", choices=["learned", "rotary"], help="without --base")
-    add("--optimizer", default="adamw", choices=["adamw", "muon"], help="muon: of block matrices")
-    add("--matrix-lr", type=cli.positive(), default=0.02, help="learning rate of muon")
-    add("--hold", type=share, help="share of the steps at the full rate, then linear to 0")
+    optimizers.add_flags(p)
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=100, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)

@@ -1,0 +1,185 @@
+"""What in_context.py trains and measures: its data and network, and accuracies beside those of the
+reference solvers."""
+
+import _memory as memory
+import numpy as np
+from _shares import shares
+
+from tinygrok import cli
+from tinygrok.engine.rng import generator
+from tinygrok.models.gpt import GPT
+from tinygrok.tasks import in_context as ic
+from tinygrok.tasks.in_context_rows import RULES, MixedRows
+from tinygrok.tasks.shares import MovingShares
+
+SETS = ("id_train", "id_test", "ood_train", "ood_test")
+ROWS = {"direction-free": "ood_direction_free", "axis": "ood_axis"}  # sets that some pools lack
+SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
+LATE = 8  # examples in context from which on uncovered queries are counted together
+
+
+def moving_shares(args):
+    """Shares of the rules of rows; without --start they stay."""
+    end = shares(args.rows)
+    start = shares(args.start) if args.start else end
+    return MovingShares(RULES, start, end, args.ramp)
+
+
+def check_batch(args):
+    """Refuse a batch that its tasks do not divide: all see the same inputs."""
+    each = args.tasks_per_step
+    if each and each > args.tasks:
+        raise cli.InputError(f"--tasks-per-step {each}: there are {args.tasks} --tasks")
+    each = min(each or args.batch, args.tasks)
+    if args.batch % each:
+        several = f"the {each} tasks of a step, which all see the same inputs"
+        raise cli.InputError(f"--batch {args.batch} must be a multiple of {several}")
+
+
+def make_data(args):
+    """The data set that the flags describe, from the seed's stream of splits."""
+    rng = generator(args.seed, "split")
+    size = (args.p, args.shots, args.tasks, args.alpha)
+    data = ic.InContextData.make(*size, rng, args.rule, args.repeats)
+    data.tasks_per_step = args.tasks_per_step
+    return MixedRows(**vars(data), shares=moving_shares(args))
+
+
+def make_model(args):
+    vocab = args.vocab or args.p
+    if vocab < args.p:
+        raise cli.InputError(f"--vocab {vocab} does not hold the numbers 0..{args.p - 1}")
+    size = (vocab, args.width, args.depth, args.heads)
+    return GPT.in_context(*size, 3 * args.shots, recompute=args.recompute)
+
+
+def require_memory(args, dev, net):
+    """Of the network, and of the solvers' table: agreements of sequences, shots and tasks."""
+    sequences = max(500, ic.QUESTIONS * ic.MAX_OOD)
+    agreements = sequences * args.shots * args.tasks * 9
+    needed = memory.gpt(dev, net, args.batch, sequences)
+    memory.require(dev, **needed, solvers=agreements)
+
+
+def late(shots):
+    """The shots with LATE examples or more in context, else the last one."""
+    return slice(min(LATE, shots - 1), None)
+
+
+def solvers(p, tokens, id_tasks):
+    """K-shot accuracy of the three reference solvers on the very sequences that the network is
+    measured on, and of these queries, all (sequences, shots):
+
+    known       whether ratio matching has an answer
+    uncovered   late ones for which it has none
+    retrieved   whether retrieval is right"""
+    triples = tokens.reshape(len(tokens), -1, 3)
+    xy = triples[..., :2]
+    z = triples[..., 2]
+    accuracies = {name: [] for name in SOLVERS}
+    known = []
+    retrieved = []
+    for k in range(z.shape[1]):
+        context = (p, xy[:, :k], z[:, :k], xy[:, k])
+        ratio = ic.ratio_matching(*context)
+        regression = ic.modular_regression(*context)
+        retrieval = ic.retrieval(*context, id_tasks)
+        for name, answer in zip(SOLVERS, (ratio, regression, retrieval), strict=True):
+            accuracies[name].append(ic.solver_accuracy(p, *answer, z[:, k]))
+        known.append(ratio[1])
+        retrieved.append(retrieval[0] == z[:, k])
+    known = np.stack(known, axis=1)
+    uncovered = ~known
+    uncovered[:, : late(z.shape[1]).start] = False
+    queries = {"known": known, "uncovered": uncovered, "retrieved": np.stack(retrieved, axis=1)}
+    return accuracies | queries
+
+
+def share_of(right, asked):
+    """Share of the queries `asked` that are right; nan if none is asked."""
+    return right[asked].mean() if asked.any() else np.nan
+
+
+def watch(run, solved):
+    """Let the run measure o.o.d. accuracy on train inputs by whether ratio matching has an answer:
+    at the last shot (ood_covered, ood_uncovered), and on all late shots where it has none."""
+    known = solved["known"][:, -1]
+
+    def by_need(run, predicted):
+        right = predicted["ood_train"] == run.sets["ood_train"].targets
+        last = right[:, -1]
+        return {
+            "ood_covered": share_of(last, known),
+            "ood_uncovered": share_of(last, ~known),
+            "uncovered": share_of(right, solved["uncovered"]),
+        }
+
+    run.extra = by_need
+
+
+def fill_history(run):
+    """nan in the rows of a checkpoint from before something was measured."""
+    rows = len(run.history["step"])
+    if rows and "uncovered" not in run.history:
+        for name, value in run.measurements().items():
+            unknown = np.full(np.shape(value), np.nan)
+            run.history.setdefault(name, [unknown] * rows)
+
+
+def one_zero(tokens):
+    """Accuracy at late shots of a learner that knows one thing about rows of different directions:
+    that one direction alone has the answer 0. It answers 0 until there is one, then 1."""
+    z = tokens.reshape(len(tokens), -1, 3)[..., 2]
+    zero = z == 0
+    before = np.cumsum(zero, axis=1) - zero
+    right = np.where(before, z == 1, zero)
+    return float(right[:, late(z.shape[1])].mean())
+
+
+def measured(history, solved):
+    """(results, columns of the log, index of the best measurement)"""
+    floors = solved["one_zero"]
+    last = {name: history[f"{name}_accuracy"][:, -1] for name in SETS}
+    best = int(last["ood_train"].argmax())
+    results = {name: float(values[-1]) for name, values in last.items()}
+    results["ood_best"] = float(last["ood_train"][best])
+    results["ood_best_step"] = int(history["step"][best])
+    results["ood_best_covered"] = float(history["ood_covered"][best])
+    results["ood_best_uncovered"] = float(history["ood_uncovered"][best])
+    results |= without_a_match(history, solved)
+    log = {"step": history["step"], **last}
+    for name, floor in floors.items():
+        curves = history[f"{name}_accuracy"]
+        log[name] = curves[:, late(curves.shape[1])].mean(axis=1)
+        results[name] = float(log[name][-1])
+        results[f"{name}_one_zero"] = floor
+        results[f"{name}_k_shot"] = curves[-1].round(4).tolist()
+    results["phase"] = ic.phase(*(float(last[name][-1]) for name in SETS))
+    results["phase_at_best"] = ic.phase(*(float(last[name][best]) for name in SETS))
+    results["k_shot"] = history["ood_train_accuracy"][best].round(4).tolist()
+    for name in SOLVERS:
+        results[name] = np.round(solved[name], 4).tolist()
+    for name in (*SETS, *floors):
+        log[f"{name}_loss"] = history[f"{name}_loss"][:, -1]
+    for name in ("ood_covered", "ood_uncovered", "uncovered"):
+        log[name] = history[name]
+    return results, log, best
+
+
+def without_a_match(history, solved):
+    """Of the late o.o.d. queries for which ratio matching has no answer: their number, accuracy at
+    the end with its binomial standard error, the best one, and that of retrieval."""
+    asked = solved["uncovered"]
+    count = int(asked.sum())
+    accuracies = history["uncovered"]
+    last = float(accuracies[-1])
+    known = np.flatnonzero(~np.isnan(accuracies))
+    best = known[accuracies[known].argmax()] if len(known) else -1
+    return {
+        "uncovered": last,
+        "uncovered_error": (last * (1 - last) / count) ** 0.5 if count else np.nan,
+        "uncovered_queries": count,
+        "uncovered_retrieval": float(share_of(solved["retrieved"], asked)),
+        "uncovered_best": float(accuracies[best]),
+        "uncovered_best_step": int(history["step"][best]),
+    }
