@@ -3,12 +3,18 @@ formulas."""
 
 import itertools
 
+import _in_context_setup as setup
+import in_context
 import numpy as np
 import pytest
 
+from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
 from tinygrok.tasks import in_context as ic
-from tinygrok.tasks.modular import TaskError
+from tinygrok.tasks.in_context_rows import RULES, Lines, MixedRows
+from tinygrok.tasks.modular import TaskError, all_pairs
+from tinygrok.tasks.shares import MovingShares
+from tinygrok.training.checkpoint import load_training, save_training
 
 
 @pytest.mark.parametrize(("p", "base"), [(29, 64), (29, 128), (7, 9), (7, 3), (5, 3)])
@@ -189,3 +195,308 @@ def test_phases():
     assert ic.phase(0.99, 0.2, 0.9, 0.1) == "o.o.d. memorization"
     assert ic.phase(0.99, 0.9, 0.9, 0.9) == "o.o.d. generalization"
     assert ic.phase(0.3, 0.9, 0.9, 0.9) == "untrained"
+
+
+# -- rows by rule --
+
+
+def mixed(end, start=None, ramp=(0, 1), p=7, shots=5, tasks=8, alpha=0.8, **fields):
+    """A data set whose rows are of several rules."""
+    data = ic.InContextData.make(p, shots, tasks, alpha, generator(0, "split"))
+    shares = MovingShares(RULES, start or end, end, ramp)
+    return MixedRows(**vars(data) | fields, shares=shares)
+
+
+def is_direction_free(p, row):
+    """Whether no pair of a row is a multiple of another."""
+    multiples = [{(c * x % p, c * y % p) for c in range(p)} for x, y in row]
+    return not any(
+        tuple(row[i]) in multiples[j] for i, j in itertools.permutations(range(len(row)), 2)
+    )
+
+
+@pytest.mark.parametrize("rule", RULES[1:])
+@pytest.mark.parametrize(("p", "shots", "alpha"), [(7, 8, 0.8), (11, 9, 0.7), (5, 2, 0.5)])
+def test_rows_obey_their_rule(rule, p, shots, alpha):
+    """In the train and in the test pool; and ratio matching has no answer."""
+    data = mixed({"plain": 1.0}, p=p, shots=shots, alpha=alpha)
+    for pool in (data.train_pool, data.test_pool):
+        lines = Lines(p, pool)
+        most = min(shots, len(lines.directions))
+        if rule not in lines.rules(most):
+            continue
+        pairs = lines.draw(200, most, generator(0, "batches"), rule)
+        assert pairs.shape == (200, most, 2)
+        inside = {tuple(x) for x in pool.tolist()}
+        for row in pairs.tolist():
+            assert {tuple(x) for x in row} <= inside
+            assert is_direction_free(p, row)
+            first = row[: min(4, most)]
+            if rule == "axis":
+                assert sum(x > 0 and y == 0 for x, y in first) == 1
+                assert sum(x == 0 and y > 0 for x, y in first) == 1
+        for k in range(1, most):
+            z = pairs[:, :k] @ [2, 3] % p
+            assert not ic.ratio_matching(p, pairs[:, :k], z, pairs[:, k])[1].any()
+
+
+def test_every_row_is_equally_likely():
+    """Two inputs of different directions mod 3: 8 ways for the first, 6 for the second."""
+    lines = Lines(3, all_pairs(3))
+    pairs = lines.draw(48_000, 2, np.random.default_rng(0), "direction-free")
+    rows, counts = np.unique(pairs.reshape(-1, 4), axis=0, return_counts=True)
+    assert len(rows) == 48
+    assert abs(counts - 1000).max() < 5 * 1000**0.5
+
+
+def test_directions_are_equally_likely_whatever_the_pool_has_of_them():
+    pool = np.array([[1, 1], [2, 2], [3, 3], [1, 0], [0, 2], [0, 0]])
+    lines = Lines(5, pool)
+    pairs = lines.draw(30_000, 1, np.random.default_rng(0), "direction-free")[:, 0]
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    expected = [10_000, 10_000, 10_000 / 3, 10_000 / 3, 10_000 / 3]
+    assert found.tolist() == [[0, 2], [1, 0], [1, 1], [2, 2], [3, 3]]
+    assert (abs(counts - expected) < 5 * np.sqrt(expected)).all()
+
+
+def test_places_of_the_axes_are_equally_likely():
+    lines = Lines(7, all_pairs(7))
+    pairs = lines.draw(12_000, 6, np.random.default_rng(0), "axis")
+    on_x = (pairs[..., 1] == 0).argmax(axis=1)
+    on_y = (pairs[..., 0] == 0).argmax(axis=1)
+    places, counts = np.unique(4 * on_x + on_y, return_counts=True)
+    assert len(places) == 12
+    assert abs(counts - 1000).max() < 5 * 1000**0.5
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        ("direction-free", {"shots": 9}),
+        ("axis", {"shots": 9}),
+        ("axis", {"train_pool": np.array([[1, 1], [1, 2], [1, 3], [1, 4], [2, 0], [0, 0]])}),
+        ("direction-free", {"train_pool": np.array([[1, 1], [2, 2], [0, 0]])}),
+    ],
+)
+def test_pools_without_such_rows_are_refused(rule, settings):
+    with pytest.raises(TaskError, match=f"no {rule} row of . shots: choose") as error:
+        mixed({"plain": 0.5, rule: 0.5}, **settings)
+    assert "\n" not in str(error.value)
+    mixed({"plain": 1.0, rule: 0.0}, **settings)  # what has no share need not exist
+
+
+@pytest.mark.parametrize(
+    ("step", "shares"),
+    [(1, [0, 0, 1]), (150, [0.25, 0.15, 0.6]), (200, [0.5, 0.3, 0.2]), (9999, [0.5, 0.3, 0.2])],
+)
+def test_shares_of_rows_move(step, shares):
+    """Of 200 rows each has a rule by the shares of the step: first the plain ones, then the others,
+    and these obey their rules."""
+    end = {"plain": 0.5, "direction-free": 0.3, "axis": 0.2}
+    data = mixed(end, {"axis": 1.0}, ramp=(100, 200), shots=6)
+    assert data.shares(step) == pytest.approx(shares)
+    tokens = data.batch(8 * 200, generator(step, "batches"), step)
+    rows = tokens.reshape(8, 200, 6, 3)[0, ..., :2]
+    rng = generator(step, "batches")
+    pairs = data.draw_pairs(data.train_pool, 200, rng)
+    plain, free, axis = rng.multinomial(200, shares)
+    np.testing.assert_array_equal(rows[:plain], pairs[:plain])
+    assert all(is_direction_free(7, row) for row in rows[plain:].tolist())
+    on_axes = (rows[plain + free :, :4] == 0).any(axis=2).sum(axis=1)
+    assert on_axes.tolist() == [2] * axis
+
+
+def test_of_plain_rows_alone_nothing_changes():
+    """Batches and sets are those of before there were rules, bit for bit."""
+    for settings in ({}, {"replace": False}, {"p": 11, "shots": 14, "tasks": 24}):
+        data = mixed({"plain": 1.0}, **settings)
+        pairs = data.draw_pairs(data.train_pool, 3, generator(1, "batches"))
+        before = data.sequences(data.id_tasks, pairs)
+        count = 3 * len(data.id_tasks)
+        after = data.batch(count, generator(1, "batches"), 7)
+        np.testing.assert_array_equal(after, before)
+        rng = generator(1, "probes")
+        sets = data.sets(generator(1, "probes"))
+        for name, expected in ic.InContextData.sets(data, rng).items():
+            np.testing.assert_array_equal(sets[name], expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "some", "each"), [(5, None, 5), (8, None, 8), (16, None, 8), (12, 4, 4), (6, 6, 6)]
+)
+def test_tasks_of_a_step(count, some, each):
+    """Different tasks, each with the same rows of inputs; over many steps all of them."""
+    data = mixed({"plain": 0.5, "direction-free": 0.5}, tasks_per_step=some)
+    asked = []
+    for step in range(800):
+        triples = data.batch(count, generator(step, "batches"), step).reshape(each, -1, 5, 3)
+        assert (triples[..., :2] == triples[:1, ..., :2]).all()
+        z = np.einsum("tc,rsc->trs", data.id_tasks, triples[0, ..., :2]) % 7
+        if step < 50:
+            of_task = (z[:, None] == triples[None, ..., 2]).all(axis=(2, 3))
+            assert (of_task.sum(axis=0) >= 1).all()
+        order = np.arange(8)
+        if each < 8:
+            order = generator(step, "batches").permutation(8)[:each]
+        np.testing.assert_array_equal(z[order], triples[..., 2])
+        asked.append(order)
+    counts = np.bincount(np.concatenate(asked))
+    assert abs(counts - 100 * each).max() < 5 * (100 * each) ** 0.5
+
+
+@pytest.mark.parametrize(("count", "some"), [(9, None), (9, 4), (3, 4), (0, None), (0, 4)])
+def test_batches_that_tasks_do_not_divide(count, some):
+    data = mixed({"plain": 1.0}, tasks_per_step=some)
+    with pytest.raises(TaskError, match="is no multiple of the . tasks in it"):
+        data.batch(count, generator(0, "batches"))
+
+
+def test_sets_by_rule_are_of_held_out_tasks_and_train_inputs():
+    data = mixed({"plain": 1.0}, shots=6)
+    sets = data.sets(generator(0, "probes"))
+    assert list(sets) == [*setup.SETS, *setup.ROWS.values()]
+    pool = {tuple(x) for x in data.train_pool.tolist()}
+    for name in setup.ROWS.values():
+        triples = sets[name].reshape(len(data.ood_tasks), -1, 6, 3)
+        assert triples.shape[0] * triples.shape[1] >= 500
+        z = np.einsum("tc,trsc->trs", data.ood_tasks, triples[..., :2]) % 7
+        np.testing.assert_array_equal(z, triples[..., 2])
+        for row in triples[0, ..., :2].tolist():
+            assert {tuple(x) for x in row} <= pool
+            assert is_direction_free(7, row)
+    assert list(mixed({"plain": 1.0}, shots=9).sets(generator(0, "probes"))) == [*setup.SETS]
+
+
+# -- what examples/in_context.py measures --
+
+
+def example(words, host_dev):
+    args = in_context.arguments(f"--p 7 --depth 1 --width 8 --tasks 32 {words}".split())
+    return args, *in_context.build(args, host_dev)
+
+
+def test_uncovered_queries(host_dev):
+    """Those with 8 examples or more, none of them on the line of the query, each counted here."""
+    args, data, solved, run = example("--shots 11 --batch 32", host_dev)
+    tokens = data.sets(generator(0, "probes"))["ood_train"]
+    predicted = run.predict(run.sets["ood_train"])[0]
+    right = []
+    for row, answers in zip(tokens.reshape(-1, 11, 3).tolist(), predicted, strict=True):
+        for k in (8, 9, 10):
+            x, y, z = row[k]
+            examples = [(u, v) for u, v, _ in row[:k] if (u, v) != (0, 0)]
+            matches = [(x * v - y * u) % 7 == 0 for u, v in examples]
+            if (x, y) != (0, 0) and not any(matches):
+                right.append(answers[k] == z)
+    row = run.measure()
+    results = setup.without_a_match({k: np.asarray(v) for k, v in run.history.items()}, solved)
+    assert results["uncovered_queries"] == len(right) == solved["uncovered"].sum()
+    assert row["uncovered"] == np.mean(right) == results["uncovered"] == results["uncovered_best"]
+    share = np.mean(right)
+    error = (share * (1 - share) / len(right)) ** 0.5
+    assert results["uncovered_error"] == pytest.approx(error)
+    assert f"uncovered {share:.3f}" in in_context.progress(row)
+
+
+def test_retrieval_is_never_right_where_ratio_matching_has_no_answer(host_dev):
+    """Two tasks agree on one line through 0, or only at 0: the pre-training task that agrees with
+    an example is wrong off the line of this example."""
+    for seed in range(3):
+        _, _, solved, _ = example(f"--shots 12 --batch 32 --seed {seed}", host_dev)
+        assert solved["uncovered"].sum() > 100
+        assert not solved["retrieved"][solved["uncovered"]].any()
+    results = setup.without_a_match({"uncovered": np.array([0.5]), "step": np.array([0])}, solved)
+    assert results["uncovered_retrieval"] == 0
+
+
+def test_where_no_query_is_uncovered():
+    """Not a number, and no warning."""
+    solved = {"uncovered": np.zeros((2, 3), bool), "retrieved": np.ones((2, 3), bool)}
+    history = {"uncovered": np.array([np.nan, np.nan]), "step": np.array([0, 5])}
+    results = setup.without_a_match(history, solved)
+    assert results["uncovered_queries"] == 0
+    assert np.isnan(results["uncovered_error"])
+    assert np.isnan(results["uncovered_retrieval"])
+    assert np.isnan(results["uncovered_best"])
+
+
+def test_the_learner_that_knows_of_one_zero():
+    """With all p + 1 directions: 1/(p + 1) has the 0 last, 1/(p - 1) guesses the others."""
+    data = mixed({"plain": 1.0}, p=5, shots=6, alpha=0.96)
+    pairs = Lines(5, all_pairs(5)).draw(6000, 6, np.random.default_rng(0), "direction-free")
+    tokens = data.sequences(np.array([[1, 2], [3, 0]]), pairs)
+    assert setup.one_zero(tokens) == pytest.approx(1 / 6 + 5 / 6 / 4, abs=0.015)
+
+
+def test_resumed_with_shares_that_move_and_muon(host_dev, tmp_path):
+    """To the same bits; weights, moments and what was measured."""
+    words = "--shots 5 --batch 12 --tasks-per-step 4 --start axis=1 --ramp 2 9 --optimizer muon"
+    words += " --rows plain=0.5 direction-free=0.5 --hold 0.5 --steps 12"
+    _, _, _, whole = example(words, host_dev)
+    whole.fit(12, 3)
+    _, _, _, part = example(words, host_dev)
+    part.fit(7, 3)
+    save_training(tmp_path / "part.npz", part, {})
+    _, _, _, later = example(words, host_dev)
+    load_training(tmp_path / "part.npz", later, {})
+    later.fit(12, 3)
+    np.testing.assert_array_equal(later.params.flat, whole.params.flat)
+    for name, arena in whole.optimizer.state.items():
+        np.testing.assert_array_equal(later.optimizer.state[name].flat, arena.flat)
+    measured = [np.array(run.history["ood_axis_loss"])[-1] for run in (whole, later)]
+    np.testing.assert_array_equal(*measured)
+
+
+def test_checkpoint_of_before_rows_had_rules(host_dev, tmp_path):
+    """What was not measured then is nan in its rows, and the run goes on."""
+    words = "--shots 5 --batch 32"
+    _, _, solved, run = example(words, host_dev)
+    run.fit(2, 1)
+    for name in [name for name in run.history if name == "uncovered" or "axis" in name]:
+        del run.history[name]
+    save_training(tmp_path / "old.npz", run, {})
+    _, _, _, later = example(words, host_dev)
+    load_training(tmp_path / "old.npz", later, {})
+    setup.fill_history(later)
+    later.fit(3, 1)
+    history = {name: np.asarray(values) for name, values in later.history.items()}
+    assert {len(values) for values in history.values()} == {4}
+    assert np.isnan(history["ood_axis_accuracy"]).all(axis=1).tolist() == [True] * 3 + [False]
+    assert np.isnan(history["uncovered"]).tolist() == [True] * 3 + [False]
+    results, log, _ = setup.measured(history, solved)
+    assert results["uncovered_best_step"] == 3
+    assert len(log["ood_axis"]) == 4
+
+
+def test_muon_moves_the_matrices_of_the_blocks(host_dev):
+    _, _, _, run = example("--shots 5 --batch 32 --optimizer muon --matrix-lr 0.3", host_dev)
+    assert run.optimizer.matrix_lr == 0.3
+    inside = {name for name in run.model.shapes if name.startswith("blocks.")}
+    assert run.optimizer.matrices == {n for n in inside if len(run.model.shapes[n]) == 2}
+    assert len(run.optimizer.matrices) >= 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--rows plain",
+        "--rows plain=x",
+        "--rows plain=0.5",
+        "--rows plain=nan",
+        "--rows free=1",
+        "--start axis=2 plain=-1",
+        "--ramp 5 5",
+        "--tasks-per-step 37",
+        "--tasks-per-step 5 --batch 12",
+        "--batch 71",
+    ],
+)
+def test_flags_that_are_refused(words):
+    with pytest.raises(InputError) as error:
+        in_context.arguments(words.split())
+    assert "\n" not in str(error.value)
+
+
+def test_rows_that_the_inputs_do_not_have_are_refused(host_dev):
+    with pytest.raises(InputError, match="no axis row of 12 shots"):
+        example("--start axis=1 --batch 32", host_dev)
