@@ -347,7 +347,7 @@ def test_tasks_of_a_step(count, some, each):
 @pytest.mark.parametrize(("count", "some"), [(9, None), (9, 4), (3, 4), (0, None), (0, 4)])
 def test_batches_that_tasks_do_not_divide(count, some):
     data = mixed({"plain": 1.0}, tasks_per_step=some)
-    with pytest.raises(TaskError, match="is no multiple of the . tasks in it"):
+    with pytest.raises(TaskError, match="is no multiple of its . tasks"):
         data.batch(count, generator(0, "batches"))
 
 

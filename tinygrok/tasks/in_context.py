@@ -166,7 +166,7 @@ class InContextData:
         each = min(self.tasks_per_step or max(count, 1), len(tasks))
         rows, left = divmod(count, each)
         if left or rows < 1:
-            raise TaskError(f"a batch of {count} is no multiple of the {each} tasks in it")
+            raise TaskError(f"a batch of {count} sequences is no multiple of its {each} tasks")
         if each < len(tasks):
             tasks = tasks[rng.permutation(len(tasks))[:each]]
         return self.sequences(tasks, self.train_rows(rows, rng, step))
