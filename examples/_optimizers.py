@@ -7,7 +7,7 @@ from tinygrok.engine.optim import constant_then_linear
 def add_flags(p):
     """--optimizer, --matrix-lr and --hold, for a parser that has --lr, --warmup and --steps."""
     add = p.add_argument
-    hold = "share of the steps at the full rate, then linear to 0"
+    hold = "in place of the schedule: share of the steps at the full rate, then linear to 0"
     add("--optimizer", default="adamw", choices=["adamw", "muon"], help="muon: of block matrices")
     add("--matrix-lr", type=cli.positive(), default=0.02, help="learning rate of muon")
     add("--hold", type=cli.fraction(), help=hold)
