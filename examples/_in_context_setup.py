@@ -168,7 +168,9 @@ def measured(history, solved):
 
 def without_a_match(history, solved):
     """Of the late o.o.d. queries for which ratio matching has no answer: their number, accuracy at
-    the end with its binomial standard error, the best one, and that of retrieval."""
+    the end with its binomial standard error, the best one, and that of retrieval, which is never
+    right here: two tasks agree on one line through 0, so that the pre-training task that agrees
+    with an example is wrong off its line. To retrieve is to stay below chance, 1/p."""
     asked = solved["uncovered"]
     count = int(asked.sum())
     accuracies = history["uncovered"]
