@@ -399,7 +399,7 @@ def test_probes_on_state_dictionaries(kind, tmp_path):
         assert first["config"]["modulus"] == {"fixed": 16, "unseen": 32}[kind]
         assert ("accuracy mod 27" in names) == (kind == "unseen")
     figures = {path.name for path in (tmp_path / "first").glob("*.png")}
-    assert len(figures) == {"in_context": 8, "fixed": 5, "unseen": 7}[kind]
+    assert len(figures) >= {"in_context": 8, "fixed": 5, "unseen": 7}[kind]
 
 
 @slow
