@@ -17,6 +17,7 @@ SETS = {
     "ood_train": {"label": "held-out tasks, train inputs", "color": TEST},
     "ood_test": {"label": "held-out tasks, test inputs", "color": TEST, "ls": "--"},
 }
+UNKNOWN = {"any_any": {"label": "random tasks, random inputs", "color": TEST}}
 SOLVERS = {"ratio_matching": "k--", "modular_regression": "k:", "retrieval": "k-."}
 CLASSES = {"repeat": "o-", "multiple": "s-", "spanned": "^-", "unspanned": "x-"}
 DIFFERENCE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
@@ -162,7 +163,7 @@ def shots(counts: list[int], accuracy: dict, lens: dict, p: int, path: Path) -> 
             ax.plot(counts, values, CLASSES[kind], label=f"query: {kind}")
         ax.set(title=name, xlabel="examples in context (shots)")
     for name, values in lens.items():
-        last.plot(values, marker=".", **SETS[name])
+        last.plot(values, marker=".", **(SETS | UNKNOWN)[name])
     last.set(title="read out after every block, last shot", xlabel="blocks passed")
     for ax in (*axes, last):
         parts.chance(ax, p)
@@ -179,16 +180,16 @@ def noise(tables: dict[str, np.ndarray], single: dict[str, tuple], path: Path) -
     fig = figure(9.6, 6.6)
     upper, lower = fig.subfigures(2, 1)
     style = UNIT | {"origin": "lower", "aspect": "auto"}
-    axes = upper.subplots(1, len(tables))
+    axes = upper.subplots(1, len(tables), squeeze=False)[0]
     for ax, (name, table) in zip(axes, tables.items(), strict=True):
         drawn = image(ax, table.T, style, title=name)
         ax.set(xlabel="examples in context", ylabel="of them with a wrong label")
     upper.colorbar(drawn, ax=axes, label="accuracy")
-    axes = lower.subplots(1, len(single))
+    axes = lower.subplots(1, len(single), squeeze=False)[0]
     for ax, (name, (right, clean)) in zip(axes, single.items(), strict=True):
         end = len(clean) - 0.5
         style = RIGHT_WRONG | {"aspect": "auto", "extent": (-0.5, end, end, -1.5)}
-        title = SETS[name]["label"].replace(", ", ",\n")
+        title = (SETS | UNKNOWN)[name]["label"].replace(", ", ",\n")
         image(ax, np.vstack([clean, right]), style, title=title, xlabel="examples in context")
         ax.axhline(-0.5, color=TRAIN, lw=1)
     axes[0].set(ylabel="wrong example (top row: none)")

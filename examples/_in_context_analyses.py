@@ -7,6 +7,19 @@ import numpy as np
 from tinygrok.probes import attention, representation, shots
 from tinygrok.tasks.modular import all_pairs, discrete_log, pair_numbers
 
+TITLES = {
+    "id": "pre-training tasks, train inputs",
+    "ood": "held-out tasks, train inputs",
+    "any": "random tasks and inputs",
+}
+
+
+def task_sets(data):
+    """Tasks by the side of the split; "any" where it is not known what was held out."""
+    if not len(data.id_tasks):
+        return {"any": data.ood_tasks}
+    return {"id": data.id_tasks, "ood": data.ood_tasks}
+
 
 def triples(data, tasks, pool, rows, rng):
     """(tasks rows, shots, 3): the same rows of inputs for every task."""
@@ -167,13 +180,13 @@ def by_need(decoder, data, tasks, counts, contexts, rng):
     results = {
         "covered": covered[0],
         "uncovered": uncovered[0],
-        "covered_test": covered[1],
-        "uncovered_test": uncovered[1],
         "repeats": share[0, 0],
         "multiples": share[0, 1],
         "line_failures": lines[0],
         "line_failures_shuffled": lines[1],
     }
+    if len(data.test_pool):
+        results |= {"covered_test": covered[1], "uncovered_test": uncovered[1]}
     return results, dict(zip(classes, share[0], strict=True))
 
 
@@ -200,12 +213,13 @@ def wrong_labels(decoder, data, draws, rng):
     single = {}
     lens = {}
     pools = {"train": data.train_pool, "test": data.test_pool}
-    for name, tasks in (("id", data.id_tasks), ("ood", data.ood_tasks)):
+    if not len(data.test_pool):
+        pools = {"any": data.train_pool}
+    for name, tasks in task_sets(data).items():
         tasks = tasks[:32]
         rows = triples(data, tasks, data.train_pool, draws, rng)
         table = shots.noise_random(decoder.logits, data.p, rows, rng)["accuracy"]
-        kind = "pre-training" if name == "id" else "held-out"
-        tables[f"{kind} tasks, train inputs"] = table
+        tables[TITLES[name]] = table
         results[f"{name}_by_wrong_labels"] = table[-1]
         for side, pool in pools.items():
             key = f"{name}_{side}"

@@ -2,6 +2,7 @@
 
     python examples/in_context_probe.py runs/in_context/best.npz       # the best o.o.d. accuracy
     python examples/in_context_probe.py CHECKPOINT --task 6 6 --shot 2 --device cuda
+    python examples/in_context_probe.py MODEL.safetensors --p 29           # the authors' weights
     python examples/in_context_probe.py --quick            # trains a tiny one first, a few seconds
 
 The analyses are in _in_context_analyses.py, and what they measure in tinygrok.probes.
@@ -15,8 +16,8 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 import numpy as np  # isort: skip
 
 import _in_context_analyses as analyses
+import _published as published
 import in_context
-from _trained import open_trained
 
 from tinygrok.engine.rng import generator
 from tinygrok.models.inspect import Decoder
@@ -29,17 +30,18 @@ TINY = "--p 5 --shots 8 --tasks 8 --alpha 0.6 --depth 2 --batch 80 --steps 250"
 def arguments(argv=None):
     p = cli.parser("in_context_probe", __doc__)
     count = cli.integer(1, 1000)
-    files = f"best.npz or checkpoint.npz (default {CHECKPOINT})"
+    files = f"best.npz, checkpoint.npz (default {CHECKPOINT}) or the authors' weights"
     p.add_argument("checkpoint", nargs="?", type=Path, help=files)
     task = {"nargs": 2, "type": cli.integer(0), "metavar": ("A", "B")}
-    p.add_argument("--task", help="default: the first held-out task", **task)
+    p.add_argument("--task", help="default: the first held-out task, or a random one", **task)
     shot = "the triple that runs through all pairs (x, y); default 5, or the last"
     p.add_argument("--shot", type=cli.integer(0), help=shot)
     p.add_argument("--grid-tasks", type=count, default=8, help="tasks asked with all queries")
     p.add_argument("--contexts", type=count, default=4, help="contexts for each of these tasks")
     draws = "sequences a task with wrong labels, of up to 64 tasks"
     p.add_argument("--draws", type=count, default=60, help=draws)
-    return cli.parse(p, argv, QUICK)
+    published.add_flags(p, published.IN_CONTEXT)
+    return published.checked(cli.parse(p, argv, QUICK))
 
 
 def build(args):
@@ -69,10 +71,10 @@ def chosen(args, data):
 
 
 def task_name(data, task):
-    """The task with its side of the split."""
+    """The task with its side of the split, where that is known."""
     held_out = (data.ood_tasks == task).all(axis=1).any()
-    side = "held out (o.o.d.)" if held_out else "a pre-training task (i.d.)"
-    return f"task ({task[0]}, {task[1]}), {side}"
+    side = ", held out (o.o.d.)" if held_out else ", a pre-training task (i.d.)"
+    return f"task ({task[0]}, {task[1]}){side if len(data.id_tasks) else ''}"
 
 
 def analysed(args, data, decoder, embedding, task, shot):
@@ -92,12 +94,11 @@ def analysed(args, data, decoder, embedding, task, shot):
     steps = (1, 2, 5 * data.shots // 12, data.shots)
     counts = sorted({min(max(1, k), data.shots - 1) for k in steps})
     curves = {}
-    for name, tasks in (("id", data.id_tasks), ("ood", data.ood_tasks)):
+    for name, tasks in analyses.task_sets(data).items():
         asked = tasks[: args.grid_tasks]
         found, curve = analyses.by_need(decoder, data, asked, counts, args.contexts, rng)
         results |= {f"{name}_{key}": value for key, value in found.items()}
-        kind = "pre-training" if name == "id" else "held-out"
-        curves[f"{kind} tasks, train inputs"] = curve
+        curves[analyses.TITLES[name]] = curve
     results |= {"task": task.tolist(), "shots": counts}
     results |= analyses.wrong_label(decoder, data, rng)
     found, lens, tables, single = analyses.wrong_labels(decoder, data, args.draws, rng)
@@ -144,14 +145,15 @@ def main(argv=None):
     if args.quick and args.checkpoint is None:
         data, model, weights = train_tiny(args, experiment.dev)
     else:
-        path = args.checkpoint or CHECKPOINT
-        _, data, model, weights = open_trained(path, in_context, build)
+        files = (args, CHECKPOINT, in_context, build, published.in_context)
+        _, data, model, weights = published.open_network(*files)
     p = data.p
     decoder = Decoder(experiment.dev, model, weights, p)
     task, shot = chosen(args, data)
     experiment.open()
-    tasks = f"{len(data.id_tasks)} pre-training tasks mod {p}"
-    print(f"{model!r}; {tasks}; closely: {task_name(data, task)}")
+    count = len(data.id_tasks)
+    tasks = f"{count} pre-training" if count else f"{len(data.ood_tasks)} random"
+    print(f"{model!r}; {tasks} tasks mod {p}; closely: {task_name(data, task)}")
     embedding = weights["embed.token"][:p]
     results, shown = analysed(args, data, decoder, embedding, task, shot)
 

@@ -1,6 +1,7 @@
 """Opens a GPT trained by examples/predict_lcg.py: digits, embedding, look-backs, heads.
 
     python examples/lcg_probe.py runs/predict_lcg/checkpoint.npz
+    python examples/lcg_probe.py MODEL.npz --mode unseen --heads 6    # the authors' weights
     python examples/lcg_probe.py --quick          # trains a small one first (m = 64), half a minute
 
 The network must read a token a number. One that was trained with --mode unseen is also asked for
@@ -15,7 +16,7 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 import numpy as np  # isort: skip
 
 import predict_lcg
-from _trained import open_trained
+from _published import NUMBERS, add_flags, checked, numbers, open_network
 
 from tinygrok.engine.rng import generator
 from tinygrok.models.inspect import Decoder
@@ -48,11 +49,11 @@ EXPECTED = {
 
 def arguments(argv=None):
     p = cli.parser("lcg_probe", __doc__)
-    p.add_argument(
-        "checkpoint", nargs="?", type=Path, help=f"of predict_lcg.py (default {CHECKPOINT})"
-    )
+    file = f"of predict_lcg.py (default {CHECKPOINT}), or the authors' weights"
+    p.add_argument("checkpoint", nargs="?", type=Path, help=file)
     p.add_argument("--rows", type=cli.integer(1, 10**5), default=512, help="sequences a modulus")
-    return cli.parse(p, argv)
+    add_flags(p, NUMBERS)
+    return checked(cli.parse(p, argv))
 
 
 def build(args):
@@ -218,8 +219,8 @@ def main(argv=None):
         experiment.open()  # refused before the training
         config, data, model, weights = train_tiny(args, experiment.dev)
     else:
-        path = args.checkpoint or CHECKPOINT
-        config, data, model, weights = open_trained(path, predict_lcg, build)
+        network = open_network(args, CHECKPOINT, predict_lcg, build, numbers)
+        config, data, model, weights = network
     decoder = Decoder(experiment.dev, model, weights)
     experiment.open()
     m = config.modulus
