@@ -194,21 +194,21 @@ def modulus(similarity: np.ndarray, tokens: np.ndarray, m: int, patched: dict, p
 def prediction(step: np.ndarray, training: dict, curves: dict, bits: dict, path: Path) -> None:
     """Accuracy against steps, by numbers in context beside classical predictors, and by digit.
 
-    training {name: (n,)}; curves {name: (T,)}, the network first; bits {period of the digit: (T,)}
+    training {name: (n,)}; curves {name: (T,)}, the network first; bits {name of the digit: (T,)}
     """
     fig, (left, middle, right) = panels(3, 3.2, 4.6)
     lines(left, training, (TEST, "0.3"), step, marker=".")
     parts.legend_below(left, 1, title="training: last 8 numbers", xlabel="step", ylabel="accuracy")
-    for (name, values), ls in zip(curves.items(), LINE_STYLES, strict=True):
+    for (name, values), ls in zip(curves.items(), LINE_STYLES, strict=False):
         network = ls == "-"
         color = TRAIN if network else "0.3"
         lines(middle, {name: values}, [color], ls=ls, lw=2 if network else 1)
     _in_context(middle, 1, title="the next number", ylabel="accuracy")
-    periods = {}
-    for i, (period, values) in enumerate(bits.items()):
+    named = {}
+    for i, (name, values) in enumerate(bits.items()):
         unnamed = i % -(-len(bits) // 8)  # at most eight in the legend
-        periods[f"_{period}" if unnamed else f"digit of period {period}"] = values
-    lines(right, periods, _shades(len(bits)), marker=".", lw=1.2)
+        named[f"_{name}" if unnamed else name] = values
+    lines(right, named, _shades(len(bits)), marker=".", lw=1.2)
     _in_context(right, 1, title="every digit: low ones are dark", ylabel="accuracy")
     save(fig, path)
 

@@ -31,3 +31,9 @@ HELD_OUT = [176, 160, 147, 135, 108, 98, 128, 125, 81]
 PRESETS["unseen"] = MIXED | {"moduli": [65, 256], "context": 64, "test_moduli": HELD_OUT}
 QUICK_UNSEEN = MIXED | {"moduli": [45, 160], "context": 32, "test_moduli": [54, 75, 100, 112]}
 QUICK_UNSEEN |= {"mixture": ["wrap=1"], "width": 64, "batch": 96, "steps": 900}
+
+# Generators that hide their state (tinygrok/tasks/pcg.py): they show 5, or 4, of its 10 bits.
+HIDDEN = {"modulus": 2**10, "context": 96, "batch": 32, "depth": 2, "heads": 4, "width": 64}
+HIDDEN |= {"lr": 3e-3, "positions": "rotary", "optimizer": "muon", "hold": 0.8}
+PRESETS["truncated"] = HIDDEN | {"generator": "truncated", "keep_bits": 5, "steps": 2000}
+PRESETS["pcg"] = HIDDEN | {"generator": "xsh-rr", "keep_bits": 4, "steps": 1200}

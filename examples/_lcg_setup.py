@@ -4,11 +4,13 @@ import _optimizers as optimizers
 from _lcg_presets import FLOORS
 from _shares import shares
 
+from tinygrok import cli
 from tinygrok.engine.optim import cosine
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.tasks import lcg
 from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli
+from tinygrok.tasks.pcg import hidden_state
 from tinygrok.tasks.shares import MovingShares
 from tinygrok.training.loop import equip
 
@@ -17,8 +19,11 @@ def make_data(args):
     """The data set that the flags describe, from the seed's stream of splits."""
     rng = generator(args.seed, "split")
     moduli = (args.train_moduli, args.pool, args.test_draws)
+    length = args.context + 1
+    if args.generator != "lcg":
+        bits = (args.modulus.bit_length() - 1, args.keep_bits)
+        return hidden_state(args.generator, *bits, length, rng, args.pool, args.test_draws)
     if args.base is None:
-        length = args.context + 1
         if args.mode == "fixed":
             return lcg.fixed_modulus(args.modulus, length, rng, args.test_draws)
         if args.mixture:
@@ -33,6 +38,14 @@ def make_data(args):
     if args.mode == "fixed":
         return lcg.fixed_modulus_digits(*numbers, rng, args.pool, args.test_draws)
     return lcg.unseen_modulus_digits(*numbers, rng, *moduli)
+
+
+def require_numbers(args):
+    """Refuses a network that does not read the numbers of a generator themselves."""
+    if args.base is not None:
+        raise cli.InputError("this network reads digits, not numbers (--base)")
+    if args.generator != "lcg":
+        raise cli.InputError("this network reads outputs of a hidden state (--generator)")
 
 
 def make_model(args, data):

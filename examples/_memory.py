@@ -130,10 +130,12 @@ def numbers(dev, args, at_once: int = 1) -> dict[str, float]:
     while args.base and args.base**digits < args.modulus:
         digits += 1
     vocab = args.base or args.modulus
+    if args.generator != "lcg":
+        vocab = 2**args.keep_bits
     context = args.context * digits
     size = (vocab, args.width, args.depth, args.heads, context)
     parts = gpt(dev, GPT.numbers(*size, recompute=args.recompute), args.batch, args.test_rows)
-    if args.base is None:
+    if args.base is None and args.generator == "lcg":
         parts["multipliers_and_increments"] = 4 * DRAWN * args.modulus
     parts["pairs_of_tests"] = 3 * DRAWN * args.test_draws**2
     if args.mode == "unseen":

@@ -16,6 +16,7 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 import numpy as np  # isort: skip
 
 import predict_lcg
+from _lcg_setup import require_numbers
 from _published import NUMBERS, add_flags, checked, numbers, open_network
 
 from tinygrok.engine.rng import generator
@@ -58,8 +59,7 @@ def arguments(argv=None):
 
 def build(args):
     """Data and model of a file that examples/predict_lcg.py wrote."""
-    if args.base is not None:
-        raise cli.InputError("this network reads digits, not numbers (--base)")
+    require_numbers(args)
     data = predict_lcg.make_data(args)
     return data, predict_lcg.make_model(args, data)
 

@@ -4,12 +4,16 @@
     python examples/predict_lcg.py                   # m = 256, a few minutes
     python examples/predict_lcg.py --preset unseen   # moduli that were never trained on
     python examples/predict_lcg.py --mode unseen     # the same as the paper draws them
+    python examples/predict_lcg.py --preset truncated     # the high bits of a hidden state
+    python examples/predict_lcg.py --preset pcg      # a permuted congruential generator
     python examples/predict_lcg.py --modulus 65536 --base 256 --width 128 --depth 2 --heads 4
     python examples/predict_lcg.py --preset paper-2^32    # digits, 26 M parameters: for a GPU
 
 It reads the numbers of x -> (a x + c) mod m and predicts the next ones, for multipliers and
 increments (and, with --mode unseen, moduli) that were held out of training. Paper: Tao, Doshi,
-Kalra, He, Barkeshli, (How) can transformers predict pseudo-random numbers?, arXiv 2502.10390."""
+Kalra, He, Barkeshli, (How) can transformers predict pseudo-random numbers?, arXiv 2502.10390; of
+hidden states (--generator): Tao, Barkeshli, Learning pseudorandom numbers with transformers, arXiv
+2510.26792."""
 
 import resource
 
@@ -20,14 +24,14 @@ import numpy as np  # isort: skip
 
 import _figures_lcg as plots
 import _optimizers as optimizers
+from _lcg_answers import answers, digit_labels, solvers, summary
 from _lcg_presets import PRESETS, QUICK, QUICK_UNSEEN
 from _lcg_setup import make_data, make_model, make_optimizer
 from _shares import shares
 
 from tinygrok.engine.rng import generator
-from tinygrok.probes import digits
-from tinygrok.tasks import lcg
 from tinygrok.tasks.lcg_families import FAMILIES
+from tinygrok.tasks.pcg import OUTPUTS
 from tinygrok.training.sequences import SequenceTraining
 
 
@@ -45,6 +49,8 @@ def arguments(argv=None):
     add("--preset", default="small", choices=list(PRESETS), help="settings that flags may change")
     add("--mode", default="fixed", choices=["fixed", "unseen"], help="one modulus, or unseen ones")
     add("--modulus", type=modulus, default=256, help="m (if unseen: the test's, or largest)")
+    add("--generator", default="lcg", choices=["lcg", *OUTPUTS], help="lcg shows its state")
+    add("--keep-bits", type=cli.integer(1, 26), default=4, help="of the state, in an output")
     add("--base", type=cli.integer(2, 65536), help="cut numbers into digits (default: whole ones)")
     add("--context", type=context, default=64, help="numbers that the network reads")
     add("--depth", type=cli.integer(1, 1000), default=1, help="blocks")
@@ -84,6 +90,11 @@ def arguments(argv=None):
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
     if args.test_moduli is not None and (args.mode == "fixed" or args.base):
         raise cli.InputError("--test-moduli needs --mode unseen without --base")
+    hidden = args.generator != "lcg"
+    if hidden and (args.mode == "unseen" or args.base):
+        raise cli.InputError(f"--generator {args.generator} is for --mode fixed without --base")
+    if hidden and args.modulus & (args.modulus - 1):
+        raise cli.InputError("a state has whole bits: --modulus must be a power of 2")
     shares([*args.start, *(args.mixture or ())])  # refused here, whether or not they are used
     if args.mixture and (args.mode == "fixed" or not args.test_moduli):
         raise cli.InputError("--mixture needs --mode unseen and --test-moduli, which it leaves out")
@@ -118,34 +129,6 @@ def build(args, dev):
     return data, tests, run
 
 
-def summary(curve):
-    """What a curve (T,) of accuracy by numbers in context comes to."""
-    return {
-        "accuracy_last": float(curve[-8:].mean()),
-        "accuracy_by_context": np.round(curve, 4).tolist(),
-        "numbers_to_60": lcg.elements_needed(curve, 0.6),
-        "numbers_to_90": lcg.elements_needed(curve, 0.9),
-    }
-
-
-def answers(data, name, test, run):
-    """(results, {predictor: accuracy by numbers in context}, {digit: accuracy}) of a test set"""
-    numbers, multipliers = test
-    m = data.tests[name][0]
-    target = numbers[:, 1:]
-    predicted = data.numbers(run.predict(run.sets[name])[0])
-    right = predicted == target
-    curves = {"transformer": right.mean(axis=0)}
-    for solver, predict in lcg.SOLVERS.items():
-        curves[solver] = (predict(numbers[:, :-1], m) == target).mean(axis=0)
-    # The power 2^s in a - 1 decides how hard a is.
-    rated = m % 4 == 0 and multipliers.min() > 1
-    by_s = digits.by_valuation(right, multipliers) if rated else {}
-    results = summary(curves["transformer"])
-    results["accuracy_by_s"] = {s: float(curve[-8:].mean()) for s, curve in by_s.items()}
-    return results, curves, digits.digit_accuracy(predicted, target, lcg.prime_factors(m))
-
-
 def tests_of_interest(args, tests):
     """Names of the tests that the progress line and the figure are about, the main one first."""
     if args.mixture:
@@ -166,7 +149,7 @@ def measured(data, tests, run, main_sets):
             results[f"m = {name}"] = row
             continue
         results |= row
-        for solver in lcg.SOLVERS:
+        for solver in solvers(data):
             for key, value in summary(curves[solver]).items():
                 results[f"{solver}: {key}"] = value
         results["digit_accuracy"] = {q: np.round(c, 4).tolist() for q, c in by_digit.items()}
@@ -230,9 +213,11 @@ def main(argv=None):
     log = log_of(run)
 
     def figures(out):
-        progress = {"training stream, of any period": log["train_accuracy"]}
+        period = "any" if args.generator == "lcg" else "full"
+        progress = {f"training stream, of {period} period": log["train_accuracy"]}
         progress[f"m = {main_set}, full period"] = log[f"{main_set}_accuracy"]
-        plots.prediction(log["step"], progress, curves, by_digit, out / "predict_lcg.png")
+        bits = digit_labels(data, by_digit)
+        plots.prediction(log["step"], progress, curves, bits, out / "predict_lcg.png")
 
     experiment.finish(results, log, figures, shown=shown(results))
     return None

@@ -115,6 +115,9 @@ ABSURD = {
         "--preset paper-2^32 --depth 200",
         "--preset paper-2^16 --pool 10000 --train-moduli 10000",
         "--preset paper-2048 --width 49152",
+        "--preset truncated --keep-bits 26 --modulus 67108864 --width 1000",
+        "--preset pcg --pool 1000",
+        "--preset pcg --context 100000 --batch 10000",
     ],
 }
 
