@@ -16,7 +16,7 @@ PHASES = {
     "o.o.d. generalization": "oG",
 }
 COLORS = ("0.9", ORANGE, TEST, PURPLE, GREEN)
-MOMENTS = {"end": "at the last step", "best": "at the best step for held-out tasks"}
+MOMENTS = {"end": "at the last step", "best": "at the best step\nfor held-out tasks"}
 SETS = {
     "id_train": "training tasks,\ntrain inputs",
     "id_test": "training tasks,\ntest inputs",
@@ -41,7 +41,7 @@ def diagrams(grids: dict[str, dict], settings: dict, path: Path) -> None:
         _phases(line[0], grid["phase"])
         for ax, (name, title) in zip(line[1:], SETS.items(), strict=True):
             drawn = _accuracies(ax, grid[name], title)
-        line[0].set(title=f"phase\n{MOMENTS[moment]}", ylabel="alpha")
+        line[0].set(title=f"phase {MOMENTS[moment]}", ylabel="alpha")
     for ax in axes[-1]:
         ax.set_xlabel("training tasks")
     axes[0, 0].set_xticks(range(columns), settings["tasks"])
@@ -65,7 +65,12 @@ def _what(settings: dict) -> str:
     shown = f"{seeds} seed" if seeds == 1 else f"{seeds} seeds: means, and the commonest phase"
     pools = f"{train[0]} to {train[-1]} of {inputs} inputs (x, y) are trained on"
     rows = f"{settings['shots']} a sequence, drawn {drawn} repetition"
-    return f"p = {p} (chance 1/{p}), {network}, {shown}\n{pools}, {rows}"
+    solvers = f"retrieval of training tasks {settings['retrieval']}"
+    solvers += f", ratio matching {settings['ratio_matching']}"
+    return (
+        f"p = {p} (chance 1/{p}), {network}, {shown}\n{pools}, {rows}\n"
+        f"held-out tasks, train inputs: {solvers}"
+    )
 
 
 def _phases(ax, codes: np.ndarray) -> None:

@@ -1,18 +1,20 @@
 """Phases of in-context learning, by the number of pre-training tasks and the share of train inputs.
 
     python examples/in_context_phases.py --quick          # p = 5, 2 x 2 points
-    python examples/in_context_phases.py --workers 2      # p = 7, 6 x 5 points; --resume goes on
-    python examples/in_context_phases.py --workers 2 --depth 4 --out runs/phases_depth_4
+    python examples/in_context_phases.py --workers 2      # p = 7, an hour; --resume goes on
+    python examples/in_context_phases.py --workers 2 --depth 2 --out runs/phases_depth_2
+    python examples/in_context_phases.py --high 0.75 --resume    # drawn anew, nothing is trained
     python examples/in_context_phases.py --p 29 --shots 32 --repeats --depth 6 --width 512 --heads 4
         --tasks 8 16 32 64 128 256 512 --alpha 0.2 0.3 0.4 0.5 0.6 0.7 0.8 --batch 1024 --lr 1.5e-4
         --weight-decay 2 --warmup 10000 --schedule cosine --steps 200000    # the paper's, for GPUs
 
 A point is a network (one a seed) that examples/in_context.py would train; all take the same number
-of steps, and none ends early. As the ability to answer for held-out tasks may come and go, there
-are two diagrams: at the last step, and at the best one for held-out tasks, which the paper's early
-stop is after. A row of inputs holds none twice (the paper's may, which --repeats is for: in a small
-pool a copied answer looks like ability). Paper: He, Doshi, Das, Gromov, Learning to grok, arXiv
-2406.02550 (Figure 1b).
+of steps, and none ends early. The ability to answer for held-out tasks may come and go: there are
+two diagrams, at the last step and at the best one for held-out tasks. A row of inputs holds none
+twice (the paper's may, as with --repeats: in a small pool a copied answer looks like ability), so
+that an alpha which leaves fewer inputs than --shots is refused. What counts as high is half: at
+p = 7 ratio matching reaches 0.6 to 0.7 on held-out tasks, and guessing 0.14. Paper: He, Doshi, Das,
+Gromov, Learning to grok, arXiv 2406.02550 (Figure 1b).
 """
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
@@ -29,12 +31,12 @@ from tinygrok.engine.device import get_device
 from tinygrok.tasks import in_context as ic
 from tinygrok.training.checkpoint import fit_in_pack
 
-QUICK = {"p": 5, "shots": 8, "tasks": [8, 16], "alpha": [0.4, 0.6], "batch": 64}
-QUICK |= {"steps": 500, "lr": 2e-3, "warmup": 100, "measure_every": 100}
+QUICK = {"p": 5, "shots": 6, "tasks": [4, 16], "alpha": [0.3, 0.6], "batch": 48}
+QUICK |= {"depth": 2, "steps": 500, "lr": 2e-3, "warmup": 100, "measure_every": 100}
 SETS = in_context.SETS
 MOST_NETWORKS = 1000  # the paper: 49 a depth and rule
 MOMENTS = ("end", "best")
-SOLVERS = ("ratio_matching", "retrieval")  # of held-out tasks: what they reach at the last shot
+SOLVERS = ("retrieval", "ratio_matching")  # accuracy at the last shot, held-out tasks
 PAPER = {"fewest_tasks_ood": "256 of 841 (p = 29, depth 6)"}
 
 
@@ -48,27 +50,27 @@ def arguments(argv=None):
     workers = cli.integer(0, cli.MOST_WORKERS)
     rules = ["rectangle", "random"]
     after = ["constant", "cosine"]
-    shares = [0.3, 0.45, 0.6, 0.75, 0.85]
+    shares = [0.3, 0.4, 0.5, 0.65, 0.8]
     batch = "sequences a step: every point takes the multiple of its tasks that is nearest"
-    high = "accuracy that counts as high (the paper states none); with --resume nothing is retrained"
+    high = "accuracy that counts as high; the paper states none"
     add("--p", type=cli.integer(3, 100), default=7, help="modulus, a prime")
-    add("--tasks", type=tasks, nargs="+", default=[4, 12, 20, 28, 36, 44], help="columns")
+    add("--tasks", type=tasks, nargs="+", default=[4, 12, 20, 28, 36], help="columns")
     add("--alpha", type=cli.fraction(), nargs="+", default=shares, help="rows: share to train on")
     add("--rule", default="rectangle", choices=rules, help="how tasks are selected")
-    add("--shots", type=cli.integer(2, 1000), default=7, help="triples (x, y, z) in a sequence")
+    add("--shots", type=cli.integer(2, 1000), default=10, help="triples (x, y, z) in a sequence")
     add("--repeats", action="store_true", help="a sequence may hold the same input twice")
-    add("--depth", type=some, default=2, help="blocks")
+    add("--depth", type=some, default=4, help="blocks")
     add("--width", type=size, default=64, help="channels")
     add("--heads", type=size, default=2, help="attention heads")
-    add("--batch", type=cli.integer(1, 10**6), default=144, help=batch)
-    add("--steps", type=count, default=5000, help="optimiser steps of every network")
+    add("--batch", type=cli.integer(1, 10**6), default=72, help=batch)
+    add("--steps", type=count, default=4000, help="optimiser steps of every network")
     add("--lr", type=cli.positive(), default=1e-3, help="peak learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=0.5, help="of matrices and embeddings")
     add("--warmup", type=cli.integer(0), default=200, help="steps of linear warm-up")
     add("--schedule", default="constant", choices=after, help="then; cosine to a tenth")
     add("--measure-every", type=count, default=250, help="steps between measurements")
     add("--seeds", type=some, default=1, help="networks a point: --seed, --seed + 1, ...")
-    add("--high", type=cli.fraction(), default=0.75, help=high)
+    add("--high", type=cli.fraction(), default=0.5, help=high)
     add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
     add("--scheduler", metavar="tcp://HOST:PORT", help="Dask, workers with PYTHONPATH=examples")
     add("--resume", action="store_true", help="keep the finished networks and train the others")
@@ -141,9 +143,15 @@ def train_one(flags, device, threads, folder):
     return result
 
 
-def outcome(curves, high):
-    """Step, accuracies and phase of a network at the end, and at its best for held-out tasks."""
+def outcome(curves, p, high):
+    """Step, accuracies and phase of a network at the end, and at its best for held-out tasks.
+
+    Two tasks agree on 1/p of the inputs, so that one which knows its own tasks alone is right on
+    1/p to 2/p for others. Where no measurement exceeds that, the best is the last, not the luckiest
+    one."""
     best = int(np.argmax(curves["ood_train"]))
+    if curves["ood_train"][best] <= 2 / p:
+        best = -1
     result = {}
     for moment, i in zip(MOMENTS, (-1, best), strict=True):
         accuracies = {name: curves[name][i] for name in SETS}
@@ -179,10 +187,14 @@ def log_of(everything, trained, outcomes):
     return log
 
 
-def summary(args, diagrams):
-    """Both diagrams in letters, a text for every alpha; cells by phase; the fewest tasks with an
-    ability for held-out ones, at their best; mean accuracies (alpha, tasks)."""
-    results = {"chance": 1 / args.p, "tasks": " ".join(map(str, args.tasks))}
+def summary(args, trained, diagrams):
+    """Floor and ceiling; both diagrams in letters, a text for every alpha; cells by phase; the
+    fewest tasks with an ability for held-out ones; mean accuracies (alpha, tasks)."""
+    results = {"chance": 1 / args.p}
+    for solver in SOLVERS:
+        values = [curves[solver] for curves in trained]
+        results[solver] = f"{min(values):.2f} to {max(values):.2f}"
+    results["tasks"] = " ".join(map(str, args.tasks))
     letters = list(plots.PHASES.values())
     for moment, grid in diagrams.items():
         for i in reversed(range(len(args.alpha))):
@@ -218,13 +230,14 @@ def main(argv=None):
         return 1
 
     trained = [curves for (curves,) in results]
-    outcomes = [outcome(curves, args.high) for curves in trained]
+    outcomes = [outcome(curves, args.p, args.high) for curves in trained]
     diagrams = {moment: maps(args, outcomes, moment) for moment in MOMENTS}
-    found = summary(args, diagrams)
+    found = summary(args, trained, diagrams)
     shown = {name: value for name, value in found.items() if not isinstance(value, list)}
 
     def figures(out):
-        plots.diagrams(diagrams, vars(args), out / "in_context_phases.png")
+        settings = vars(args) | {solver: found[solver] for solver in SOLVERS}
+        plots.diagrams(diagrams, settings, out / "in_context_phases.png")
 
     log = log_of(everything, trained, outcomes)
     experiment.finish(found, log, figures, PAPER, "paper", shown)
