@@ -58,12 +58,13 @@ def diagrams(grids: dict[str, dict], settings: dict, path: Path) -> None:
 def _what(settings: dict) -> str:
     p = settings["p"]
     inputs = p * p
-    train = [round(alpha * inputs) for alpha in settings["alpha"]]
+    ends = {round(alpha * inputs) for alpha in (settings["alpha"][0], settings["alpha"][-1])}
+    train = " to ".join(map(str, sorted(ends)))
     drawn = "with" if settings["repeats"] else "without"
     network = f"{settings['depth']} blocks, {settings['steps']} steps, none ends early"
     seeds = settings["seeds"]
     shown = f"{seeds} seed" if seeds == 1 else f"{seeds} seeds: means, and the commonest phase"
-    pools = f"{train[0]} to {train[-1]} of {inputs} inputs (x, y) are trained on"
+    pools = f"{train} of {inputs} inputs (x, y) are trained on"
     rows = f"{settings['shots']} a sequence, drawn {drawn} repetition"
     solvers = f"retrieval of training tasks {settings['retrieval']}"
     solvers += f", ratio matching {settings['ratio_matching']}"
@@ -80,7 +81,7 @@ def _phases(ax, codes: np.ndarray) -> None:
     _cells(ax, codes, style)
     for (i, j), code in np.ndenumerate(codes):
         letters = list(PHASES.values())[code]
-        ax.text(j, i, letters, ha="center", va="center", fontsize=8, color="k")
+        ax.text(j, i, letters, ha="center", va="center", fontsize=8, weight="bold")
 
 
 def _accuracies(ax, values: np.ndarray, title: str):

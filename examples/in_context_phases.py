@@ -233,7 +233,7 @@ def main(argv=None):
     outcomes = [outcome(curves, args.p, args.high) for curves in trained]
     diagrams = {moment: maps(args, outcomes, moment) for moment in MOMENTS}
     found = summary(args, trained, diagrams)
-    shown = {name: value for name, value in found.items() if not isinstance(value, list)}
+    shown = {name: x for name, x in found.items() if x != 0 and not isinstance(x, list)}
 
     def figures(out):
         settings = vars(args) | {solver: found[solver] for solver in SOLVERS}
