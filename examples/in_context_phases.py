@@ -25,18 +25,15 @@ import functools  # isort: skip
 import _figures_in_context_phases as plots
 import in_context
 import numpy as np
+from _in_context_points import SETS, SOLVERS, options_of, train
 from phase_diagram import make_executor
 
-from tinygrok.engine.device import get_device
 from tinygrok.tasks import in_context as ic
-from tinygrok.training.checkpoint import fit_in_pack
 
 QUICK = {"p": 5, "shots": 6, "tasks": [4, 16], "alpha": [0.3, 0.6], "batch": 48}
 QUICK |= {"depth": 2, "steps": 500, "lr": 2e-3, "warmup": 100, "measure_every": 100}
-SETS = in_context.SETS
 MOST_NETWORKS = 1000  # the paper: 49 a depth and rule
 MOMENTS = ("end", "best")
-SOLVERS = ("retrieval", "ratio_matching")  # accuracy at the last shot, held-out tasks
 PAPER = {"fewest_tasks_ood": "256 of 841 (p = 29, depth 6)"}
 
 
@@ -51,6 +48,7 @@ def arguments(argv=None):
     rules = ["rectangle", "random"]
     after = ["constant", "cosine"]
     shares = [0.3, 0.4, 0.5, 0.65, 0.8]
+    dask = "address of a Dask scheduler; it and its workers need PYTHONPATH=examples"
     batch = "sequences a step: every point takes the multiple of its tasks that is nearest"
     high = "accuracy that counts as high; the paper states none"
     add("--p", type=cli.integer(3, 100), default=7, help="modulus, a prime")
@@ -72,7 +70,7 @@ def arguments(argv=None):
     add("--seeds", type=some, default=1, help="networks a point: --seed, --seed + 1, ...")
     add("--high", type=cli.fraction(), default=0.5, help=high)
     add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
-    add("--scheduler", metavar="tcp://HOST:PORT", help="Dask, workers with PYTHONPATH=examples")
+    add("--scheduler", metavar="tcp://HOST:PORT", help=dask)
     add("--resume", action="store_true", help="keep the finished networks and train the others")
     args = cli.parse(p, argv, QUICK)
     for name in ("tasks", "alpha"):
@@ -101,17 +99,6 @@ def points(args):
     return result
 
 
-def options_of(flags):
-    """The options of in_context.py for a point."""
-    words = []
-    for name, value in flags.items():
-        if isinstance(value, bool):
-            words += [f"--{name}"] * value
-        else:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return in_context.arguments(words)
-
-
 def check(args, dev, everything):
     """Refuse now what a network deep in the sweep would refuse."""
     for flags in everything:
@@ -122,25 +109,6 @@ def check(args, dev, everything):
     at_once = max(1, args.workers)
     parts = memory.gpt(dev, net, largest, sequences=500)
     memory.require(dev, **{name: at_once * bytes for name, bytes in parts.items()})
-
-
-def train(pack, device, threads, folder):
-    """Accuracies at the last shot of every measurement, by set, for a pack of points; at the last
-    shot also those of two reference solvers on the held-out tasks and train inputs."""
-    return [train_one(flags, device, threads, folder) for flags in pack]
-
-
-def train_one(flags, device, threads, folder):
-    options = options_of(flags)
-    dev = get_device(device, flags["dtype"], threads)
-    _, solved, run = in_context.build(options, dev)
-    fit_in_pack(run, [flags], folder, options.steps, options.measure_every)
-    result = {"step": [int(step) for step in run.history["step"]]}
-    for name in SETS:
-        result[name] = [float(row[-1]) for row in run.history[f"{name}_accuracy"]]
-    for solver in SOLVERS:
-        result[solver] = float(solved[solver][-1])
-    return result
 
 
 def outcome(curves, p, high):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import _in_context_points as point
 import in_context
 import in_context_phases as phases
 import numpy as np
@@ -51,7 +52,7 @@ def test_points_are_runs_of_in_context():
     assert {f["tasks"]: f["batch"] for f in everything} == {4: 72, 28: 84, 36: 72}
     assert len({f["steps"] for f in everything}) == 1
     for flags in everything:
-        options = phases.options_of(flags)
+        options = point.options_of(flags)
         assert options.batch % options.tasks == 0
         assert {name: getattr(options, name) for name in flags} == flags
         data = in_context.make_data(options)
@@ -183,13 +184,13 @@ def test_a_point_is_what_in_context_trains(tmp_path):
 def test_another_threshold_or_column_trains_no_point_anew(tmp_path, monkeypatch):
     before, log = run(tmp_path)
     assert sum(before[f"end: {name}"] for name in PHASES) == 4
-    train = phases.train_one
-    monkeypatch.setattr(phases, "train_one", None)
+    train = point.train_one
+    monkeypatch.setattr(point, "train_one", None)
     after, _ = run(tmp_path, "--high 0.01 --resume")
     assert after["end: o.o.d. generalization"] == 4
     assert after["end_id_train"] == before["end_id_train"]
     trained = []
-    monkeypatch.setattr(phases, "train_one", lambda f, *a: trained.append(f) or train(f, *a))
+    monkeypatch.setattr(point, "train_one", lambda f, *a: trained.append(f) or train(f, *a))
     _, longer = run(tmp_path, "--tasks 4 8 16 --resume")
     assert {flags["tasks"] for flags in trained} == {8}
     assert set(log) < set(longer)
