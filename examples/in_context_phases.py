@@ -31,7 +31,7 @@ from phase_diagram import make_executor
 from tinygrok.tasks import in_context as ic
 
 QUICK = {"p": 5, "shots": 6, "tasks": [4, 16], "alpha": [0.3, 0.6], "batch": 48}
-QUICK |= {"depth": 2, "steps": 500, "lr": 2e-3, "warmup": 100, "measure_every": 100}
+QUICK |= {"depth": 2, "steps": 300, "lr": 2e-3, "warmup": 100, "measure_every": 100}
 MOST_NETWORKS = 1000  # the paper: 49 a depth and rule
 MOMENTS = ("end", "best")
 PAPER = {"fewest_tasks_ood": "256 of 841 (p = 29, depth 6)"}
@@ -47,7 +47,7 @@ def arguments(argv=None):
     workers = cli.integer(0, cli.MOST_WORKERS)
     rules = ["rectangle", "random"]
     after = ["constant", "cosine"]
-    shares = [0.3, 0.4, 0.5, 0.65, 0.8]
+    shares = [0.3, 0.4, 0.5, 0.6, 0.75]
     dask = "address of a Dask scheduler; it and its workers need PYTHONPATH=examples"
     batch = "sequences a step: every point takes the multiple of its tasks that is nearest"
     high = "accuracy that counts as high; the paper states none"
@@ -55,13 +55,13 @@ def arguments(argv=None):
     add("--tasks", type=tasks, nargs="+", default=[4, 12, 20, 28, 36], help="columns")
     add("--alpha", type=cli.fraction(), nargs="+", default=shares, help="rows: share to train on")
     add("--rule", default="rectangle", choices=rules, help="how tasks are selected")
-    add("--shots", type=cli.integer(2, 1000), default=10, help="triples (x, y, z) in a sequence")
+    add("--shots", type=cli.integer(2, 1000), default=12, help="triples (x, y, z) in a sequence")
     add("--repeats", action="store_true", help="a sequence may hold the same input twice")
     add("--depth", type=some, default=4, help="blocks")
     add("--width", type=size, default=64, help="channels")
     add("--heads", type=size, default=2, help="attention heads")
     add("--batch", type=cli.integer(1, 10**6), default=72, help=batch)
-    add("--steps", type=count, default=4000, help="optimiser steps of every network")
+    add("--steps", type=count, default=3500, help="optimiser steps of every network")
     add("--lr", type=cli.positive(), default=1e-3, help="peak learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=0.5, help="of matrices and embeddings")
     add("--warmup", type=cli.integer(0), default=200, help="steps of linear warm-up")

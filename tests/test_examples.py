@@ -70,7 +70,7 @@ QUICK = {
     },
     "in_context_phases": {
         "end: i.d. memorization": lambda x: x >= 1,
-        "end_id_train": lambda x: x[0][0] > 0.9 and x[0][0] > x[1][1] + 0.3,
+        "end_id_train": lambda x: x[0][0] > 0.8 and x[0][0] > x[1][1] + 0.3,
         "end_ood_train": lambda x: np.max(x) < 0.4,
         "fewest_tasks_ood": lambda x: x is None,
     },

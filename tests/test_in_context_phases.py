@@ -72,7 +72,7 @@ def test_a_batch_holds_every_task():
         ("--tasks 4 48", "rectangles"),
         ("--tasks 6", "fours"),
         ("--tasks 49 --rule random", "none to hold out"),
-        ("--alpha 0.4 0.9", "too few for 10 shots"),
+        ("--alpha 0.4 0.9", "too few for 12 shots"),
         ("--alpha 0.1", "too few"),
         ("--alpha 0.4 0.4", "--alpha: every value once"),
         ("--tasks 8 8", "--tasks: every value once"),
