@@ -22,15 +22,15 @@ def options_of(flags):
     return in_context.arguments(words)
 
 
-def train(pack, device, threads, folder):
+def train(pack, device, threads, tf32, folder):
     """Accuracies at the last shot of every measurement, by set, for a pack of points; at the last
     shot also those of two reference solvers on the held-out tasks and train inputs."""
-    return [train_one(flags, device, threads, folder) for flags in pack]
+    return [train_one(flags, device, threads, tf32, folder) for flags in pack]
 
 
-def train_one(flags, device, threads, folder):
+def train_one(flags, device, threads, tf32, folder):
     options = options_of(flags)
-    dev = get_device(device, flags["dtype"], threads)
+    dev = get_device(device, flags["dtype"], threads, tf32)
     _, solved, run = in_context.build(options, dev)
     fit_in_pack(run, [flags], folder, options.steps, options.measure_every)
     result = {"step": [int(step) for step in run.history["step"]]}

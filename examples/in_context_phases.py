@@ -191,7 +191,8 @@ def main(argv=None):
     cells = f"{len(args.tasks)} x {len(args.alpha)} points"
     print(f"{cells}, {len(everything)} networks of {args.steps} steps; chance 1/{args.p}")
     threads = 1 if executor else args.threads
-    work = functools.partial(train, device=args.device, threads=threads, folder=folder)
+    where = {"device": args.device, "threads": threads, "tf32": args.tf32, "folder": folder}
+    work = functools.partial(train, **where)
     packs = [[flags] for flags in everything]
     results = experiment.sweep(packs, work, executor, "network", "trained")
     if results is None:

@@ -181,6 +181,15 @@ def test_a_point_is_what_in_context_trains(tmp_path):
     assert len(log) == 1 + 4
 
 
+def test_the_device_is_the_one_that_was_asked_for(tmp_path, monkeypatch):
+    """Also its TF32, of which no number tells on a CPU."""
+    asked = []
+    device = point.get_device
+    monkeypatch.setattr(point, "get_device", lambda *words: asked.append(words) or device(*words))
+    run(tmp_path, "--tf32 --dtype float64 --device cpu")
+    assert set(asked) == {("cpu", "float64", 1, True)}
+
+
 def test_another_threshold_or_column_trains_no_point_anew(tmp_path, monkeypatch):
     before, log = run(tmp_path)
     assert sum(before[f"end: {name}"] for name in PHASES) == 4
