@@ -37,6 +37,7 @@ CASES = {
     " --regularizer batchnorm",
     "grok_polynomials": "--quick --p 11 --width 16 --steps 20",
     "in_context": "--quick --steps 8 --measure-every 2 --width 8 --depth 1",
+    "in_context_phases": "--quick --steps 3 --width 8 --depth 1",
     "predict_lcg": f"--steps 8 --pool 8 {LCG}",
     "autoinit": "--steps 4 --tune-steps 2 --batch 4 --measure-every 2 --inits off kaiming"
     " --lr 0.01 --width 8 --depth 2 --data IMAGES",
@@ -49,7 +50,8 @@ PROBES = {  # which open what the example leaves, and their flags
     "in_context": ("in_context_probe", "--grid-tasks 1 --draws 2"),
     "predict_lcg": ("lcg_probe", "--rows 5"),
 }
-SWEEPS = {"lcg_scaling", "phase_diagram", "critical_init", "analytic_weights"}  # a file a part
+SWEEPS = {"lcg_scaling", "phase_diagram", "in_context_phases"}  # a file a part
+SWEEPS |= {"critical_init", "analytic_weights"}
 STATE = {name: "config.json" if name in SWEEPS else "checkpoint.npz" for name in CASES}
 STATE["autoinit"] = "off-0.01-0.npz"
 

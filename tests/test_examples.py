@@ -68,6 +68,12 @@ QUICK = {
         "ood_best_covered": lambda x: x > 0.3,  # chance is 0.2
         "ood_best_uncovered": lambda x: x < 0.15,
     },
+    "in_context_phases": {
+        "end: i.d. memorization": lambda x: x >= 1,
+        "end_id_train": lambda x: x[0][0] > 0.8 and x[0][0] > x[1][1] + 0.3,
+        "end_ood_train": lambda x: np.max(x) < 0.4,
+        "fewest_tasks_ood": lambda x: x is None,
+    },
     "in_context_probe": {
         "id_covered": lambda x: x[0] > 0.5,
         "id_uncovered": lambda x: x[0] < 0.5,
@@ -148,6 +154,7 @@ FIGURES = {
     "corrupted_labels": ["training.png", "neurons.png", "examples.png", "releases.png"],
     "phase_diagram": ["phase_diagram.png"],
     "in_context": ["in_context.png"],
+    "in_context_phases": ["in_context_phases.png"],
     "in_context_probe": [
         "attention.png",
         "numbers.png",
@@ -360,6 +367,7 @@ REFUSED = {
         "--heads 3",
         "--alpha 0.9",
     ],
+    "in_context_phases": ["--tasks 4 6", "--alpha 0.4 0.9", "--heads 3", "--p 9", "--resume"],
     "predict_lcg": [
         "--modulus 97",
         "--modulus 60",
@@ -519,6 +527,7 @@ FINISHED = {
     "in_context": "--quick --steps 2",
     "predict_lcg": "--quick --steps 2",
     "lcg_scaling": "--moduli 16 32 --steps 2",
+    "in_context_phases": "--quick --steps 2",
     "autoinit": "--quick --steps 2 --tune-steps 4 --seeds 1",
 }
 

@@ -82,6 +82,15 @@ ABSURD = {
         "--preset paper --width 16384",
         "--shots 100000",
     ],
+    "in_context_phases": [
+        "--workers 10000",
+        "--seeds 1000",
+        "--depth 1000 --width 10000",
+        "--shots 24 --repeats --batch 100000 --width 4096 --workers 32",
+        "--p 97 --tasks 4096 --batch 4096 --width 20000",
+        "--tasks 9406 --rule random --p 97",
+        "--p 97 --tasks 4 8 12 --alpha 0.2 0.4 --seeds 1000",
+    ],
     "in_context_probe": ["--draws 1000000", "--contexts 100000", "--grid-tasks 1000000"],
     "lcg_probe": ["--rows 1000000"],
     "lcg_scaling": [
