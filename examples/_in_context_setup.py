@@ -13,7 +13,7 @@ from tinygrok.tasks.in_context_rows import RULES, MixedRows
 from tinygrok.tasks.shares import MovingShares
 
 SETS = ("id_train", "id_test", "ood_train", "ood_test")
-ROWS = {"direction-free": "ood_direction_free", "axis": "ood_axis"}  # sets that some pools lack
+ROWS = {rule: f"ood_{rule.replace('-', '_')}" for rule in RULES[1:]}  # sets that some pools lack
 SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
 LATE = 8  # examples in context from which on uncovered queries are counted together
 
@@ -42,7 +42,7 @@ def make_data(args):
     size = (args.p, args.shots, args.tasks, args.alpha)
     data = ic.InContextData.make(*size, rng, args.rule, args.repeats)
     data.tasks_per_step = args.tasks_per_step
-    return MixedRows(**vars(data), shares=moving_shares(args))
+    return MixedRows(**vars(data), shares=moving_shares(args), fade=args.fade)
 
 
 def make_model(args):
@@ -95,6 +95,28 @@ def solvers(p, tokens, id_tasks):
     return accuracies | queries
 
 
+def late_queries(p, tokens, rule):
+    """(sequences, shots): the late queries for which ratio matching has no answer; of lines all."""
+    triples = tokens.reshape(len(tokens), -1, 3)
+    xy = triples[..., :2]
+    z = triples[..., 2]
+    asked = np.ones(z.shape, dtype=bool)
+    asked[:, : late(z.shape[1]).start] = False
+    if rule != "line":
+        for k in range(z.shape[1]):
+            asked[:, k] &= ~ic.ratio_matching(p, xy[:, :k], z[:, :k], xy[:, k])[1]
+    return asked
+
+
+def rows_by_rule(p, sets):
+    """Of the sets of rows by rule: late queries, and accuracy of the learner `one_zero`."""
+    late_by_set = {
+        name: late_queries(p, sets[name], rule) for rule, name in ROWS.items() if name in sets
+    }
+    floors = {name: one_zero(sets[name], asked) for name, asked in late_by_set.items()}
+    return {"late": late_by_set, "one_zero": floors}
+
+
 def share_of(right, asked):
     """Share of the queries `asked` that are right; nan if none is asked."""
     return right[asked].mean() if asked.any() else np.nan
@@ -102,17 +124,21 @@ def share_of(right, asked):
 
 def watch(run, solved):
     """Let the run measure o.o.d. accuracy on train inputs by whether ratio matching has an answer:
-    at the last shot (ood_covered, ood_uncovered), and on all late shots where it has none."""
+    at the last shot (ood_covered, ood_uncovered), and on all late shots where it has none; the
+    latter also on rows by rule."""
     known = solved["known"][:, -1]
 
     def by_need(run, predicted):
         right = predicted["ood_train"] == run.sets["ood_train"].targets
         last = right[:, -1]
-        return {
+        result = {
             "ood_covered": share_of(last, known),
             "ood_uncovered": share_of(last, ~known),
             "uncovered": share_of(right, solved["uncovered"]),
         }
+        for name, asked in solved["late"].items():
+            result[f"{name}_late"] = share_of(predicted[name] == run.sets[name].targets, asked)
+        return result
 
     run.extra = by_need
 
@@ -126,14 +152,14 @@ def fill_history(run):
             run.history.setdefault(name, [unknown] * rows)
 
 
-def one_zero(tokens):
-    """Accuracy at late shots of a learner that knows one thing about rows of different directions:
-    that one direction alone has the answer 0. It answers 0 until there is one, then 1."""
+def one_zero(tokens, asked):
+    """Accuracy at the queries `asked` of a learner that knows one thing: that of all directions one
+    has the answer 0. It answers 0 until it has seen one, then 1."""
     z = tokens.reshape(len(tokens), -1, 3)[..., 2]
     zero = z == 0
     before = np.cumsum(zero, axis=1) - zero
     right = np.where(before, z == 1, zero)
-    return float(right[:, late(z.shape[1])].mean())
+    return float(share_of(right, asked))
 
 
 def measured(history, solved):
@@ -149,11 +175,10 @@ def measured(history, solved):
     results |= without_a_match(history, solved)
     log = {"step": history["step"], **last}
     for name, floor in floors.items():
-        curves = history[f"{name}_accuracy"]
-        log[name] = curves[:, late(curves.shape[1])].mean(axis=1)
+        log[name] = history[f"{name}_late"]
         results[name] = float(log[name][-1])
         results[f"{name}_one_zero"] = floor
-        results[f"{name}_k_shot"] = curves[-1].round(4).tolist()
+        results[f"{name}_k_shot"] = history[f"{name}_accuracy"][-1].round(4).tolist()
     results["phase"] = ic.phase(*(float(last[name][-1]) for name in SETS))
     results["phase_at_best"] = ic.phase(*(float(last[name][best]) for name in SETS))
     results["k_shot"] = history["ood_train_accuracy"][best].round(4).tolist()

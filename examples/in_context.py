@@ -59,6 +59,7 @@ def arguments(argv=None):
     after = ["constant", "cosine"]
     share = cli.fraction()
     rows = f"shares of the rules of rows, {', '.join(RULES)}"
+    fade = "training steps while the sums of the rule steps lose their steps"
     some = "draw so many for each batch (default: all, or --batch of them)"
     repeats = "a sequence may hold the same input twice (the paper's does)"
     add("--preset", default="small", choices=presets, help="settings that other flags may change")
@@ -75,6 +76,7 @@ def arguments(argv=None):
     add("--rows", nargs="+", metavar="RULE=SHARE", default=["plain=1"], help=rows)
     add("--start", nargs="+", metavar="RULE=SHARE", help="shares at first (default: --rows)")
     add("--ramp", type=cli.integer(0), nargs=2, default=[0, 2000], help="steps of their move")
+    add("--fade", type=cli.integer(0), nargs=2, default=[2000, 6000], help=fade)
     add("--batch", type=many, default=144, help="sequences a step, a multiple of its tasks")
     add("--tasks-per-step", type=cli.integer(1, 4096), help=some)
     add("--steps", type=count, default=9500, help="optimiser steps")
@@ -121,9 +123,7 @@ def build(args, dev):
     )
     asked = data.sets(generator(args.seed, "probes"))  # what the run measures
     solved = setup.solvers(args.p, asked["ood_train"], data.id_tasks)
-    solved["one_zero"] = {
-        name: setup.one_zero(asked[name]) for name in ROWS.values() if name in asked
-    }
+    solved |= setup.rows_by_rule(args.p, asked)
     setup.watch(run, solved)
     return data, solved, run
 
@@ -134,9 +134,8 @@ def progress(row):
     shown = {name: row[f"{name}_accuracy"][-1] for name in SETS}
     shown["uncovered"] = row["uncovered"]
     for rule, name in ROWS.items():
-        if f"{name}_accuracy" in row:
-            curve = row[f"{name}_accuracy"]
-            shown[rule] = curve[setup.late(len(curve))].mean()
+        if f"{name}_late" in row:
+            shown[rule] = row[f"{name}_late"]
     return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 

@@ -215,29 +215,76 @@ def is_direction_free(p, row):
     )
 
 
+def obeys(rule, p, row):
+    """Whether a row is of a rule, by its definition."""
+    if rule == "direction-free":
+        return is_direction_free(p, row)
+    if rule == "line":
+        return [0, 0] not in row and len({inverse_ratio(p, x) for x in map(tuple, row)}) == 1
+    on_x = [x > 0 and y == 0 for x, y in row]
+    on_y = [x == 0 and y > 0 for x, y in row]
+    both = any(on_x[:4]) and any(on_y[:4]) and [0, 0] not in row
+    return both and (rule == "steps" or sum(on_x) == sum(on_y) == 1)
+
+
+def inverse_ratio(p, pair):
+    """The multiples of a pair: its direction."""
+    return frozenset((c * pair[0] % p, c * pair[1] % p) for c in range(p))
+
+
 @pytest.mark.parametrize("rule", RULES[1:])
-@pytest.mark.parametrize(("p", "shots", "alpha"), [(7, 8, 0.8), (11, 9, 0.7), (5, 2, 0.5)])
+@pytest.mark.parametrize(
+    ("p", "shots", "alpha"), [(7, 8, 0.8), (11, 9, 0.7), (5, 2, 0.5), (7, 20, 0.7)]
+)
 def test_rows_obey_their_rule(rule, p, shots, alpha):
-    """In the train and in the test pool; and ratio matching has no answer."""
+    """In the train and in the test pool."""
     data = mixed({"plain": 1.0}, p=p, shots=shots, alpha=alpha)
     for pool in (data.train_pool, data.test_pool):
         lines = Lines(p, pool)
-        most = min(shots, len(lines.directions))
-        if rule not in lines.rules(most):
+        if rule not in lines.rules(shots):
             continue
-        pairs = lines.draw(200, most, generator(0, "batches"), rule)
-        assert pairs.shape == (200, most, 2)
+        pairs = lines.draw(200, shots, generator(0, "batches"), rule)
+        assert pairs.shape == (200, shots, 2)
         inside = {tuple(x) for x in pool.tolist()}
         for row in pairs.tolist():
             assert {tuple(x) for x in row} <= inside
-            assert is_direction_free(p, row)
-            first = row[: min(4, most)]
-            if rule == "axis":
-                assert sum(x > 0 and y == 0 for x, y in first) == 1
-                assert sum(x == 0 and y > 0 for x, y in first) == 1
-        for k in range(1, most):
-            z = pairs[:, :k] @ [2, 3] % p
-            assert not ic.ratio_matching(p, pairs[:, :k], z, pairs[:, k])[1].any()
+            assert obeys(rule, p, row)
+
+
+def test_ratio_matching_answers_lines_and_no_direction_free_row():
+    lines = Lines(7, all_pairs(7))
+    for rule, answered in (("line", True), ("direction-free", False)):
+        pairs = lines.draw(200, 8, generator(0, "batches"), rule)
+        for k in range(1, 8):
+            z = pairs[:, :k] @ [2, 3] % 7
+            known = ic.ratio_matching(7, pairs[:, :k], z, pairs[:, k])[1]
+            assert (known == answered).all()
+
+
+def test_steps_stand_before_their_sum():
+    """In rows of all kinds between those that show no step and those that show all."""
+    pairs = Lines(7, all_pairs(7)).draw(4000, 20, generator(0, "batches"), "steps")
+    shown = []
+    for row in pairs.tolist():
+        for i in range(4, 18):
+            x, y = row[i]
+            later = [pair for pair in row[i + 1 : i + 3] if 0 not in pair]
+            if y == 0:
+                assert later[0][0] == x
+            if x == 0:
+                assert later[0][1] == y
+        shown.append(sum(0 in pair for pair in row[4:]) / 16)
+    assert min(shown) == 0
+    assert max(shown) >= 0.6  # two of three
+    assert sum(share == 0 for share in shown) > 50
+    assert sum(share >= 0.6 for share in shown) > 50
+
+
+def test_steps_that_the_pool_lacks_are_left_out():
+    pool = np.array([[1, 0], [0, 2], [3, 4], [5, 6], [0, 4]])
+    pairs = Lines(7, pool).draw(500, 9, generator(0, "batches"), "steps")
+    found = {tuple(pair) for pair in pairs.reshape(-1, 2).tolist()}
+    assert found == {tuple(pair) for pair in pool.tolist()}
 
 
 def test_every_row_is_equally_likely():
@@ -273,7 +320,8 @@ def test_places_of_the_axes_are_equally_likely():
     ("rule", "settings"),
     [
         ("direction-free", {"shots": 9}),
-        ("axis", {"shots": 9}),
+        ("line", {"train_pool": np.array([[0, 0]])}),
+        ("steps", {"train_pool": np.array([[1, 0], [2, 0], [0, 1]])}),
         ("axis", {"train_pool": np.array([[1, 1], [1, 2], [1, 3], [1, 4], [2, 0], [0, 0]])}),
         ("direction-free", {"train_pool": np.array([[1, 1], [2, 2], [0, 0]])}),
     ],
@@ -287,7 +335,12 @@ def test_pools_without_such_rows_are_refused(rule, settings):
 
 @pytest.mark.parametrize(
     ("step", "shares"),
-    [(1, [0, 0, 1]), (150, [0.25, 0.15, 0.6]), (200, [0.5, 0.3, 0.2]), (9999, [0.5, 0.3, 0.2])],
+    [
+        (1, [0, 0, 0, 1, 0]),
+        (150, [0.25, 0.15, 0, 0.6, 0]),
+        (200, [0.5, 0.3, 0, 0.2, 0]),
+        (9999, [0.5, 0.3, 0, 0.2, 0]),
+    ],
 )
 def test_shares_of_rows_move(step, shares):
     """Of 200 rows each has a rule by the shares of the step: first the plain ones, then the others,
@@ -299,11 +352,10 @@ def test_shares_of_rows_move(step, shares):
     rows = tokens.reshape(8, 200, 6, 3)[0, ..., :2]
     rng = generator(step, "batches")
     pairs = data.draw_pairs(data.train_pool, 200, rng)
-    plain, free, axis = rng.multinomial(200, shares)
+    plain, free, *_ = rng.multinomial(200, shares)
     np.testing.assert_array_equal(rows[:plain], pairs[:plain])
-    assert all(is_direction_free(7, row) for row in rows[plain:].tolist())
-    on_axes = (rows[plain + free :, :4] == 0).any(axis=2).sum(axis=1)
-    assert on_axes.tolist() == [2] * axis
+    assert all(obeys("direction-free", 7, row) for row in rows[plain : plain + free].tolist())
+    assert all(obeys("axis", 7, row) for row in rows[plain + free :].tolist())
 
 
 def test_of_plain_rows_alone_nothing_changes():
@@ -363,8 +415,8 @@ def test_sets_by_rule_are_of_held_out_tasks_and_train_inputs():
         np.testing.assert_array_equal(z, triples[..., 2])
         for row in triples[0, ..., :2].tolist():
             assert {tuple(x) for x in row} <= pool
-            assert is_direction_free(7, row)
-    assert list(mixed({"plain": 1.0}, shots=9).sets(generator(0, "probes"))) == [*setup.SETS]
+    without = [*setup.SETS, "ood_line", "ood_axis", "ood_steps"]  # there are 8 directions mod 7
+    assert list(mixed({"plain": 1.0}, shots=9).sets(generator(0, "probes"))) == without
 
 
 # -- what examples/in_context.py measures --
@@ -425,7 +477,9 @@ def test_the_learner_that_knows_of_one_zero():
     data = mixed({"plain": 1.0}, p=5, shots=6, alpha=0.96)
     pairs = Lines(5, all_pairs(5)).draw(6000, 6, np.random.default_rng(0), "direction-free")
     tokens = data.sequences(np.array([[1, 2], [3, 0]]), pairs)
-    assert setup.one_zero(tokens) == pytest.approx(1 / 6 + 5 / 6 / 4, abs=0.015)
+    asked = setup.late_queries(5, tokens, "direction-free")
+    assert asked.sum(axis=1).tolist() == [1] * len(tokens)
+    assert setup.one_zero(tokens, asked) == pytest.approx(1 / 6 + 5 / 6 / 4, abs=0.015)
 
 
 def test_resumed_with_shares_that_move_and_muon(host_dev, tmp_path):
@@ -498,5 +552,5 @@ def test_flags_that_are_refused(words):
 
 
 def test_rows_that_the_inputs_do_not_have_are_refused(host_dev):
-    with pytest.raises(InputError, match="no axis row of 12 shots"):
-        example("--start axis=1 --batch 32", host_dev)
+    with pytest.raises(InputError, match="no direction-free row of 12 shots"):
+        example("--start direction-free=1 --batch 32", host_dev)

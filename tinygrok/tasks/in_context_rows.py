@@ -1,14 +1,17 @@
 """Rows of inputs by rule for the in-context task: what they leave ratio matching to answer.
 
 In rows of inputs drawn freely most queries are multiples of an example, and matching them leaves
-little to be learnt. Here a share of the rows asks for more:
+little to be learnt. Here a share of the rows asks for more, or for one thing at a time:
 
     plain            inputs drawn freely, as in the paper
     direction-free   no input is a multiple of another, none is (0, 0): ratio matching never has an
                      answer. A direction is drawn for every input, all of them different and all
                      equally likely, then one of its inputs
-    axis             direction-free, and among the first 4 inputs are (u, 0) and (0, v), at places
-                     drawn at random: what follows is answered by x/u z(u, 0) + y/v z(0, v)
+    line             all inputs of one direction: ratio matching and nothing else
+    axis             among the first 4 inputs are (u, 0) and (0, v), at places drawn at random; the
+                     others are off the axes: x/u z(u, 0) + y/v z(0, v) answers them
+    steps            axis rows that show such a sum in steps: before (x, y) also (x, 0) and (0, y),
+                     where the pool has them, each with the same probability
 
 There are p + 1 directions y/x. Unless a = b = 0, z is 0 in exactly one of them, so that a learner
 who has seen p of them without a 0 knows the last answer: draw fewer shots than that.
@@ -22,7 +25,7 @@ from .in_context import InContextData
 from .modular import TaskError, directions, pair_numbers
 from .shares import MovingShares
 
-RULES = ("plain", "direction-free", "axis")
+RULES = ("plain", "direction-free", "line", "axis", "steps")
 EARLY = 4  # shots among which the two inputs on the axes stand
 
 
@@ -42,23 +45,56 @@ class Lines:
         self._inputs = pool[np.argsort(line, kind="stable")]
         self.directions, self._counts = np.unique(line, return_counts=True)
         self._ends = np.cumsum(self._counts)
-        self._on_axis = np.isin(self.directions, [0, p])
+        self._in_pool = np.zeros((p, p), dtype=bool)
+        self._in_pool[tuple(pool.T)] = True
 
-    def rules(self, shots: int) -> tuple[str, ...]:
+    def rules(self, shots: int) -> list[str]:
         """The rules by which the pool has rows of so many shots."""
-        if len(self.directions) < shots:
-            return RULES[:1]
-        return RULES if self._on_axis.sum() == 2 else RULES[:2]
+        count = len(self.directions)
+        both_axes = self._in_pool[1:, 0].any() and self._in_pool[0, 1:].any() and count > 2
+        has = {
+            "plain": True,
+            "direction-free": count >= shots,
+            "line": count > 0,
+            "axis": both_axes,
+            "steps": both_axes,
+        }
+        return [rule for rule in RULES if has[rule]]
 
-    def draw(self, rows: int, shots: int, rng: np.random.Generator, rule: str) -> np.ndarray:
-        """(rows, shots, 2) pairs of different directions, by the rule direction-free or axis."""
-        rank = rng.random((rows, len(self.directions)))
-        if rule == "axis":
-            rank -= self._on_axis  # these two come first
-        chosen = np.argsort(rank, axis=1)[:, :shots]
-        if rule == "axis":
-            chosen[:, :EARLY] = rng.permuted(chosen[:, :EARLY], axis=1)
+    def draw(
+        self, rows: int, shots: int, rng: np.random.Generator, rule: str, shown: float = 1.0
+    ) -> np.ndarray:
+        """(rows, shots, 2) inputs of the pool, by any rule but plain; `shown` is the probability
+        of a step."""
+        count = len(self.directions)
+        if rule == "line":
+            one = rng.integers(count, size=(rows, 1))
+            return self._of(np.broadcast_to(one, (rows, shots)), rng)
+        if rule == "direction-free":
+            order = np.argsort(rng.random((rows, count)), axis=1)
+            return self._of(order[:, :shots], rng)
+        return self._sums(rows, shots, rng, shown if rule == "steps" else 0.0)
+
+    def _of(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Inputs (..., 2) in directions of the numbers chosen (...)."""
         return self._inputs[self._ends[chosen] - 1 - rng.integers(self._counts[chosen])]
+
+    def _sums(self, rows: int, shots: int, rng: np.random.Generator, shown: float) -> np.ndarray:
+        """Rows of the rules axis and steps."""
+        count = len(self.directions)
+        axes = self._of(np.tile([0, count - 1], (rows, 1)), rng)
+        queries = self._of(rng.integers(1, count - 1, size=(rows, shots)), rng)
+        steps = queries[:, :, None] * np.eye(2, dtype=int)  # (x, 0), (0, y)
+        kept = self._in_pool[steps[..., 0], steps[..., 1]]
+        kept &= rng.random(kept.shape) < shown
+        inputs = np.concatenate([steps, queries[:, :, None]], axis=2).reshape(rows, -1, 2)
+        left_out = ~np.pad(kept, ((0, 0), (0, 0), (0, 1)), constant_values=True)
+        places = np.argsort(left_out.reshape(rows, -1), axis=1, kind="stable")[:, : shots - 2]
+        later = np.take_along_axis(inputs, places[..., None], axis=1)
+        drawn = np.concatenate([axes, later], axis=1)
+        order = np.tile(np.arange(shots), (rows, 1))
+        order[:, :EARLY] = rng.permuted(order[:, :EARLY], axis=1)
+        return np.take_along_axis(drawn, order[..., None], axis=1)
 
 
 @dataclass(kw_only=True)
@@ -66,6 +102,7 @@ class MixedRows(InContextData):
     """A data set whose training rows are of several rules, with shares that move.
 
     shares   of RULES. Of plain rows alone it draws what InContextData draws, bit for bit
+    fade     training steps over which the probability of a step in a row falls from 1 to 0
 
     Raises TaskError where the train inputs have no row of a rule that has a share.
 
@@ -77,10 +114,14 @@ class MixedRows(InContextData):
     """
 
     shares: MovingShares
+    fade: tuple[int, int] = (0, 1)
 
     def __post_init__(self):
         super().__post_init__()
         self.lines = Lines(self.p, self.train_pool)
+        first, last = self.fade
+        if first >= last:
+            raise TaskError(f"steps fade from a step to a later one, not from {first} to {last}")
         for rule in self.shares.used:
             if rule not in self.lines.rules(self.shots):
                 none = f"the train inputs have no {rule} row of {self.shots} shots"
@@ -89,15 +130,17 @@ class MixedRows(InContextData):
     def train_rows(self, rows: int, rng: np.random.Generator, step: float) -> np.ndarray:
         """(rows, shots, 2) train inputs of the batch of a step."""
         pairs = super().train_rows(rows, rng, step)
+        first, last = self.fade
+        shown = min(max((last - step) / (last - first), 0.0), 1.0)
         rules = np.repeat(RULES, rng.multinomial(rows, self.shares(step)))
         for rule in np.unique(rules[rules != "plain"]):
             chosen = rules == rule
-            pairs[chosen] = self.lines.draw(chosen.sum(), self.shots, rng, rule)
+            pairs[chosen] = self.lines.draw(chosen.sum(), self.shots, rng, rule, shown)
         return pairs
 
     def sets(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The four of InContextData; then ood_direction_free, ood_axis: held-out tasks on rows of
-        train inputs by these rules, where there are any."""
+        """The four of InContextData; then ood_direction_free, ood_line, ood_axis, ood_steps:
+        held-out tasks on rows of train inputs by these rules, where there are any."""
         result = super().sets(rng)
         rows = len(result["ood_train"]) // len(self.ood_tasks)
         for rule in self.lines.rules(self.shots)[1:]:
