@@ -261,10 +261,13 @@ def test_ratio_matching_answers_lines_and_no_direction_free_row():
             assert (known == answered).all()
 
 
-def test_steps_stand_before_their_sum():
-    """In rows of all kinds between those that show no step and those that show all."""
-    pairs = Lines(7, all_pairs(7)).draw(4000, 20, generator(0, "batches"), "steps")
-    shown = []
+@pytest.mark.parametrize(("shown", "share"), [(1.0, 2 / 3), (0.5, 1 / 2), (0.0, 0.0)])
+def test_steps_stand_before_their_sum(shown, share):
+    """Of n shown steps and their sums 2 shown/(2 shown + 1) are steps."""
+    lines = Lines(7, all_pairs(7))
+    pairs = lines.draw(4000, 20, generator(0, "batches"), "steps", shown)
+    on_axes = (pairs == 0).any(axis=2)
+    assert on_axes[:, 4:].mean() == pytest.approx(share, abs=0.05)  # rows are cut
     for row in pairs.tolist():
         for i in range(4, 18):
             x, y = row[i]
@@ -273,11 +276,18 @@ def test_steps_stand_before_their_sum():
                 assert later[0][0] == x
             if x == 0:
                 assert later[0][1] == y
-        shown.append(sum(0 in pair for pair in row[4:]) / 16)
-    assert min(shown) == 0
-    assert max(shown) >= 0.6  # two of three
-    assert sum(share == 0 for share in shown) > 50
-    assert sum(share >= 0.6 for share in shown) > 50
+
+
+@pytest.mark.parametrize(("step", "shown"), [(1, 1.0), (30, 0.5), (40, 0.0), (99, 0.0)])
+def test_steps_fade(step, shown):
+    data = mixed({"steps": 1.0}, fade=(20, 40), shots=20)
+    pairs = data.train_rows(300, generator(0, "batches"), step)
+    expected = data.lines.draw(300, 20, generator(0, "batches"), "steps", shown)
+    assert (pairs == 0).any(axis=2).mean() == pytest.approx(
+        (expected == 0).any(axis=2).mean(), abs=0.02
+    )
+    with pytest.raises(TaskError, match="steps fade from a step to a later one"):
+        mixed({"steps": 1.0}, fade=(20, 20))
 
 
 def test_steps_that_the_pool_lacks_are_left_out():
