@@ -184,7 +184,7 @@ def test_scores_contributions_and_orders():
     weights, a, rng = random_net()
     weights["norm.gain"] = rng.uniform(0.1, 1, 20)
     labels = rng.integers(0, 13, 50)
-    for kind in ("ipr", "norm", "product", "gain", "readout", "random"):
+    for kind in neurons.SCORES:
         assert neurons.scores(weights, kind).shape == (20,)
     with pytest.raises(InputError, match="ipr"):
         neurons.scores(weights, "size")
