@@ -74,7 +74,9 @@ def _gelu(K):
       <z Phi> = K <n> = K/sqrt(2 pi (1 + K))
       <Phi^2> = 1/4 + t/(2 pi), as with erf;  <n^2> = 1/(2 pi d)
       <z n Phi> = K <n^2> - K <z n Phi>, so (1 + K) <z n Phi> = K <n^2>
-      <z^2 Phi^2> = K <Phi^2> + 2 K <z n Phi>
+      V = <z^2 Phi^2> = K <Phi^2> + 2 K <z n Phi>;  (K^2 + K^2 d^2)/P = 2 K^2/(1 + K)
+      D = <(Phi + z n)^2> = <Phi^2> + 2 <z n Phi> + <z^2 n^2>;  <z^2 n^2> = K/(2 pi d^3), and
+      (1 - K^2)/P + 1 = 2/(1 + K)
     """
     P = (1 + K) * (1 + K)
     d2 = 1 + K + K
