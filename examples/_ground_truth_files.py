@@ -8,8 +8,8 @@ import numpy as np
 from _ground_truth import is_mirror, wrapped
 from _ground_truth_faults import KINDS
 
+from tinygrok.disk.writer import atomic_write
 from tinygrok.engine.errors import InputError
-from tinygrok.engine.files import atomic_write
 from tinygrok.models.interop import to_torch_state_dict
 from tinygrok.probes.fourier import spectrum
 

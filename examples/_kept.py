@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from tinygrok.engine.files import atomic_write
+from tinygrok.disk.writer import atomic_write
 
 BLOCK = 64  # chunks of a verification a file
 

@@ -43,8 +43,8 @@ import _ground_truth_faults as damage  # isort: skip
 import _ground_truth_files as files  # isort: skip
 
 from tinygrok.analytic.verify import two_layer
+from tinygrok.disk.writer import write_json
 from tinygrok.engine.errors import InputError
-from tinygrok.engine.files import write_json
 from tinygrok.engine.rng import generator
 from tinygrok.tasks.modular import addition
 from tinygrok.training.checkpoint import save_arrays

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from tinygrok.cli import InputError, main
-from tinygrok.engine.files import atomic_write, write_json
+from tinygrok.disk.writer import atomic_write, write_json
 
 EXAMPLES = Path(__file__).resolve().parent
 RESULTS = EXAMPLES / "results"

@@ -434,8 +434,8 @@ cross entropy | ops.loss.cross_entropy_backward
 + scale = q
 
 cross entropy many rows | ops.loss.cross_entropy_rows
-- kernels.subtract_onehot(dev, y, target[..., None], _classes(dev, logits), y)
-+ kernels.subtract_onehot(dev, y, (target + 1)[..., None], _classes(dev, logits), y)
+- kernels.subtract_onehot(dev, y, target[..., None], logits.shape[-1], y)
++ kernels.subtract_onehot(dev, y, (target + 1)[..., None], logits.shape[-1], y)
 
 cross entropy long rows | ops.loss.cross_entropy_rows
 - total = y.sum(axis=-1, keepdims=True)

@@ -119,7 +119,7 @@ def test_two_stages():
     assert two_stages(steps, [0, 0, 0.5, 0.95, 1, 1], [0, 0.9, 1, 0.8, 0.4, 0.1]) == (30, 40)
     assert two_stages(steps, [0] * 6, [0, 0.9, 1, 1, 1, 1]) == (None, None)
     assert two_stages(steps, [0, 1, 1, 1, 1, 1], [np.nan] * 6) == (10, None)
-    assert first_step([1, 2], [0.1, 0.2], lambda x: x > 1) is None
+    assert first_step([1, 2], [False, False]) is None
 
 
 # -- neurons ---------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_scores_contributions_and_orders():
     weights, a, rng = random_net()
     weights["norm.gain"] = rng.uniform(0.1, 1, 20)
     labels = rng.integers(0, 13, 50)
-    for kind in ("ipr", "norm", "product", "gain", "readout", "random"):
+    for kind in neurons.SCORES:
         assert neurons.scores(weights, kind).shape == (20,)
     with pytest.raises(InputError, match="ipr"):
         neurons.scores(weights, "size")

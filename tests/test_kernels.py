@@ -94,12 +94,7 @@ MAKERS |= {
         fresh(E, S, P, N),
     ],
     "rotate": [X, X, X, X, -1.0, Y, Y],
-    "subtract_onehot": [
-        values(E, 4, P),
-        integers(P, 4, 1),
-        lambda rng, _: np.arange(P),
-        fresh(E, 4, P),
-    ],
+    "subtract_onehot": [values(E, 4, P), integers(P, 4, 1), P, fresh(E, 4, P)],
 }
 # further settings of kernels that have branches or strides in them
 CASES = (

@@ -1,6 +1,8 @@
 """Training: members equal solo runs, threads and shards do not show, devices agree, resume is
 exact."""
 
+import threading
+
 import numpy as np
 import pytest
 from helpers import small_run
@@ -91,6 +93,23 @@ def test_devices_agree(dev, host_dev, setting):
     tolerance = 2e-3 if dev.dtype == np.float32 else 1e-9
     for name, x in weights(runs[1]).items():
         np.testing.assert_allclose(weights(runs[0])[name], x, atol=tolerance * np.abs(x).max())
+
+
+@pytest.mark.parametrize("where", ["caller", "worker"])
+def test_map_raises_what_went_wrong(where):
+    """In whichever thread; the pool goes on afterwards."""
+    device = get_device("cpu", threads=2)
+    caller = threading.current_thread()
+    both = threading.Barrier(2, timeout=60)
+
+    def work(i):
+        both.wait()
+        if (threading.current_thread() is caller) == (where == "caller"):
+            raise KeyError(where)
+
+    with pytest.raises(KeyError, match=where):
+        device.map(work, range(2))
+    assert device.map(len, ["a", "bc", "def"]) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("shard_bytes", [2_000, 700])

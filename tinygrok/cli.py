@@ -28,9 +28,9 @@ import numpy as np  # noqa: E402
 
 from . import __version__  # noqa: E402
 from .disk.reader import read_json  # noqa: E402
+from .disk.writer import write_csv, write_json  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError, one_line  # noqa: E402
-from .engine.files import write_csv, write_json  # noqa: E402
 from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
 from .training.folder import Folder  # noqa: E402
 from .training.loop import NonFiniteLoss, Run  # noqa: E402

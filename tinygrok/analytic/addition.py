@@ -65,17 +65,12 @@ def noise_constant(terms: int) -> float:
     v_S = 1/2, 4, 25.33, 164.5, 1118.7 for S = 1..5.
     """
     series = [Fraction(1, math.factorial(k) ** 2) for k in range(terms + 1)]
-    power = [Fraction(1)] + [Fraction(0)] * terms  # of the series, up to y^S
+    power = [Fraction(1)]  # of the series, up to y^S
     for _ in range(terms):
-        power = [_coefficient(power, series, i) for i in range(terms + 1)]
+        power = np.convolve(power, series)[: terms + 1]
     walks = power[terms] * math.factorial(2 * terms)
     carried = Fraction(2**terms, math.factorial(terms)) ** 2
     return float(carried * walks / 4**terms / 2 - Fraction(1, 2))
-
-
-def _coefficient(a: list[Fraction], b: list[Fraction], i: int) -> Fraction:
-    """Of y^i in the product of two power series."""
-    return sum((a[i - k] * b[k] for k in range(i + 1)), Fraction(0))
 
 
 def random_width(p: int, terms: int) -> int:
@@ -158,17 +153,14 @@ def designed_waves(period: int, frequencies: np.ndarray, phases: np.ndarray) -> 
     mirror = 2 * frequencies % period == 0
     weight = np.where(mirror, 1, 2) / period
     amplitude = (weight * 2**S / (J * math.factorial(S))) ** (1 / (S + 1))
-    return Waves(
-        np.repeat(frequencies, J), np.tile(phases, (len(frequencies), 1)), np.repeat(amplitude, J)
-    )
+    phase = np.tile(phases, (len(frequencies), 1))
+    return Waves(np.repeat(frequencies, J), phase, np.repeat(amplitude, J))
 
 
 def constant_wave(period: int, terms: int) -> Waves:
     """One neuron for f = 0 where every input is on the circle: A (S A)^S = 1/period."""
     amplitude = (period * terms**terms) ** (-1 / (terms + 1))
-    return Waves(
-        frequency=np.array([0]), phase=np.zeros((1, terms)), amplitude=np.array([amplitude])
-    )
+    return Waves(np.array([0]), np.zeros((1, terms)), np.array([amplitude]))
 
 
 def choose_waves(task: ModularTask, circle: Circle, width, phases: str, rng, extra=0) -> Waves:

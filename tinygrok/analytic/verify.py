@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engine.border import integers
 from ..engine.device import Array, Device, get_device
 from ..engine.rng import generator
 from ..models.mlp import TwoLayerNet
@@ -25,17 +24,6 @@ SAMPLE = 200_000
 # Kinds of words times neurons; above it the terms are not listed (from 7 terms on, roughly).
 TERMS = 50_000_000
 CHUNK_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}  # hidden activations and logits of a chunk
-
-
-class ForwardRows(RowIndex):
-    """A RowIndex for the forward pass alone, without the groups that only backward reads."""
-
-    def __init__(self, dev: Device, index: np.ndarray, rows: int):
-        self.rows = rows
-        self.host = index = integers(index, "inputs", 0, rows - 1)
-        self.groups = [[None] * len(index)]
-        if dev.kind == "cuda":
-            self.index = dev.to_device(index.astype(np.int32))
 
 
 def two_layer(weights: dict[str, np.ndarray]) -> TwoLayerNet:
@@ -56,7 +44,7 @@ def evaluator(dev: Device, network) -> Callable[[np.ndarray], Array]:
 
     def logits(n: np.ndarray) -> Array:
         mode = Mode(buffer=dev.workspace.get)  # asked for here: every thread has its own workspace
-        return net.forward(dev, w, ForwardRows(dev, n, net.p), mode)[0]
+        return net.forward(dev, w, RowIndex(dev, n, net.p, backward=False), mode)[0]
 
     return logits
 

@@ -2,14 +2,13 @@
 
     J^{l0,l} = |dh^l/dh^l0|^2 / (B N_l)        h^l: the B samples after l stages, N_l entries each
 
-It is estimated with random cotangents in one backward pass, or taken from the exact Jacobian. The
-Jacobian is that of the whole batch, so BatchNorm's coupling of samples is in it; the division is by
-the size of the output. For v uniform on the unit sphere of a sample's output, drawn for every
-sample alone, E |v^T dh^l/dh^l0|^2 / B is J.
+It is estimated with random cotangents in one backward pass. The Jacobian is that of the whole
+batch, so BatchNorm's coupling of samples is in it; the division is by the size of the output. For v
+uniform on the unit sphere of a sample's output, drawn for every sample alone,
+E |v^T dh^l/dh^l0|^2 / B is J.
 Source: Doshi, He, Gromov, arXiv 2111.12143.
 """
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -82,21 +81,6 @@ class Propagation:
             pairs = self.apjn(rng, probes, stop=k + 1, start=k)  # J^{k,k+1}, J^{k+1,k+1} = 1
             columns.append(pairs[:, 0])
         return np.stack(columns, axis=1)
-
-    def jacobian(self, start: int, stop: int) -> np.ndarray:
-        """dh^stop/dh^start, (B N_stop, B N_start), one backward pass a row: for small widths."""
-        rows = []
-        for unit in np.eye(math.prod(self.shapes[stop])):
-            u = self.dev.to_device(unit.reshape(self.shapes[stop]))
-            for k in range(stop - 1, start - 1, -1):
-                u = self.stages[k].backward(u, self.caches[k])
-            rows.append(self.dev.to_host(u).reshape(-1))
-        return np.stack(rows)
-
-    def exact(self, start: int, stop: int) -> float:
-        """J^{start,stop} of this network and batch, from the exact Jacobian."""
-        J = self.jacobian(start, stop)
-        return float((J * J).sum()) / len(J)
 
 
 def mean_and_error(samples) -> tuple[np.ndarray, np.ndarray]:

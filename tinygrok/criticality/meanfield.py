@@ -1,8 +1,8 @@
 """Signal propagation in deep networks of infinite width: kernels, Jacobians, criticality.
 
 Blocks h' = W phi(h) + b + mu h, W_ij ~ Normal(0, sw2/N), b_i ~ Normal(0, sb2), with or without a
-norm. At infinite width the pre-activations of inputs 1 and 2 are Gaussian with kernel
-k_ab = E h(x_a) h(x_b), and layer by layer, with z ~ Normal(0, K),
+norm. At infinite width the pre-activations are Gaussian with kernel K = E h^2, and layer by layer,
+with z ~ Normal(0, K),
 
     K' = sw2 <phi(z)^2>_K + sb2 + mu^2 K
     J' = chi_J J,  chi_J = sw2 <phi'(z)^2>_K + mu^2
@@ -31,101 +31,80 @@ STEP = 1e-30  # of the complex step: df/dK = Im f(K + i STEP)/STEP, exact to rou
 HOST = Device("cpu", np, "float64")
 
 # -- Gaussian averages -----------------------------------------------------------------------------
-# Functions (k11, k22, k12) -> (E phi(u) phi(v), E phi'(u) phi'(v)), where u and v are Gaussian with
-# these covariances. The second average is the derivative of the first by k12 (Price's theorem).
+# Functions K -> (V, D, M2): V = <phi(z)^2>, D = <phi'(z)^2>, M2 = <phi(z)>^2 for z ~ Normal(0, K).
 
 
 def _homogeneous(a: float) -> Callable:
-    """phi(z) = z above 0, a z below; t = arccos(k12/sqrt(k11 k22)) is the angle between the inputs:
+    """phi(z) = z above 0, a z below:
 
-    E phi(u) phi(v)   = (1 + a^2)/2 k12 + (1 - a)^2/(2 pi) sqrt(k11 k22) (sin t - t cos t)
-    E phi'(u) phi'(v) = (1 + a^2)/2     - (1 - a)^2/(2 pi) t
+    V = (1 + a^2)/2 K        D = (1 + a^2)/2        M2 = (1 - a)^2 K/(2 pi)
 
-    phi(z) = (1 + a)/2 z + (1 - a)/2 |z|; products of u and |v| average to 0, E u v = k12, and
-    E |u v| = sqrt(k11 k22) (cos t + 2/pi (sin t - t cos t)).
+    Half of z^2 counts as it is, half of it a^2 times; phi(z) = (1 + a)/2 z + (1 - a)/2 |z|, and
+    <|z|> = sqrt(2 K/pi).
     """
     smooth = (1 + a * a) / 2
     kink = (1 - a) ** 2 / (2 * np.pi)
 
-    def averages(k11, k22, k12):
-        # t of the real parts: it does not move along k11 = k22 = k12, where derivatives are taken
-        sine = np.sqrt(np.maximum((k11 * k22 - k12 * k12).real, 0))  # times sqrt(k11 k22), as k12
-        t = np.arctan2(sine, np.real(k12))
-        length2 = np.sqrt(k11 * k22)
-        value = smooth * k12 + kink * length2 * (np.sin(t) - t * np.cos(t))
-        return value, smooth - kink * t
+    def averages(K):
+        return smooth * K, smooth + 0 * K, kink * K
 
     return averages
 
 
-def _erf(k11, k22, k12):
-    """phi = erf; P = (1 + 2 k11)(1 + 2 k22), d^2 = P - 4 k12^2:
+def _erf(K):
+    """phi = erf:  V = 2/pi arcsin(2 K/(1 + 2 K))        D = 4/(pi sqrt(1 + 4 K))        M2 = 0
 
-    E phi(u) phi(v) = 2/pi arcsin(2 k12/sqrt(P))        E phi'(u) phi'(v) = 4/(pi d)
-
-    erf(u) = 2 Prob(w < u) - 1 for w of variance 1/2: with a w for u and one for v, the first is
-    E sign(u - w1) sign(v - w2), of variances k11 + 1/2, k22 + 1/2 and correlation 2 k12/sqrt(P):
-    2/pi times its arcsine.
+    erf(z) = 2 Prob(w < z) - 1 for w of variance 1/2: with two such w, V is
+    E sign(z - w1) sign(z - w2), of variances K + 1/2 and correlation 2 K/(1 + 2 K): 2/pi times its
+    arcsine. D is 4/pi <exp(-2 z^2)>.
     """
-    P = (1 + 2 * k11) * (1 + 2 * k22)
-    d2 = 1 + 2 * (k11 + k22) + 4 * (k11 * k22 - k12 * k12)  # large P and k12^2 cancel here
-    value = 2 / np.pi * np.arcsin(2 * k12 / np.sqrt(P))
-    slope = 4 / np.pi / np.sqrt(d2)
-    return value, slope
+    V = 2 / np.pi * np.arcsin(2 * K / (1 + 2 * K))
+    D = 4 / np.pi / np.sqrt(1 + 4 * K)
+    return V, D, 0 * K
 
 
-def _gelu(k11, k22, k12):
-    """phi(z) = z Phi(z); P = (1 + k11)(1 + k22), d^2 = P - k12^2, t = arctan(k12/d):
+def _gelu(K):
+    """phi(z) = z Phi(z); P = (1 + K)^2, d^2 = 1 + 2 K, t = arctan(K/d):
 
-    E phi(u) phi(v)   = k12/4 + [(k12^2 + k11 k22 d^2)/(P d) + k12 t]/(2 pi)
-    E phi'(u) phi'(v) = 1/4   + [t + k12/d (1/d^2 + (1 - k11 k22)/P + 1)]/(2 pi)
+    V  = K/4 + [(K^2 + K^2 d^2)/(P d) + K t]/(2 pi)
+    D  = 1/4 + [t + K/d (1/d^2 + (1 - K^2)/P + 1)]/(2 pi)
+    M2 = K^2/(2 pi (1 + K))
 
-    By parts (Stein), E u f = k11 E f_u + k12 E f_v; n = Phi', so n'(z) = -z n(z):
-      E Phi(u) Phi(v) = 1/4 + t/(2 pi), as with erf;  E n(u) n(v) = 1/(2 pi d)
-      (1 + k22) E v n(v) Phi(u) = k12 E n(u) n(v), and with u and v exchanged
-      E v n(u) Phi(v) = k22 E n(u) n(v) - k12 E u n(u) Phi(v)
-      E u v Phi(u) Phi(v) = k12 E Phi(u) Phi(v) + k11 E v n(u) Phi(v) + k12 E v n(v) Phi(u)
+    By parts (Stein), <z f(z)> = K <f'(z)>; n = Phi', so n'(z) = -z n(z):
+      <z Phi> = K <n> = K/sqrt(2 pi (1 + K))
+      <Phi^2> = 1/4 + t/(2 pi), as with erf;  <n^2> = 1/(2 pi d)
+      <z n Phi> = K <n^2> - K <z n Phi>, so (1 + K) <z n Phi> = K <n^2>
+      V = <z^2 Phi^2> = K <Phi^2> + 2 K <z n Phi>;  (K^2 + K^2 d^2)/P = 2 K^2/(1 + K)
+      D = <(Phi + z n)^2> = <Phi^2> + 2 <z n Phi> + <z^2 n^2>;  <z^2 n^2> = K/(2 pi d^3), and
+      (1 - K^2)/P + 1 = 2/(1 + K)
     """
-    P = (1 + k11) * (1 + k22)
-    d2 = 1 + k11 + k22 + (k11 * k22 - k12 * k12)
+    P = (1 + K) * (1 + K)
+    d2 = 1 + K + K
     d = np.sqrt(d2)
-    t = np.arctan(k12 / d)
-    bracket = (k12 * k12 + k11 * k22 * d2) / (P * d) + k12 * t
-    value = k12 / 4 + bracket / (2 * np.pi)
-    bracket = t + k12 / d * (1 / d2 + (1 - k11 * k22) / P + 1)
-    slope = 1 / 4 + bracket / (2 * np.pi)
-    return value, slope
+    t = np.arctan(K / d)
+    bracket = (K * K + K * K * d2) / (P * d) + K * t
+    V = K / 4 + bracket / (2 * np.pi)
+    bracket = t + K / d * (1 / d2 + (1 - K * K) / P + 1)
+    D = 1 / 4 + bracket / (2 * np.pi)
+    return V, D, K * K / (2 * np.pi * (1 + K))
 
 
 def _quadrature(phi: Callable, slope: Callable) -> Callable:
-    """Averages as trapezoid sums over x and y in [-12, 12] with weights exp(-(x^2 + y^2)/2):
+    """Averages as trapezoid sums over z = sqrt(K) x, x in [-12, 12], with weights exp(-x^2/2).
 
-    u = sqrt(k11) x        v = (k12 x + sqrt(k11 k22 - k12^2) y)/sqrt(k11)
-
-    On smooth functions they converge exponentially: 1e-12 with 2401 points, in two dimensions with
-    241 x 241. One dimension is enough where k12^2 = k11 k22.
+    On smooth functions they converge exponentially: 1e-12 with 2401 points.
     """
 
-    def averages(*kernels):
-        k11, k22, k12 = (np.asarray(k)[..., None, None] for k in kernels)
-        rest = k11 * k22 - k12 * k12
-        if rest.any():
-            x = np.linspace(-12, 12, 241)
-            y = x[:, None]
-        else:
-            x = np.linspace(-12, 12, 2401)
-            y = np.zeros((1, 1))
-        root = np.sqrt(np.where(k11 == 0, 1, k11))
-        spread = np.sqrt(np.where(np.real(rest) < 0, 0, rest))
-        u = np.sqrt(k11) * x
-        v = (k12 * x + spread * y) / root
-        weight = np.exp(-(x * x + y * y) / 2)
-
-        def average(f):
-            products = f(u) * f(v) * weight
-            return products.sum(axis=(-1, -2)) / weight.sum()
-
-        return average(phi), average(slope)
+    def averages(K):
+        x = np.linspace(-12, 12, 2401)
+        z = np.sqrt(np.asarray(K)[..., None]) * x
+        weight = np.exp(-x * x / 2)
+        weight /= weight.sum()
+        value = phi(z)
+        V = (value * value * weight).sum(axis=-1)
+        D = (slope(z) ** 2 * weight).sum(axis=-1)
+        M = (value * weight).sum(axis=-1)
+        return V, D, M * M
 
     return averages
 
@@ -150,11 +129,10 @@ KNOWN = {"identity": _homogeneous(1.0), "relu": _homogeneous(0.0), "erf": _erf, 
 KNOWN |= {"leaky_relu": _homogeneous(LEAK), "silu": _quadrature(_silu, _silu_slope)}
 
 
-def dual(activation: str) -> Callable:
+def averages(activation: str) -> Callable:
     """The Gaussian averages of an activation: KNOWN ones, or sums over the library's own phi.
 
-    Returns a function (k11, k22, k12) -> (E phi(u) phi(v), E phi'(u) phi'(v)). InputError for an
-    unknown name.
+    Returns a function K -> (V, D, M2). InputError for an unknown name.
     """
     if activation in KNOWN:
         return KNOWN[activation]
@@ -199,75 +177,39 @@ class MeanField:
     norm: str = "none"
 
     def __post_init__(self):
-        dual(self.activation)
+        averages(self.activation)
         if self.norm not in NORMS:
             raise InputError(f"unknown norm {self.norm!r}: choose {', '.join(NORMS)}")
 
-    def branch(self, k11, k22, k12):
-        """(A, B): the branch W f(h) adds sw2 A to the kernel k12 and sw2 B to the Jacobian.
+    def branch(self, K):
+        """(A, B): the branch W f(h) adds sw2 A to the kernel and sw2 B to the Jacobian.
 
-        f is phi with its norm, s what the norms divide by, in the product for the two inputs:
+        f is phi with its norm:
 
-        none, post  A = <phi phi>_k                              B = <phi' phi'>_k
-        pre         A = <phi phi>_c,  c = k/s, s^2 = k11 k22     B = <phi' phi'>_c / s
-        batch       A = <phi phi>_c - <phi>^2                    B = <phi' phi'>_c / s
-        act         A = Cov(phi, phi)/s, s^2 = Var phi Var phi   B = <phi' phi'>_k / s
+        none, post  A = V(K)              B = D(K)
+        pre         A = V(1)              B = D(1)/K
+        batch       A = V(1) - M2(1)      B = D(1)/K        M2 is common to the batch
+        act         A = 1                 B = D(K)/s        s = V(K) - M2(K), the variance of phi
         """
+        average = averages(self.activation)
         if self.norm in ("pre", "batch"):
-            return self._branch_of_normed(k11, k22, k12)
-        average = dual(self.activation)
-        A, B = average(k11, k22, k12)
-        if self.norm != "act":
-            return A, B
-
-        def mean_square(K):
-            return average(K, K, K)[0]
-
-        def product_of_means(k11, k22):
-            return average(k11, k22, 0 * k12)[0]  # without correlation
-
-        deviation1 = np.sqrt(mean_square(k11) - product_of_means(k11, k11))
-        deviation2 = np.sqrt(mean_square(k22) - product_of_means(k22, k22))
-        s = deviation1 * deviation2
-        return (A - product_of_means(k11, k22)) / s, B / s
-
-    def _branch_of_normed(self, k11, k22, k12):
-        """The branch where the norm comes before phi: phi sees kernels 1, 1 and c = k12/s."""
-        average = dual(self.activation)
-        s = np.sqrt(k11 * k22)
-        c = 1.0 if k12 is k11 else k12 / s  # of one input
-        A, B = average(1.0, 1.0, c)
-        if self.norm == "batch":
-            A = A - average(1.0, 1.0, 0.0)[0]  # <phi>^2 is common to the batch
-        return A, B / s
-
-    def _sum(self, k11, k22, k12):
-        """(kernel, chi) of the sum of branch, bias and residual connection."""
-        A, B = self.branch(k11, k22, k12)
-        sb2 = 0.0 * self.sb2 if self.norm == "batch" else self.sb2  # an array keeps its shape
-        kernel = self.sw2 * A + sb2 + self.mu**2 * k12
-        chi = self.sw2 * B + self.mu**2
-        return kernel, chi
+            V, D, M2 = average(1.0)
+            return V - M2 if self.norm == "batch" else V, D / K
+        V, D, M2 = average(K)
+        if self.norm == "act":
+            s = V - M2
+            return s / s, D / s
+        return V, D
 
     def step(self, K):
         """(K', chi_J): the kernel after one more block, and the factor by which J grows in it"""
-        k, chi = self._sum(K, K, K)
+        A, B = self.branch(K)
+        sb2 = 0.0 * self.sb2 if self.norm == "batch" else self.sb2  # an array keeps its shape
+        k = self.sw2 * A + sb2 + self.mu**2 * K
+        chi = self.sw2 * B + self.mu**2
         if self.norm == "post":
             return k / k, chi / k
         return k, chi
-
-    def step_pair(self, k11, k22, k12):
-        """(k11', k22', k12', chi_12) of two inputs of correlation c = k12/sqrt(k11 k22).
-
-        chi_12 is the factor of the overlap of their Jacobians, and d k12'/d k12 without a norm.
-        """
-        new11, _ = self._sum(k11, k11, k11)
-        new22, _ = self._sum(k22, k22, k22)
-        new12, chi = self._sum(k11, k22, k12)
-        if self.norm == "post":
-            s = np.sqrt(new11 * new22)
-            return new11 / new11, new22 / new22, new12 / s, chi / s
-        return new11, new22, new12, chi
 
     def propagate(self, K, depth: int):
         """(K^1..K^(depth+1), chi^1..chi^depth) from K^1 = K.
@@ -370,7 +312,7 @@ def critical_line(activation: str, K, norm: str = "none", mu: float = 0.0):
     if norm == "post":  # chi_J = (sw2 B + mu^2)/(sw2 A + sb2 + mu^2) at K = 1: the line of "pre"
         norm = "pre"
         mu = 0.0
-    A, B = MeanField(activation, 1.0, norm=norm).branch(K, K, K)
+    A, B = MeanField(activation, 1.0, norm=norm).branch(K)
     sw2 = (1 - mu**2) / B
     sb2 = K - A / B
     rounding = abs(sb2) < 1e-12 * K

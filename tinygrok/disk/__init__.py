@@ -1,1 +1,1 @@
-"""Files, looked at before they are read."""
+"""Files: looked at before they are read; written, whole or not there."""

@@ -8,7 +8,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -136,10 +136,9 @@ class Device:
                 # After an error in this thread: hand out nothing more before waiting.
                 for _ in items:
                     next(counter)
-                errors = [f.exception() for f in futures]
-        for error in errors:
-            if error is not None:
-                raise error
+                wait(futures)
+        for future in futures:
+            future.result()  # raises what went wrong there
         return results
 
 
@@ -220,10 +219,7 @@ def get_device(
         if name == "cuda":
             raise DeviceError(f"{spec} was asked for, but {why}")
         why_not = f"; no GPU: {why}"
-    count, why = default_threads()
-    if threads is not None:
-        count = threads
-        why = _workers(threads)
+    count, why = default_threads() if threads is None else (threads, _workers(threads))
     reason = f"CPU, NumPy {np.__version__}, {why}{why_not}"
     try:
         return Device("cpu", np, dtype, count, reason)

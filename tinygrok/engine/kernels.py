@@ -483,9 +483,9 @@ def rotate(u, v, c, s, sign, yu, yv):
 # -- losses ----------------------------------------------------------------------------------------
 
 
-@fused("T z, int64 target, int64 classes", "T r", "r = z - (target == classes ? T(1) : T(0));")
-def subtract_onehot(z, target, classes, r):
-    """r = z - onehot(target); r may be z."""
+@fused("T z, int64 target, int64 C", "T r", "r = z - (target == i % C ? T(1) : T(0));")
+def subtract_onehot(z, target, C, r):
+    """r = z - onehot(target) over C classes; r may be z."""
     if r is not z:
         np.copyto(r, z)
     flat = r.reshape(-1, r.shape[-1])

@@ -53,14 +53,6 @@ class Arena:
     def __getitem__(self, name: str) -> Array:
         return self.views[name]
 
-    def __repr__(self) -> str:
-        rows = []
-        for name, shape in self.shapes.items():
-            sizes = "x".join(map(str, shape))
-            rows.append(f"  {name:<12} {sizes:>16} {math.prod(shape):>12,}")
-        rows.append(f"  {'total':<12} {'':>16} {self.flat.size:>12,}")
-        return "\n".join(rows)
-
     def member(self, e: int | None) -> dict[str, Array]:
         """The views of member e, which one network alone would have; all of them for e = None."""
         if e is None:

@@ -101,12 +101,6 @@ def copy_to(dev: Device, x: Array, out: Array) -> Array:
     return out
 
 
-def _edit_pattern(p: BlockPass, pattern: Array, _: Array) -> None:
-    """p.edit on the pattern as the tape has it; attention has it with heads first."""
-    if p.edit is not None:
-        p.edit(p.name + "attn.pattern", pattern)
-
-
 def _add_at(p: BlockPass, x: Array, update: Array) -> None:
     """x (..., B T, C) += update (..., B Tq, C) at the selected positions"""
     select = slice(None) if p.select is None else p.select
@@ -335,7 +329,7 @@ class Block:
         every = mask is not None and p.select is None
         blocks = attention.causal_blocks(p.dev, p.shape[1]) if every else attention.WHOLE
 
-        edit = None if p.edit is None else partial(_edit_pattern, p, seen)
+        edit = None if p.edit is None else partial(p.edit, p.name + "attn.pattern")
         y, cache = attention.attention_forward(
             p.dev, q, k, v, self.heads, mask, y, pattern, edit, blocks
         )

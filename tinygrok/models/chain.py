@@ -82,6 +82,12 @@ def _batchnorm(C: int) -> dict:
     return {**_norm(C), "mean": ((C,), 0.0), "var": ((C,), 1.0)}
 
 
+def _norm_rule(forward: Callable, backward: Callable, axis: int, parameters: Callable) -> Rule:
+    """The rule of a norm over an axis: -1 channels, -2 rows."""
+    tangent = partial(norm.norm_tangent, axis=axis)
+    return Rule(forward, backward, tangent, norm.norm_pair, parameters, sizes=1, rows=True)
+
+
 def _reshape_forward(dev: Device, x: Array, *shape: int):
     return x.reshape(len(x), *shape), x.shape
 
@@ -104,24 +110,8 @@ RULES: dict[str, Rule] = {
     ),
     "conv": Rule(conv.conv_forward, conv.conv_backward, parameters=_conv, sizes=3),
     "scale": Rule(norm.scale_forward, norm.scale_backward, parameters=_scale, sizes=3, rows=True),
-    "layernorm": Rule(
-        norm.layernorm_forward,
-        norm.layernorm_backward,
-        partial(norm.norm_tangent, axis=-1),
-        norm.norm_pair,
-        parameters=_norm,
-        sizes=1,
-        rows=True,
-    ),
-    "batchnorm": Rule(
-        norm.batchnorm_forward,
-        norm.batchnorm_backward,
-        partial(norm.norm_tangent, axis=-2),
-        norm.norm_pair,
-        parameters=_batchnorm,
-        sizes=1,
-        rows=True,
-    ),
+    "layernorm": _norm_rule(norm.layernorm_forward, norm.layernorm_backward, -1, _norm),
+    "batchnorm": _norm_rule(norm.batchnorm_forward, norm.batchnorm_backward, -2, _batchnorm),
     "act": Rule(
         activation.activation_forward,
         activation.activation_backward,

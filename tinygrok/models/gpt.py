@@ -35,6 +35,8 @@ class GPT:
                 residual stream
     recompute   keep the input of every block only and compute its activations again in backward:
                 the same bits
+    size        number of parameters
+    no_decay    parameters without weight decay in both papers: those with one axis
     Raises InputError for sizes below 1, a width that does not split into heads, and unknown names.
     Sources: the code of Learning to grok (GPT.in_context) and of How can transformers predict
     pseudo-random numbers (GPT.numbers: one token a number; GPT.base_b: digits).
@@ -85,6 +87,8 @@ class GPT:
             self.width, self.heads, self.context, self.activation, self.bias, self.shift, rotary
         )
         self.output = "embed.token" if self.tied else "head"
+        self.size = sum(math.prod(shape) for shape in self.shapes.values())
+        self.no_decay = tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
 
     @classmethod
     def in_context(
@@ -128,16 +132,6 @@ class GPT:
         if not self.tied:
             shapes["head"] = (self.vocab, C)
         return shapes
-
-    @property
-    def no_decay(self) -> tuple[str, ...]:
-        """Parameters without weight decay in both papers: those with one axis."""
-        return tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
 
     def __repr__(self) -> str:
         sizes = f"width {self.width}, depth {self.depth}, {self.heads} heads"
@@ -222,15 +216,9 @@ class GPT:
         B, T = inputs.shape
         if self.context < T:
             raise InputError(f"a sequence of {T} tokens, but the context is {self.context}")
-        run = BlockPass(
-            dev,
-            w,
-            inputs.shape,
-            mode.buffer or dev.fresh,
-            edit=edit,
-            record=record,
-            recompute=self.recompute and not record,
-        )
+        buffer = mode.buffer or dev.fresh
+        recompute = self.recompute and not record
+        run = BlockPass(dev, w, (B, T), buffer, edit=edit, record=record, recompute=recompute)
         tape = {"tokens": inputs, "pass": run}
         h = run.buffer("residual", (*lead, B * T, self.width))
         _, tape["embed"] = embedding_forward(dev, _as_tables(w["embed.token"]), inputs.rows, h)
@@ -298,15 +286,13 @@ class GPT:
         waste = {name: dev.empty(shape) for name, shape in self.shapes.items()}
 
         def stage(i: int) -> Stage:
-            name = f"blocks.{i}."
-
-            def forward(x: Array) -> tuple[Array, dict]:
-                p = BlockPass(dev, w, x.shape[:2], dev.fresh, name)
+            def forward(x: Array) -> tuple[Array, tuple]:
+                p = BlockPass(dev, w, x.shape[:2], dev.fresh, f"blocks.{i}.", g=waste)
                 y, tape = self.block.forward(p, rows(x).copy())
-                return y.reshape(x.shape), tape
+                return y.reshape(x.shape), (p, tape)
 
-            def backward(dy: Array, tape: dict) -> Array:
-                p = BlockPass(dev, w, dy.shape[:2], dev.fresh, name, g=waste)
+            def backward(dy: Array, cache: tuple[BlockPass, dict]) -> Array:
+                p, tape = cache
                 dh = rows(dy).copy()
                 dx = self.block.backward(p, dh, tape, dev.empty(dh.shape))
                 return dx.reshape(dy.shape)

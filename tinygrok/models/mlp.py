@@ -50,22 +50,12 @@ class TwoLayerNet:
         self.activation = activation
         self.classes = integer(p if classes is None else classes, "classes", 1)
         self.batchnorm = batchnorm
-
-    @property
-    def shapes(self) -> Shapes:
-        """Trained parameters of one network."""
-        shapes: Shapes = {"U": (self.terms, self.p, self.width), "W": (self.width, self.classes)}
-        if self.batchnorm:
-            shapes["norm.gain"] = (self.width,)
-            shapes["norm.shift"] = (self.width,)
-        return shapes
-
-    @property
-    def buffers(self) -> Shapes:
-        """State that training updates without a gradient."""
-        if not self.batchnorm:
-            return {}
-        return {"norm.mean": (self.width,), "norm.var": (self.width,)}
+        N = self.width
+        self.shapes: Shapes = {"U": (self.terms, self.p, N), "W": (N, self.classes)}
+        self.buffers: Shapes = {}
+        if batchnorm:
+            self.shapes |= {"norm.gain": (N,), "norm.shift": (N,)}
+            self.buffers |= {"norm.mean": (N,), "norm.var": (N,)}
 
     def __repr__(self) -> str:
         tables = " + ".join(f"U[{s}][n{s + 1}]" for s in range(self.terms))

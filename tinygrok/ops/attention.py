@@ -127,7 +127,8 @@ def attention_forward(
     q (..., B, Tq, C)   k, v (..., B, T, C)   y (..., B, Tq, C)   A (H, ..., B, Tq, T)
     mask (Tq, T); None: every query sees every key.
     q, k, v may be slices of one array; q is overwritten by q / sqrt D. out, pattern: for y and A.
-    edit(A) may change A in place before the product; backward does not know of that.
+    edit(A) may change A, as (..., B, H, Tq, T), in place before the product; backward does not know
+    of that.
     blocks: causal_blocks leaves out what lies above the diagonal of a causal mask, here and in
     backward.
     Source: Vaswani et al., arXiv 1706.03762.
@@ -152,7 +153,7 @@ def attention_forward(
             att[..., queries, b:] = 0.0
     nonzero = blocks
     if edit is not None:
-        edit(att)
+        edit(dev.xp.moveaxis(att, 0, -3))
         nonzero = WHOLE  # A may have entries above the diagonal now
     for a, b in nonzero:
         queries = slice(a, b)

@@ -5,6 +5,8 @@ U^(1) e(n_1) + ... + U^(S) e(n_S) in its first layer: S rows gathered and added.
 v of table s is the sum of the cotangent rows b with n_s(b) = v; RowIndex lists those rows once, so
 backward is a sum over contiguous segments, with no atomics and no add.at."""
 
+import math
+
 import numpy as np
 
 from ..engine import kernels
@@ -22,25 +24,31 @@ class RowIndex:
     order    on a GPU only: argsort of index along B
     starts   on a GPU only, (..., S, P + 1): the inputs of row v are order[starts[v]:starts[v + 1]]
 
+    With backward=False the inputs are not grouped: for passes forward only.
+
     Sort the inputs by n_1 where their order is free: the first table is then summed without a
     gather. Raises InputError, which names `what` is indexed, for what is no integer of the table (a
     GPU would read another row silently).
     """
 
-    def __init__(self, dev: Device, index: np.ndarray, rows: int, what: str = "inputs"):
+    def __init__(self, dev: Device, index: np.ndarray, rows: int, what="inputs", backward=True):
         index = integers(index, what, 0, rows - 1)
         if index.ndim not in (2, 3):
             raise InputError(f"{what} must have shape (S, B) or (E, S, B), not {index.shape}")
         self.rows = rows
         self.host = index
         *lead, S, B = index.shape
+        if dev.kind == "cuda":
+            self.index = dev.to_device(index.astype(np.int32))
+        if not backward:
+            self.groups = [[None] * S] * math.prod(lead)
+            return
         order = np.argsort(index, axis=-1, kind="stable")
         grouped = np.take_along_axis(index, order, axis=-1)
         edges = np.arange(rows + 1)
         starts = [np.searchsorted(table, edges) for table in grouped.reshape(-1, B)]
         starts = np.stack(starts).reshape(*lead, S, rows + 1)
         if dev.kind == "cuda":
-            self.index = dev.to_device(index.astype(np.int32))
             self.order = dev.to_device(order.astype(np.int32))
             self.starts = dev.to_device(starts.astype(np.int32))
             return

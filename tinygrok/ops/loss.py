@@ -24,16 +24,12 @@ def _as_column(dloss):
     return dloss if isinstance(dloss, float) else dloss[..., None, None]
 
 
-def _classes(dev: Device, logits: Array) -> Array:
-    return dev.xp.arange(logits.shape[-1], dtype="int64")
-
-
 def mse_rows(dev: Device, logits: Array, target: Array, out=None) -> tuple[Array, Array]:
     """(l, r): l_b = mean_c r_bc^2 with the residual r_bc = z_bc - [c = target_b]
 
     l (..., B)   r (..., B, C), in out where given"""
     r = dev.empty(logits.shape) if out is None else out
-    kernels.subtract_onehot(dev, logits, target[..., None], _classes(dev, logits), r)
+    kernels.subtract_onehot(dev, logits, target[..., None], logits.shape[-1], r)
     squares = dev.xp.multiply(r, r, out=dev.workspace.get("loss.squares", r.shape))
     return squares.sum(axis=-1) * (1 / r.shape[-1]), r
 
@@ -93,7 +89,7 @@ def cross_entropy_rows(dev: Device, logits: Array, target: Array, out=None) -> t
     xp.exp(y, out=y)
     total = y.sum(axis=-1, keepdims=True)
     y /= total
-    kernels.subtract_onehot(dev, y, target[..., None], _classes(dev, logits), y)
+    kernels.subtract_onehot(dev, y, target[..., None], logits.shape[-1], y)
     return (xp.log(total) - picked)[..., 0], y
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.files import atomic_write
+from ..disk.writer import atomic_write
 from .colors import TEST, TRAIN, UNIT
 
 SHARE = (-0.02, 1.02)  # limits of an axis of accuracies

@@ -14,15 +14,13 @@ from .fourier import neuron_ipr, neuron_rows, spectrum
 from .representation import unit
 
 Weights = dict[str, np.ndarray]
-SCORES = ("ipr", "norm", "product", "gain", "readout", "random")
+SCORES = ("ipr", "gain", "readout", "random")
 
 
 def scores(weights: Weights, kind: str, seed=0, order=None) -> np.ndarray:
     """A score per neuron to prune by.
 
     "ipr"      of the neuron along `order` (see neuron_ipr); 0 for a dead neuron
-    "norm"     |W_k|
-    "product"  prod_s |U_sk| |W_k|
     "gain"     |gain_k| of BatchNorm
     "readout"  |gain_k| |W_k|: the strength of a unit of variance 1
     "random"   a random order
@@ -31,20 +29,15 @@ def scores(weights: Weights, kind: str, seed=0, order=None) -> np.ndarray:
         raise InputError(f"unknown score {kind!r}: choose {', '.join(SCORES)}")
     if kind in ("gain", "readout") and "norm.gain" not in weights:
         raise InputError(f"the score {kind!r} needs a network with BatchNorm")
-    norm_w = np.linalg.norm(weights["W"], axis=1)
     match kind:
         case "ipr":
             score = np.nan_to_num(neuron_ipr(weights, order))
-        case "norm":
-            score = norm_w
-        case "product":
-            score = np.prod(np.linalg.norm(weights["U"], axis=1), axis=0) * norm_w
         case "gain":
             score = np.abs(weights["norm.gain"])
         case "readout":
-            score = np.abs(weights["norm.gain"]) * norm_w
+            score = np.abs(weights["norm.gain"]) * np.linalg.norm(weights["W"], axis=1)
         case _:
-            score = np.random.default_rng(seed).permutation(len(norm_w))
+            score = np.random.default_rng(seed).permutation(len(weights["W"]))
     return score.astype(float)
 
 

@@ -43,17 +43,15 @@ def phase(train: float, test: float, best_test: float, corruption: float, p: int
     return "Forgetting" if best_test >= GENERALISES else "Confusion"
 
 
-def first_step(steps, values, reached) -> int | None:
-    """The first step whose value satisfies reached(value)."""
-    for step, value in zip(steps, values, strict=True):
-        if reached(value):
-            return int(step)
-    return None
+def first_step(steps, reached) -> int | None:
+    """The first step at which something is reached (booleans, one a step)."""
+    at = np.flatnonzero(reached)
+    return int(steps[at[0]]) if len(at) else None
 
 
 def step_of_99(history: dict, split: str) -> int | None:
     """The first step of a single run with an accuracy of at least 0.99 on a split."""
-    return first_step(history["step"], history[f"{split}_accuracy"], lambda a: a >= 0.99)
+    return first_step(history["step"], np.asarray(history[f"{split}_accuracy"]) >= 0.99)
 
 
 def two_stages(steps, test, corrupted) -> tuple[int | None, int | None]:
@@ -61,14 +59,10 @@ def two_stages(steps, test, corrupted) -> tuple[int | None, int | None]:
 
     The first step with test accuracy >= 0.9, and the first one with accuracy on the corrupted
     labels, as given, below 0.5 after it had been above; corrupted may be nan."""
-    step_grok = first_step(steps, test, lambda a: a >= GENERALISES)
-    memorised = first_step(steps, corrupted, lambda a: a > 0.5)
-    if memorised is None:
-        return step_grok, None
-    since = np.asarray(steps) >= memorised
-    later = np.asarray(steps)[since]
-    step_unlearn = first_step(later, np.asarray(corrupted)[since], lambda a: a < 0.5)
-    return step_grok, step_unlearn
+    corrupted = np.asarray(corrupted)
+    had_memorised = np.logical_or.accumulate(corrupted > 0.5)
+    step_grok = first_step(steps, np.asarray(test) >= GENERALISES)
+    return step_grok, first_step(steps, had_memorised & (corrupted < 0.5))
 
 
 def phase_history(history: dict, corruption: float, p: int) -> list[str]:

@@ -497,9 +497,6 @@ def look_back(x: np.ndarray, m: int, order: int = 1) -> np.ndarray:
     n (v_p(r) + s) - s >= v_p(m), s = v_p(a - 1), for all p.
     """
 
-    def weight(j: int) -> int:
-        return (-1) ** (j + 1) * math.comb(order, j)
-
     m = modulus(m, LARGEST)
     order = integer(order, "the order", 1)
     exact = np.int64 if m << order < INT64 else object
@@ -512,7 +509,8 @@ def look_back(x: np.ndarray, m: int, order: int = 1) -> np.ndarray:
         first = order * r  # r is the largest with first .. last numbers in context
         total = 0
         for j in range(1, order + 1):
-            total = total + weight(j) * x[:, first - j * r : last + 1 - j * r]
+            weight = (-1) ** (j + 1) * math.comb(order, j)
+            total = total + weight * x[:, first - j * r : last + 1 - j * r]
         answer[:, first - 1 : last] = total % m
     return integers(answer, "answers", -1, m)
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..disk.reader import open_arrays, parse_json, refused
+from ..disk.writer import atomic_write
 from ..engine.errors import InputError, one_line
-from ..engine.files import atomic_write
 from ..engine.params import check_shapes
 from .loop import Run
 from .parallel import launched

@@ -7,8 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from ..disk.writer import WRITTEN
 from ..engine.errors import InputError
-from ..engine.files import WRITTEN
 
 LIST = ".tinygrok"
 CLAIMED: dict[Path, int] = {}  # by this process: descriptors of the lists, open and locked

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..disk.reader import SMALL, open_file
+from ..disk.writer import atomic_write
 from ..engine.errors import InputError
-from ..engine.files import atomic_write
 
 TRIES = 5  # broken pools in a row, with no pack finished in between, before the sweep gives up
 NO_WORKER = "no worker came up; a script that starts some needs `if __name__ == '__main__':`"
