@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from _kept import kept
 from helpers import small_run
+from stress_damage import write_images
 
 from tinygrok import cli
 from tinygrok.engine.errors import InputError
@@ -72,10 +74,11 @@ def command(example, flags):
     return [sys.executable, str(EXAMPLES / f"{example}.py"), *flags.split()]
 
 
-def begun(example, flags, cwd, file, **options):
-    """A process of an example that has written a file."""
+def begun(example, flags, cwd, file, more=(), **options):
+    """A process of an example, with flags and more words, that has written a file."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command(example, flags), cwd=cwd, text=True, **pipes, **options)
+    words = [*command(example, flags), *more]
+    process = subprocess.Popen(words, cwd=cwd, text=True, **pipes, **options)
     while not (cwd / file).exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
@@ -317,6 +320,23 @@ def test_a_polite_kill_saves_also_in_the_background(name, tmp_path):
     assert run.returncode == 130, said
     done = go_on(printed.replace("--steps 100000", "--steps 1"), "/")
     assert "resumed at step" in done.stdout, done
+
+
+@slow
+@pytest.mark.parametrize("data", ["--data own images", "--data=own images", "--dat=own images"])
+def test_paths_that_are_given_are_right_from_another_folder(data, tmp_path):
+    """The settings stay the same, so that --resume takes them for those of the checkpoint."""
+    write_images(tmp_path / "own images")
+    flags = "--quick --no-plot --threads 1 --batch 4 --inits off --lr 1"
+    flags += " --width 8 --depth 2 --save-seconds 0.05 --steps 100000"
+    words = [*flags.split(), *re.split(" (?=own)", data)]
+    with begun("autoinit", "", tmp_path, "runs/autoinit/off-1-0.npz", words) as run:
+        run.send_signal(signal.SIGTERM)
+        printed, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    done = go_on(printed.replace("--steps 100000", "--steps 1"), "/")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(os.listdir(tmp_path)) == ["own images", "runs"]
 
 
 AFTERWARDS = """

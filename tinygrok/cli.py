@@ -243,6 +243,7 @@ class Experiment:
     def __init__(self, args: argparse.Namespace, dev: Device | None = None):
         """A device that is given is not printed."""
         self.args = args
+        self.cwd = os.getcwd()
         self.out: Path = args.out
         self.folder: Folder | None = None  # of rank 0, once it is open
         self.state = self.out  # the file that --resume goes on from, once it is known
@@ -499,11 +500,7 @@ def to_go_on() -> str:
     ranks = launched()[1]
     if ranks > 1:
         words = [shutil.which("mpirun") or "mpirun", "-n", str(ranks), *words]
-    if "--out" not in words:
-        words += ["--out", str(experiment.out)]
-    for flag in {"--out", "--data"}.intersection(words):
-        place = words.index(flag) + 1
-        words[place] = os.path.abspath(words[place])
     if "--resume" not in words:
         words.append("--resume")
-    return f"\nTo go on:\n  {shlex.join(words)}"
+    # From the folder where it started: every path that was given is right there.
+    return f"\nTo go on:\n  cd {shlex.quote(experiment.cwd)} && {shlex.join(words)}"
