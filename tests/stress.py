@@ -355,7 +355,7 @@ POOLED = ("lcg_scaling", "phase_diagram", "in_context_phases")
 ONLY_WITH = {"a_worker_dies": POOLED, "probed": tuple(runs.PROBES)}
 NAME = re.compile(f"({'|'.join(KINDS)}):({'|'.join(CASES)}):[0-9]+|read:[^:]+:[0-9]+")
 READ = "read"  # the kind of trial in which a damaged file is only read
-READINGS = 25  # of these for every trial of another kind: they take a millisecond
+READINGS = 40  # of these for every trial of another kind: they take a millisecond
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -247,7 +247,6 @@ class Experiment:
         self.out: Path = args.out
         self.folder: Folder | None = None  # of rank 0, once it is open
         self.state = self.out  # the file that --resume goes on from, once it is known
-        self.saved = False  # a checkpoint, by this process
         self.dev = dev or self._device()
         self.began = time.perf_counter()
         self.trained = 0
@@ -296,9 +295,6 @@ class Experiment:
         def save(run) -> None:
             try:
                 save_training(path, run, config(self.args))
-                if launched()[1] > 1 and not self.saved:
-                    print(f"Open MPI shows nothing after Ctrl-C{to_go_on()}")
-                self.saved = True
                 self.note_files()
             except OSError as error:
                 say(f"step {run.t} is not saved: {error}")
@@ -334,6 +330,9 @@ class Experiment:
             progress(row["step"], describe(row))
 
         save = self.saver(self.out / CHECKPOINT)
+        if launched()[1] > 1:
+            save(run)
+            print(f"Open MPI shows nothing after Ctrl-C{to_go_on()}", flush=True)
         when = (args.steps, log_every, show, save, args.save_seconds)
         with Interrupt() as interrupt:
             try:
@@ -499,7 +498,8 @@ def to_go_on() -> str:
     words = [sys.executable, *getattr(experiment.args, "command", sys.argv)]
     ranks = launched()[1]
     if ranks > 1:
-        words = [shutil.which("mpirun") or "mpirun", "-n", str(ranks), *words]
+        places = f"{os.environ.get('PATH')}{os.pathsep}{os.path.dirname(sys.executable)}"
+        words = [shutil.which("mpirun", path=places) or "mpirun", "-n", str(ranks), *words]
     if "--resume" not in words:
         words.append("--resume")
     # From the folder where it started: every path that was given is right there.
