@@ -18,6 +18,7 @@ import pytest
 from _kept import kept
 from helpers import small_run
 from stress_damage import write_images
+from test_parallel import MPIRUN, needs_mpi
 
 from tinygrok import cli
 from tinygrok.engine.errors import InputError
@@ -268,10 +269,10 @@ def example(name, flags, cwd):
     return subprocess.run(command(name, flags), cwd=cwd, capture_output=True, text=True)
 
 
-def go_on(printed, cwd):
+def go_on(printed, cwd, **more):
     """Run the last line printed, as a shell would, from another folder and with another path."""
     line = printed.strip().splitlines()[-1]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(EXAMPLES.parent)}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(EXAMPLES.parent), **more}
     options = {"cwd": cwd, "env": environment, "capture_output": True, "text": True}
     return subprocess.run(line, shell=True, timeout=100, **options)
 
@@ -337,6 +338,39 @@ def test_paths_that_are_given_are_right_from_another_folder(data, tmp_path):
     done = go_on(printed.replace("--steps 100000", "--steps 1"), "/")
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(os.listdir(tmp_path)) == ["own images", "runs"]
+
+
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+MANY = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}  # ranks on one core
+RANKS = "--quick --width 8 --depth 1 --measure-every 5 --steps 100000 --threads 1 --no-plot --out a"
+
+
+@slow
+@needs_mpi
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_under_mpirun(name, tmp_path):
+    """Nothing that ranks print afterwards is shown by Open MPI, which ends with 1 whatever they end
+    with: the command stands before the first step. What was trained is saved."""
+    words = [MPIRUN, "-n", "2", *command("in_context", RANKS)]
+    its = {"HOME": str(tmp_path), **AS_ROOT, **MANY}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(EXAMPLES.parent), **its}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, **pipes) as run:
+        lines = []
+        while not lines or not lines[-1].startswith("step "):
+            lines.append(run.stdout.readline())
+            assert lines[-1], run.stderr.read()
+        run.send_signal(getattr(signal, name))
+        said = run.stderr.read()
+    assert run.returncode
+    assert "MPI_ABORT" not in said
+    assert "Traceback" not in said
+    assert load_arrays(tmp_path / "a/checkpoint.npz")[0]["step"] > 0
+    told = [line for line in lines if " -n 2 " in line]
+    assert len(told) == 1
+    done = go_on(told[0].replace("--steps 100000", "--steps 1"), "/", **its)
+    assert "resumed at step" in done.stdout, done
+    assert done.returncode == 0
 
 
 AFTERWARDS = """
