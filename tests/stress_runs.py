@@ -302,6 +302,6 @@ def require_refusal(ended: Ended) -> None:
 
 
 def command_to_go_on(ended: Ended) -> list[str] | None:
-    """The flags in the command that an interrupted run prints: cd FOLDER && python SCRIPT FLAGS."""
+    """The words of the command that an interrupted run prints."""
     _, found, command = (ended.out + ended.err).partition("To go on:\n")
-    return shlex.split(command.splitlines()[0])[5:] if found else None
+    return shlex.split(command.splitlines()[0])[2:] if found else None

@@ -243,7 +243,6 @@ class Experiment:
     def __init__(self, args: argparse.Namespace, dev: Device | None = None):
         """A device that is given is not printed."""
         self.args = args
-        self.cwd = os.getcwd()
         self.out: Path = args.out
         self.folder: Folder | None = None  # of rank 0, once it is open
         self.state = self.out  # the file that --resume goes on from, once it is known
@@ -500,7 +499,23 @@ def to_go_on() -> str:
     if ranks > 1:
         places = f"{os.environ.get('PATH')}{os.pathsep}{os.path.dirname(sys.executable)}"
         words = [shutil.which("mpirun", path=places) or "mpirun", "-n", str(ranks), *words]
+    for name in ("out", "data"):
+        path = vars(experiment.args).get(name)
+        if path is not None:
+            words = _with_path(words, f"--{name}", path)
     if "--resume" not in words:
         words.append("--resume")
-    # From the folder where it started: every path that was given is right there.
-    return f"\nTo go on:\n  cd {shlex.quote(experiment.cwd)} && {shlex.join(words)}"
+    return f"\nTo go on:\n  {shlex.join(words)}"
+
+
+def _with_path(words: list[str], flag: str, path: str | Path) -> list[str]:
+    """A command with the absolute path of a flag, instead of what was given in one word or two.
+
+    The last of several counts: what is left of a shortened flag does no harm."""
+    kept = []
+    before = ""
+    for word in words:
+        if flag not in (word, before) and not word.startswith(f"{flag}="):
+            kept.append(word)
+        before = word
+    return [*kept, flag, os.path.abspath(path)]
