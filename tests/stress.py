@@ -7,7 +7,8 @@
 
 Every trial must end with the checkpoints and results of an undisturbed run, to the last bit, or
 with a refusal in one line and exit code 2, after which the run goes on without the damaged file. A
-trial is repeated by its name. One core, about half a second a trial; Linux or macOS."""
+trial is repeated by its name. One core, about half a second a trial; Linux or macOS. It waits for
+the disk after every checkpoint: TMPDIR=/dev/shm (Linux) spares a slow one."""
 
 import argparse
 import functools
