@@ -22,6 +22,7 @@ from test_parallel import MPIRUN, needs_mpi
 
 from tinygrok import cli
 from tinygrok.engine.errors import InputError
+from tinygrok.engine.files import atomic_write
 from tinygrok.engine.optim import AdamW
 from tinygrok.training import ensembles
 from tinygrok.training.checkpoint import load_arrays, load_training, save_arrays, save_training
@@ -157,6 +158,28 @@ def test_ctrl_c_while_a_checkpoint_is_written_waits_for_it(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         save_arrays(tmp_path / "c.npz", {}, {"x": np.ones(3)})
     assert load_arrays(tmp_path / "c.npz")[1]["x"].sum() == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
+    """So that a crash of the machine leaves the old file or the new."""
+    calls = []
+
+    def watched(name):
+        function = getattr(os, name)
+
+        def call(first, *rest):
+            path = os.readlink(f"/proc/self/fd/{first}") if name == "fsync" else first
+            calls.append((name, Path(path).name))
+            return function(first, *rest)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("fsync", "replace"):
+        watched(name)
+    atomic_write(tmp_path / "a", lambda file: file.write(b"text"))
+    part = f".a.{os.getpid()}.part"
+    assert calls == [("fsync", part), ("replace", part), ("fsync", tmp_path.name)]
 
 
 def test_fit_saves_when_progress_breaks(host_dev):
