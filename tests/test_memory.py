@@ -24,6 +24,8 @@ RUNS = {
     "a mixture": "predict_lcg --preset unseen --steps 1 --measure-every 1 --test-rows 64",
     "a decoder": "in_context --preset paper --p 7 --shots 8 --tasks 16 --batch 32 --width 192"
     " --depth 2 --steps 1 --measure-every 1",
+    "solvers": "in_context --preset paper --depth 1 --width 8 --heads 1 --tasks 32 --batch 32"
+    " --steps 1 --measure-every 1",
 }
 
 
