@@ -1,7 +1,7 @@
 """Whether what the flags ask for fits into memory: told by one line, before any of it is made.
 
-An estimate counts what grows with the flags. It is between half of what a run takes and all of it
-(tests/test_flags.py measures a few), so that nothing is refused that would run."""
+An estimate counts what grows with the flags. It is within a factor of two of what a run takes
+(tests/test_memory.py measures), mostly below, so that little is refused that would run."""
 
 import math
 import resource
@@ -130,13 +130,17 @@ def numbers(dev, args, at_once: int = 1) -> dict[str, float]:
     while args.base and args.base**digits < args.modulus:
         digits += 1
     vocab = args.base or args.modulus
+    tested = args.test_rows
     if args.generator != "lcg":
         vocab = 2**args.keep_bits
+    elif args.mixture:
+        vocab = args.moduli[1]
+        tested *= 2 * len(args.test_moduli) + 1  # two sets a modulus, and what it trains on
     context = args.context * digits
     size = (vocab, args.width, args.depth, args.heads, context)
-    parts = gpt(dev, GPT.numbers(*size, recompute=args.recompute), args.batch, args.test_rows)
+    parts = gpt(dev, GPT.numbers(*size, recompute=args.recompute), args.batch, tested)
     if args.base is None and args.generator == "lcg":
-        parts["multipliers_and_increments"] = 4 * DRAWN * args.modulus
+        parts["multipliers_and_increments"] = 4 * DRAWN * vocab
     parts["pairs_of_tests"] = 3 * DRAWN * args.test_draws**2
     if args.mode == "unseen":
         parts["pools"] = 6 * DRAWN * args.train_moduli * args.pool

@@ -16,6 +16,7 @@ from pathlib import Path
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import itertools  # isort: skip
+import os  # isort: skip
 
 import _figures_autoinit as plots
 import _memory as memory
@@ -48,9 +49,10 @@ def arguments(argv=None):
     tuned = ["weight", "bias"]
     losses = ["log", "square"]
     rates = "learning rates; of several the best in training counts"
+    folder = "folder of images (default: scikit-learn's digits)"
     shifts = "pixels of random shifts, with flips (0: none)"
     add("--model", default="mlp", choices=sorted(PRESETS), help="network, with its own defaults")
-    add("--data", metavar="DIR", help="folder of images (default: scikit-learn's digits)")
+    add("--data", type=os.path.abspath, metavar="DIR", help=folder)
     add("--width", type=size, help="units, or channels of tokens, or of VGG's first convolution")
     add("--depth", type=cli.integer(0, 1000), help="hidden layers or blocks (VGG has its own)")
     add("--patch", type=count, help="pixels of a patch's side (default: for 16 tokens)")

@@ -63,7 +63,7 @@ def point(args, m, seed):
     m, and shorter than the period, so that nothing can be copied from one period ago."""
     flags = {"modulus": m, "seed": seed, "depth": args.depth, "dtype": args.dtype}
     flags["context"] = min(2 ** int(np.ceil(np.log2(4 * m**0.5))), m - 1)
-    flags["steps"] = round(args.steps * (m / 64) ** 0.5)
+    flags["steps"] = max(1, round(args.steps * (m / 64) ** 0.5))
     flags["width"] = 128
     flags["lr"] = 2e-3
     if m <= 64:
@@ -86,6 +86,17 @@ def options_of(flags):
     for name, value in flags.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     return predict_lcg.arguments(words)
+
+
+def require(args, dev):
+    """Refuse a point that predict_lcg refuses, or that does not fit into memory, before the first
+    is trained."""
+    last = args.seed + args.seeds - 1
+    needs = []
+    for m in args.moduli:
+        options = options_of(point(args, m, last))
+        needs.append(memory.numbers(dev, options, max(1, args.workers)))
+    memory.require(dev, **max(needs, key=lambda parts: sum(parts.values())))
 
 
 def train_one(flags, device, threads, folder):
@@ -168,8 +179,7 @@ def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
     dev = experiment.dev
-    largest = options_of(point(args, max(args.moduli), args.seed + args.seeds - 1))
-    memory.require(dev, **memory.numbers(dev, largest, max(1, args.workers)))
+    require(args, dev)
     points = []
     for m in sorted(args.moduli, reverse=True):  # slow first
         points += [point(args, m, args.seed + s) for s in range(args.seeds)]

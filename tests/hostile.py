@@ -62,7 +62,7 @@ def values_of(action: argparse.Action) -> list[str]:
         return ["=1"]
     if action.choices is not None:
         return TEXTS
-    if action.type is Path:
+    if action.type in (Path, os.path.abspath):
         return PATHS
     return NUMBERS if action.type else TEXTS
 

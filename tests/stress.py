@@ -7,7 +7,8 @@
 
 Every trial must end with the checkpoints and results of an undisturbed run, to the last bit, or
 with a refusal in one line and exit code 2, after which the run goes on without the damaged file. A
-trial is repeated by its name. One core, about half a second a trial; Linux or macOS."""
+trial is repeated by its name. One core, about half a second a trial; Linux or macOS. It waits for
+the disk after every checkpoint: TMPDIR=/dev/shm (Linux) spares a slow one."""
 
 import argparse
 import functools
@@ -355,7 +356,7 @@ POOLED = ("lcg_scaling", "phase_diagram", "in_context_phases")
 ONLY_WITH = {"a_worker_dies": POOLED, "probed": tuple(runs.PROBES)}
 NAME = re.compile(f"({'|'.join(KINDS)}):({'|'.join(CASES)}):[0-9]+|read:[^:]+:[0-9]+")
 READ = "read"  # the kind of trial in which a damaged file is only read
-READINGS = 25  # of these for every trial of another kind: they take a millisecond
+READINGS = 40  # of these for every trial of another kind: they take a millisecond
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -133,6 +133,9 @@ def _become(module, words: list[str], cwd: Path, prepare: Callable) -> None:
     code = 1
     try:
         os.setpgid(0, 0)  # Ctrl-C is for the one that forked
+        for s in (signal.SIGTERM, signal.SIGHUP):  # nohup, and a shell's &, have some ignored
+            signal.signal(s, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(cwd)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

@@ -5,7 +5,10 @@ import subprocess
 import sys
 
 import hostile
+import lcg_scaling
 import pytest
+
+from tinygrok.engine.errors import InputError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are Linux's")
 SCRIPTS = hostile.EXAMPLES.glob("[!_]*.py")
@@ -100,6 +103,8 @@ ABSURD = {
         "--depth 100000",
         "--seeds 1000 --depth 1000",
         "--moduli 65536 16384 --depth 300",
+        "--steps 1000000000",
+        "--seed 1000000000000000000 --seeds 2",
     ],
     "phase_diagram": [
         "--workers 10000",
@@ -146,6 +151,22 @@ def outcomes_of(example, lines, without=()):
 
 def shown(outcome):
     return " ".join(outcome["line"])[-80:], outcome["verdict"], outcome["error"][-200:]
+
+
+@pytest.mark.parametrize("bad", [{"depth": 0}, {"depth": 1000, "width": 20000}])
+def test_a_scaling_study_refuses_every_point_before_the_first(bad, monkeypatch, tmp_path):
+    """The smallest modulus, which is trained last: a flag that it refuses, too much memory."""
+    usual = lcg_scaling.point
+
+    def point(args, m, seed):
+        return usual(args, m, seed) | (bad if m == 16 else {})
+
+    monkeypatch.setattr(lcg_scaling, "point", point)
+    flags = ["--moduli", "16", "64", "--steps", "1", "--out", str(tmp_path / "a")]
+    assert usual(lcg_scaling.arguments(flags), 16, 0)["steps"] == 1
+    with pytest.raises((SystemExit, InputError)):
+        lcg_scaling.main(flags)
+    assert not list(tmp_path.iterdir())
 
 
 OPTIONAL = ["torch", "sklearn", "distributed", "mpi4py", "tqdm"]

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,9 +17,12 @@ import numpy as np
 import pytest
 from _kept import kept
 from helpers import small_run
+from stress_damage import write_images
+from test_parallel import MPIRUN, needs_mpi
 
 from tinygrok import cli
 from tinygrok.engine.errors import InputError
+from tinygrok.engine.files import atomic_write
 from tinygrok.engine.optim import AdamW
 from tinygrok.training import ensembles
 from tinygrok.training.checkpoint import load_arrays, load_training, save_arrays, save_training
@@ -72,10 +76,11 @@ def command(example, flags):
     return [sys.executable, str(EXAMPLES / f"{example}.py"), *flags.split()]
 
 
-def begun(example, flags, cwd, file, **options):
-    """A process of an example that has written a file."""
+def begun(example, flags, cwd, file, more=(), **options):
+    """A process of an example, with flags and more words, that has written a file."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command(example, flags), cwd=cwd, text=True, **pipes, **options)
+    words = [*command(example, flags), *more]
+    process = subprocess.Popen(words, cwd=cwd, text=True, **pipes, **options)
     while not (cwd / file).exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
@@ -153,6 +158,28 @@ def test_ctrl_c_while_a_checkpoint_is_written_waits_for_it(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         save_arrays(tmp_path / "c.npz", {}, {"x": np.ones(3)})
     assert load_arrays(tmp_path / "c.npz")[1]["x"].sum() == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_file_is_flushed_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
+    """So that a crash of the machine leaves the old file or the new."""
+    calls = []
+
+    def watched(name):
+        function = getattr(os, name)
+
+        def call(first, *rest):
+            path = os.readlink(f"/proc/self/fd/{first}") if name == "fsync" else first
+            calls.append((name, Path(path).name))
+            return function(first, *rest)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("fsync", "replace"):
+        watched(name)
+    atomic_write(tmp_path / "a", lambda file: file.write(b"text"))
+    part = f".a.{os.getpid()}.part"
+    assert calls == [("fsync", part), ("replace", part), ("fsync", tmp_path.name)]
 
 
 def test_fit_saves_when_progress_breaks(host_dev):
@@ -265,10 +292,10 @@ def example(name, flags, cwd):
     return subprocess.run(command(name, flags), cwd=cwd, capture_output=True, text=True)
 
 
-def go_on(printed, cwd):
+def go_on(printed, cwd, **more):
     """Run the last line printed, as a shell would, from another folder and with another path."""
     line = printed.strip().splitlines()[-1]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(EXAMPLES.parent)}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(EXAMPLES.parent), **more}
     options = {"cwd": cwd, "env": environment, "capture_output": True, "text": True}
     return subprocess.run(line, shell=True, timeout=100, **options)
 
@@ -317,6 +344,56 @@ def test_a_polite_kill_saves_also_in_the_background(name, tmp_path):
     assert run.returncode == 130, said
     done = go_on(printed.replace("--steps 100000", "--steps 1"), "/")
     assert "resumed at step" in done.stdout, done
+
+
+@slow
+@pytest.mark.parametrize("data", ["--data own images", "--data=own images", "--dat=own images"])
+def test_paths_that_are_given_are_right_from_another_folder(data, tmp_path):
+    """The settings stay the same, so that --resume takes them for those of the checkpoint."""
+    write_images(tmp_path / "own images")
+    flags = "--quick --no-plot --threads 1 --batch 4 --inits off --lr 1"
+    flags += " --width 8 --depth 2 --save-seconds 0.05 --steps 100000"
+    words = [*flags.split(), *re.split(" (?=own)", data)]
+    with begun("autoinit", "", tmp_path, "runs/autoinit/off-1-0.npz", words) as run:
+        run.send_signal(signal.SIGTERM)
+        printed, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    done = go_on(printed.replace("--steps 100000", "--steps 1"), "/")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(os.listdir(tmp_path)) == ["own images", "runs"]
+
+
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+MANY = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}  # ranks on one core
+RANKS = "--quick --width 8 --depth 1 --measure-every 5 --steps 100000 --threads 1 --no-plot --out a"
+
+
+@slow
+@needs_mpi
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_under_mpirun(name, tmp_path):
+    """Nothing that ranks print afterwards is shown by Open MPI, which ends with 1 whatever they end
+    with: the command stands before the first step. What was trained is saved."""
+    words = [MPIRUN, "-n", "2", *command("in_context", RANKS)]
+    its = {"HOME": str(tmp_path), **AS_ROOT, **MANY}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(EXAMPLES.parent), **its}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, **pipes) as run:
+        lines = []
+        while not lines or not lines[-1].startswith("step "):
+            lines.append(run.stdout.readline())
+            assert lines[-1], run.stderr.read()
+        run.send_signal(getattr(signal, name))
+        said = run.stderr.read()
+    assert run.returncode
+    assert "MPI_ABORT" not in said
+    assert "Traceback" not in said
+    assert load_arrays(tmp_path / "a/checkpoint.npz")[0]["step"] > 0
+    told = [line for line in lines if " -n 2 " in line]
+    assert len(told) == 1
+    done = go_on(told[0].replace("--steps 100000", "--steps 1"), "/", **its)
+    assert "resumed at step" in done.stdout, done
+    assert done.returncode == 0
 
 
 AFTERWARDS = """

@@ -65,6 +65,19 @@ def test_what_is_broken_is_noticed_and_can_be_repeated(what):
     assert f"FAILED {name}: " in again.stdout
 
 
+TIMES = {"benchmark"}  # goes on too, but no two runs of it are the same
+
+
+def test_every_example_that_goes_on_is_tried():
+    goes_on = set()
+    for path in (TESTS.parent / "examples").glob("[!_]*.py"):
+        text = path.read_text()
+        if "cli.add_checkpoints(" in text or 'add("--resume"' in text:
+            goes_on.add(path.stem)
+    listed = stress("--examples", "none").stderr
+    assert {name for name in goes_on if name not in listed} == TIMES
+
+
 def test_a_name_that_is_none_is_refused():
     done = stress("--repeat", "killed:nothing:0")
     assert done.returncode == 2

@@ -246,7 +246,6 @@ class Experiment:
         self.out: Path = args.out
         self.folder: Folder | None = None  # of rank 0, once it is open
         self.state = self.out  # the file that --resume goes on from, once it is known
-        self.saved = False  # a checkpoint, by this process
         self.dev = dev or self._device()
         self.began = time.perf_counter()
         self.trained = 0
@@ -295,9 +294,6 @@ class Experiment:
         def save(run) -> None:
             try:
                 save_training(path, run, config(self.args))
-                if launched()[1] > 1 and not self.saved:
-                    print(f"Open MPI shows nothing after Ctrl-C{to_go_on()}")
-                self.saved = True
                 self.note_files()
             except OSError as error:
                 say(f"step {run.t} is not saved: {error}")
@@ -333,6 +329,9 @@ class Experiment:
             progress(row["step"], describe(row))
 
         save = self.saver(self.out / CHECKPOINT)
+        if launched()[1] > 1:
+            save(run)
+            print(f"Open MPI shows nothing after Ctrl-C{to_go_on()}", flush=True)
         when = (args.steps, log_every, show, save, args.save_seconds)
         with Interrupt() as interrupt:
             try:
@@ -498,12 +497,25 @@ def to_go_on() -> str:
     words = [sys.executable, *getattr(experiment.args, "command", sys.argv)]
     ranks = launched()[1]
     if ranks > 1:
-        words = [shutil.which("mpirun") or "mpirun", "-n", str(ranks), *words]
-    if "--out" not in words:
-        words += ["--out", str(experiment.out)]
-    for flag in {"--out", "--data"}.intersection(words):
-        place = words.index(flag) + 1
-        words[place] = os.path.abspath(words[place])
+        places = f"{os.environ.get('PATH')}{os.pathsep}{os.path.dirname(sys.executable)}"
+        words = [shutil.which("mpirun", path=places) or "mpirun", "-n", str(ranks), *words]
+    for name in ("out", "data"):
+        path = vars(experiment.args).get(name)
+        if path is not None:
+            words = _with_path(words, f"--{name}", path)
     if "--resume" not in words:
         words.append("--resume")
     return f"\nTo go on:\n  {shlex.join(words)}"
+
+
+def _with_path(words: list[str], flag: str, path: str | Path) -> list[str]:
+    """A command with the absolute path of a flag, instead of what was given in one word or two.
+
+    The last of several counts: what is left of a shortened flag does no harm."""
+    kept = []
+    before = ""
+    for word in words:
+        if flag not in (word, before) and not word.startswith(f"{flag}="):
+            kept.append(word)
+        before = word
+    return [*kept, flag, os.path.abspath(path)]
