@@ -21,7 +21,7 @@ def _bars(ax, values: dict, **labels) -> None:
     ax.set(**labels)
 
 
-def _table(ax, values: np.ndarray, rows, columns, **labels) -> None:
+def table(ax, values: np.ndarray, rows, columns, **labels) -> None:
     """A small table of shares, coloured and written out."""
     image(ax, values, UNIT | {"aspect": "auto", "cmap": "Blues"}, **labels)
     centred = {"ha": "center", "va": "center", "fontsize": 7}
@@ -32,7 +32,7 @@ def _table(ax, values: np.ndarray, rows, columns, **labels) -> None:
     ax.set_xticks(range(len(columns)), columns)
 
 
-def _scatter(ax, points: np.ndarray, q: int, title: str, components=(0, 1)) -> None:
+def scatter(ax, points: np.ndarray, q: int, title: str, components=(0, 1)) -> None:
     """Two principal components of the numbers 0, 1, ..., coloured by their residue mod q, which
     stands at the mean of its points."""
     residues = np.arange(len(points)) % q
@@ -58,7 +58,7 @@ def digits(tables: dict[str, dict], by_s: dict[int, np.ndarray], path: Path) -> 
     last = axes[len(tables) - 1]
     fig.colorbar(last.images[0], ax=last)
     curves = {f"s = {s}": curve for s, curve in by_s.items()}
-    lines(axes[-1], curves, _shades(len(curves)), marker=".", lw=1)
+    lines(axes[-1], curves, shades(len(curves)), marker=".", lw=1)
     title = "the number, by the power 2^s in a - 1"
     label(axes[-1], 8, title=title, xlabel="numbers in context", ylabel="accuracy", ylim=SHARE)
     save(fig, path)
@@ -81,9 +81,9 @@ def embedding(
     power.plot(spectrum(scores[:, 0]), color=TEST, lw=1)
     frequency = f"frequency, of {len(scores)} numbers"
     power.set(title="|rfft| of the first component", xlabel=frequency)
-    table = np.array(list(periods.values())).T
-    components = range(1, len(table) + 1)
-    _table(shares, table, components, periods, title="share of the power")
+    of_period = np.array(list(periods.values())).T
+    components = range(1, len(of_period) + 1)
+    table(shares, of_period, components, periods, title="share of the power")
     shares.set(xlabel="period", ylabel="component")
     drawn = image(similar, cosines, {"vmin": 0, "vmax": 0.5}, title="cosine similarity")
     similar.set(xlabel="number", ylabel="number")
@@ -93,7 +93,7 @@ def embedding(
     for ax, q in zip(planes, shown, strict=False):
         strongest = np.argsort(-periods[q], kind="stable")
         pair = np.sort(strongest[:2])
-        _scatter(ax, scores[:, pair], q, f"numbers mod {q}", pair)
+        scatter(ax, scores[:, pair], q, f"numbers mod {q}", pair)
     save(fig, path)
 
 
@@ -153,41 +153,8 @@ def edits(top_k: dict, pruned: dict, moduli: list[str], heads: list[str], path: 
     )
     axes[0].set_ylim(0, 1.02)
     for ax, (name, values) in zip(axes[1:], pruned.items(), strict=True):
-        _table(ax, values, moduli, heads, title=f"head replaced by {name}")
+        table(ax, values, moduli, heads, title=f"head replaced by {name}")
         ax.set(xlabel="block.head", ylabel="modulus")
-    save(fig, path)
-
-
-def residues(points: dict[str, tuple[np.ndarray, int, float]], path: Path) -> None:
-    """What heads add after a single number: two components, by the residue that they show most.
-
-    points {name: (scores (m, 2), q, share of the variance between residues mod q)}
-    """
-    fig, axes = panels(len(points), 3.2, 3.2)
-    for ax, name in zip(axes, points, strict=True):
-        scores, q, share = points[name]
-        _scatter(ax, scores, q, f"{name}: mod {q}, share {share:.2f}")
-    save(fig, path)
-
-
-def modulus(similarity: np.ndarray, tokens: np.ndarray, m: int, patched: dict, path: Path) -> None:
-    """Cosine of what the first block's heads add with the embedding of every number, and patching.
-
-    Red: the largest number so far. Patching replaces each head by a donor's of another modulus.
-    similarity (H, t, V), tokens (t,); patched {name: (depth, H)}
-    """
-    H = len(similarity)
-    fig, axes = panels(H + len(patched), 3.4, 3)
-    style = {"origin": "lower", "aspect": "auto"}
-    for h, ax in enumerate(axes[:H]):
-        drawn = image(ax, similarity[h].T, style, title=f"block 0 head {h}, cosine")
-        ax.set(xlabel="position", ylabel="number")
-        fig.colorbar(drawn, ax=ax)
-        ax.plot(np.maximum.accumulate(tokens), color=TRAIN, lw=1)
-        ax.axhline(m, color="w", lw=0.7, ls="--")
-    for ax, (name, values) in zip(axes[H:], patched.items(), strict=True):
-        _table(ax, values, range(len(values)), range(H), title=f"patched: {name}")
-        ax.set(xlabel="head", ylabel="block")
     save(fig, path)
 
 
@@ -208,7 +175,7 @@ def prediction(step: np.ndarray, training: dict, curves: dict, bits: dict, path:
     for i, (name, values) in enumerate(bits.items()):
         unnamed = i % -(-len(bits) // 8)  # at most eight in the legend
         named[f"_{name}" if unnamed else name] = values
-    lines(right, named, _shades(len(bits)), marker=".", lw=1.2)
+    lines(right, named, shades(len(bits)), marker=".", lw=1.2)
     _in_context(right, 1, title="every digit: low ones are dark", ylabel="accuracy")
     save(fig, path)
 
@@ -220,7 +187,7 @@ def scaling(curves: dict, moduli: list[int], fits: dict[str, tuple], path: Path)
     fits   {predictor: (values for the moduli, exponent, its error, or None and None)}"""
     fig, (left, right) = panels(2, 4.7, 4.8)
     named = {f"m = {m}": values for m, values in curves.items()}
-    lines(left, named, _shades(len(curves)), marker=".", lw=1.2)
+    lines(left, named, shades(len(curves)), marker=".", lw=1.2)
     _in_context(left, title="the transformer", ylabel="accuracy of the next number")
     m = np.asarray(moduli, float)
     styles = zip("os^", (TRAIN, TEST, "0.5"), strict=True)
@@ -242,7 +209,7 @@ def scaling(curves: dict, moduli: list[int], fits: dict[str, tuple], path: Path)
     save(fig, path)
 
 
-def _shades(count: int) -> list:
+def shades(count: int) -> list:
     """Colours from dark to light."""
     from matplotlib import colormaps
 

@@ -5,9 +5,10 @@
     python examples/lcg_probe.py --quick          # trains a small one first (m = 64), half a minute
 
 The network must read a token a number. One that was trained with --mode unseen is also asked for
-its idea of the modulus. An analysis returns its results and what the figure of its name shows; what
-it measures is in tinygrok.probes. Paper: Tao, Doshi, Kalra, He, Barkeshli, (How) can transformers
-predict pseudo-random numbers?, arXiv 2502.10390."""
+its idea of the modulus, every number beside a control (_lcg_modulus_claims.py). An analysis returns
+its results and what the figure of its name shows; what it measures is in tinygrok.probes.
+Paper: Tao, Doshi, Kalra, He, Barkeshli, (How) can transformers predict pseudo-random numbers?,
+arXiv 2502.10390."""
 
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import numpy as np  # isort: skip
 
+import _lcg_modulus_claims as unseen_moduli
 import predict_lcg
 from _lcg_setup import require_numbers
 from _published import NUMBERS, add_flags, checked, numbers, open_network
@@ -99,7 +101,7 @@ def accuracies(decoder, data, sets, main):
         if name == main:
             same = predicted == lcg.look_back(x[:, :-1], m, 2)
             results["same_as_order_2"] = same[:, x.shape[1] // 2 :].mean()
-            by_s = digits.by_valuation(right, a) if m % 4 == 0 else {}
+            by_s = digits.by_valuation(right, a) if m % 4 == 0 and a.min() > 1 else {}
             results |= {f"accuracy by s {s}": c[-LAST:].mean() for s, c in by_s.items()}
     return results, (tables, by_s)
 
@@ -108,6 +110,8 @@ def embedding(weights, periods):
     """Principal components of both embeddings and their power by period; cosines."""
     results = {}
     for name in ("position", "token"):
+        if f"embed.{name}" not in weights:  # rotary positions have no embedding
+            continue
         scores, variance, _ = representation.pca(weights[f"embed.{name}"], 10)
         power = opened.power_by_period(scores, periods)
         results |= {f"{name} power at period {q}": share for q, share in power.items()}
@@ -172,45 +176,6 @@ def edits(decoder, data, sets, main, rng):
     return results, (top_k, tables, list(sets), heads)
 
 
-def residues(decoder, m, periods):
-    """What the first block adds after a single number: components, residue (Figure 8)."""
-    results = {}
-    points = {}
-    for name, x in opened.first_block(decoder, m).items():
-        scores = representation.pca(x, 2)[0]
-        chance = {q: (q - 1) / (m - 1) for q in periods}
-        shares = {q: digits.residue_share(scores, q) - chance[q] for q in periods}
-        # mod 4 shows whatever mod 2 does
-        first = next(q for q in periods if shares[q] >= max(shares.values()) - 0.05)
-        points[name] = (scores, first, shares[first])
-        results |= {f"{name} residue {q}": share for q, share in shares.items()}
-    return results, (points,)
-
-
-def modulus(decoder, data, m, embedding, rng, rows=32):
-    """What heads say of m, beside the largest number so far; patching from m // 2 (Figure 9)."""
-    _, a, c = data.tests[str(m)]
-    small = m // 2
-    pick = rng.integers(len(a), size=rows)
-    x0 = rng.integers(small, size=rows)
-    clean = lcg.generate(m, a[pick], c[pick], x0, data.length)
-    donor = lcg.generate(small, a[pick], c[pick], x0, data.length)
-    tokens = clean[:, : data.length // 2]
-    distances, error, similar = opened.heads_on_modulus(decoder, tokens, embedding, m)
-    results = {"head_from_largest": distances, "maximum_estimator_error": error}
-    after = opened.patch_heads(decoder, clean[:, :-1], donor[:, :-1])
-    targets = [clean[:, 1:], donor[:, 1:]]
-    patched = {
-        "below m/2": (after < small).mean(axis=(2, 3)),
-        "as the clean run": (after == targets[0]).mean(axis=(2, 3)),
-        "as the donor, m/2": (after == targets[1]).mean(axis=(2, 3)),
-    }
-    results |= {f"patched {name}": table for name, table in patched.items()}
-    before = decoder.predict(clean[:, :-1])
-    results["unpatched as clean and donor"] = digits.agreements([before], targets)[0]
-    return results, (similar, tokens[0], m, patched)
-
-
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
@@ -223,36 +188,45 @@ def main(argv=None):
         config, data, model, weights = network
     decoder = Decoder(experiment.dev, model, weights)
     experiment.open()
-    m = config.modulus
     unseen = config.mode == "unseen"
-    sets = {name: data.test(name, args.rows, rng) for name in data.tests}
-    x, _ = sets[str(m)]
+    names = unseen_moduli.tests_of(data)
+    sets = {name: data.test(name, args.rows, rng) for name in names}
+    main = names[0]
+    m = data.tests[main][0]
+    x, _ = sets[main]
     print(f"{model!r}; tests mod {', '.join(sets)}")
 
     few = {p: min(exponent, 4) for p, exponent in lcg.prime_factors(m).items()}
     powers = sorted(digits.digits(x, few))
     periods = [2, 3, 4, 5, 7, 8, 9] if unseen else powers
     analyses = {
-        "digits": accuracies(decoder, data, sets, str(m)),
+        "digits": accuracies(decoder, data, sets, main),
         "embedding": embedding(weights, periods),
         "attention": attention(decoder, x[:64, :-1]),
         "interventions": interventions(decoder, x, m),
-        "edits": edits(decoder, data, sets, str(m), rng),
+        "edits": edits(decoder, data, {main: sets[main]}, main, rng),
     }
+    lines = []
     if unseen:
-        analyses["residues"] = residues(decoder, m, periods)
-        analyses["modulus"] = modulus(decoder, data, m, weights["embed.token"], rng)
+        found = unseen_moduli.analyse(decoder, data, names, weights["embed.token"], args.rows, rng)
+        analyses |= {name: analysis[:2] for name, analysis in found.items()}
+        lines = [line for *_, part in found.values() for line in part]
     results = {}
     for found, _ in analyses.values():
         results |= {name: np.round(x, 4).tolist() for name, x in found.items()}
+    short = {k: v for k, v in results.items() if np.size(v) <= 4 and "digit" not in k}
+    results |= unseen_moduli.written(lines)
 
     def figures(out):
         import _figures_lcg as plots
+        import _figures_lcg_modulus as further
 
         for name, (_, shown) in analyses.items():
-            getattr(plots, name)(*shown, out / f"{name}.png")
+            draw = getattr(further if hasattr(further, name) else plots, name)
+            draw(*shown, out / f"{name}.png")
 
-    short = {k: v for k, v in results.items() if np.size(v) <= 4 and "digit" not in k}
+    if unseen:
+        unseen_moduli.print_lines(lines)
     experiment.finish(results, None, figures, {} if unseen else EXPECTED, TITLE, short)
 
 
