@@ -21,8 +21,7 @@ def pairs(ax, names, found, control, words, **labels) -> None:
     for values, word, color, shift in kinds:
         mean, error = np.asarray(values, dtype=float).T
         ax.bar(places + shift, mean, 0.4, yerr=error, color=color, label=word, ecolor="k")
-    turned = max(map(len, names)) > 4
-    ax.set_xticks(places, names, rotation=90 if turned else 0)
+    ax.set_xticks(places, names, rotation=90 if len(names) > 6 else 0)
     ax.axhline(0, color="k", lw=0.6)
     label(ax, 8, above=2, **labels)
 
@@ -60,7 +59,7 @@ def linear_probe(found: dict, counts: list[int], attention: np.ndarray, path: Pa
     names = [f"head {head}" for head in heads]
     untrained = at_the_end([f"untrained {name}" for name in names])
     pairs(by_head, heads, at_the_end(names), untrained, words, xlabel="R^2: one head alone")
-    words = ("on the largest number", "matched: where it is in another sequence")
+    words = ("on the largest number", "at matched places")
     largest, matched = attention.reshape(2, -1, 2)
     pairs(masses, heads, largest, matched, words, xlabel="head", ylabel="attention")
     for ax in (r2, by_head):
@@ -73,16 +72,15 @@ def largest_number(tables: dict[int, dict], path: Path) -> None:
 
     tables {numbers in context: {what is done: {"changed", "follows": [share, error]}}}"""
     kinds = ("by a larger", "by a smaller", "hidden")
+    titles = {"changed": "answers that change", "follows": "wraps by the larger number + 1"}
     fig, axes = panels(max(2 * len(tables), 1), 4.3, 3.4, columns=2)
     for i, (n, rows) in enumerate(tables.items()):
-        for ax, what in zip(axes[2 * i :], ("changed", "follows"), strict=False):
+        for ax, what in zip(axes[2 * i :], titles, strict=False):
             largest = [rows[f"largest, {kind}"][what] for kind in kinds]
             another = [rows[f"another, {kind}"][what] for kind in kinds]
             words = ("the largest", "another number")
             pairs(ax, kinds, largest, another, words, ylabel="share of the answers")
-            ax.tick_params(axis="x", rotation=0)
-            title = "answers that change" if what == "changed" else "wraps by the larger number + 1"
-            ax.set(xlabel=f"{title}, {n} numbers", ylim=(0, None))
+            ax.set(xlabel=f"{titles[what]}, {n} numbers", ylim=(0, max(0.5, ax.get_ylim()[1])))
     save(fig, path)
 
 
@@ -95,14 +93,16 @@ def residues(points: dict, shares: dict, periods: list[int], path: Path) -> None
         for i, row in enumerate(shares[name]):
             axes[0].plot(periods, row, ".-", color=color, label=None if i else name)
     axes[0].axhline(shares["numbers permuted"], color="k", ls="--", label="permuted, 95%")
-    label(axes[0], 8, xlabel="q", ylabel="share of variance above chance", ylim=(-0.1, 1))
+    label(
+        axes[0], 8, xlabel="residues mod q", ylabel="share of variance above chance", ylim=(-0.1, 1)
+    )
     for ax, name in zip(axes[1:], points, strict=True):
         scores, q, share = points[name]
         scatter(ax, scores, q, f"{name}: mod {q}, {share:+.2f}")
     save(fig, path)
 
 
-def pruning(lost: dict[str, np.ndarray], moduli: np.ndarray, path: Path) -> None:
+def pruning(lost: dict[str, np.ndarray], moduli: np.ndarray, heads: list[str], path: Path) -> None:
     """The share of its right answers that a modulus loses, without a head; control: random
     directions. lost {kind: (heads, moduli)}"""
     fig, axes = panels(2, 8.4, 3, columns=1)
@@ -112,9 +112,10 @@ def pruning(lost: dict[str, np.ndarray], moduli: np.ndarray, path: Path) -> None
             ax.set_title("no modulus is answered at least half the time")
             continue
         drawn = image(ax, lost[kind], UNIT | {"aspect": "auto", "cmap": "Blues"}, title=title)
-        every = range(len(moduli))
-        ax.set_xticks(every, moduli, rotation=90, fontsize=7)
-        ax.set(ylabel="head, block by block", xlabel="modulus")
+        ax.set_xticks(range(len(moduli)), moduli, rotation=90, fontsize=7)
+        rows = heads if kind == "head" else [head.split(".")[0] for head in heads]
+        ax.set_yticks(range(len(heads)), rows, fontsize=7)
+        ax.set(ylabel="block.head" if kind == "head" else "block", xlabel="modulus")
         fig.colorbar(drawn, ax=ax, label="share lost")
     save(fig, path)
 
@@ -153,9 +154,9 @@ def differences(found: dict, by_order: dict, backs: dict, without: dict, path: P
     curves.set(xlim=(-12, 30), ylim=SHARE, ylabel="accuracy")
     title = "numbers in context less the order r of a"
     label(curves, 7, xlabel=title)
-    names = ["r + 2 numbers", "difference seen", "the same, solver"]
+    names = ["r + 2 numbers\nin context", "difference\nseen", "the same,\nsolver"]
     yes, no = zip(*found.values(), strict=True)
-    pairs(seen, names, yes, no, ("yes", "no: same m, n (and r)"), ylim=SHARE, ylabel="accuracy")
+    pairs(seen, names, yes, no, ("yes", "no, matched"), ylim=SHARE, ylabel="accuracy")
     depth, H = backs["following"].shape[:2]
     heads = [f"{i}.{h}" for i, h in np.ndindex(depth, H)]
     follow = backs["following"].reshape(-1, 2, 2)
@@ -164,6 +165,7 @@ def differences(found: dict, by_order: dict, backs: dict, without: dict, path: P
     rows = np.array([values[:, 0] for values in without.values()])
     kinds = ["no wrap", "wrap seen", "not seen"]
     table(lost, rows, list(without), kinds, title="accuracy without heads")
+    lost.set(ylabel="heads at their mean", xlabel="what the answer asks for")
     save(fig, path)
 
 

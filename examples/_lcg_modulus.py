@@ -15,7 +15,6 @@ from tinygrok.tasks.lcg_families import MixedLcg, units
 
 RIDGE = 1e-3  # of the probe, in units of the variance of a feature
 RESAMPLES = 200  # of the bootstrap
-GROUPS = 6  # of sequences, for an error
 
 
 class Sequences(NamedTuple):
@@ -103,8 +102,9 @@ def linear_probe(features, target, new):
 
 
 def r_squared(said, true):
-    """1 - sum (said - true)^2 / sum (true - mean)^2"""
-    return 1 - ((said - true) ** 2).sum() / ((true - true.mean()) ** 2).sum()
+    """1 - sum (said - true)^2 / sum (true - mean)^2; nan if all true values are the same."""
+    total = ((true - true.mean()) ** 2).sum()
+    return 1 - ((said - true) ** 2).sum() / total if total else np.nan
 
 
 def median_error(said, true):
@@ -230,13 +230,13 @@ def attention_on_largest(decoder, sequences):
     """Attention on the largest number so far, and where it stands in the next sequence.
 
     The second is the control: the same queries and look-backs, another sequence. (2, depth, H, 2):
-    means and errors, from groups of sequences."""
+    means and errors."""
     tokens = sequences.x[:, :-1]
     patterns = decoder.patterns(tokens)
-    groups = [slice(i, None, GROUPS) for i in range(GROUPS)]
     kinds = []
     for asked in (tokens, np.roll(tokens, 1, axis=0)):
-        masses = np.array([digits.largest_mass(patterns[g], asked[g]) for g in groups])
-        error = masses.std(axis=0, ddof=1) / np.sqrt(GROUPS)
+        each = range(len(tokens))
+        masses = np.array([digits.largest_mass(patterns[[i]], asked[[i]]) for i in each])
+        error = masses.std(axis=0, ddof=1) / np.sqrt(len(masses))
         kinds.append(np.stack([masses.mean(axis=0), error], axis=-1))
     return np.array(kinds)

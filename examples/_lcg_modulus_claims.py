@@ -8,11 +8,12 @@ import _lcg_modulus_heads as heads
 import _lcg_modulus_induction as induction
 import numpy as np
 
+from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
 from tinygrok.tasks.lcg_families import MixedLcg
 
 PROBED = 4  # times --rows: sequences that the linear probe is fitted on
-OTHERS = "without the blocks' other heads"
+ATTENDED = 128  # sequences whose attention is read
 FEW = 8  # times fewer sequences of each modulus than --rows
 
 
@@ -22,9 +23,15 @@ def mean_of(rows):
     return [rows[:, 0].mean(), np.sqrt((rows[:, 1] ** 2).sum()) / len(rows)]
 
 
-def every_fourth(sequences):
-    """Fewer of them, of all moduli: attention maps are large."""
-    return estimates.Sequences(*(x[::4] for x in sequences))
+def some(sequences):
+    """About ATTENDED of them, of all moduli: attention maps are large."""
+    step = max(len(sequences.x) // ATTENDED, 1)
+    return estimates.Sequences(*(x[::step] for x in sequences))
+
+
+def on_the_largest(attention):
+    """The head of the first block that attends most to the largest number; (2, depth, H, 2)."""
+    return int((attention[0] - attention[1])[0, :, 0].argmax())
 
 
 def tests_of(data):
@@ -35,27 +42,33 @@ def tests_of(data):
     return [name for name in data.tests if name.endswith(", a = 1") == wrap]
 
 
-def modulus(decoder, sequences, embedding):
+def modulus(decoder, sequences, embedding, rng):
     """What heads of the first block say of m by their cosines, beside the largest number so far."""
     m = int(sequences.m[0])
     same = sequences.x[sequences.m == m]
     tokens = same[:32, : same.shape[1] // 2]
+    weights = decoder.model.init(rng)
+    untrained = Decoder(decoder.dev, decoder.model, weights)
     distances, error, similar = opened.heads_on_modulus(decoder, tokens, embedding, m)
+    by_chance, *_ = opened.heads_on_modulus(untrained, tokens, weights["embed.token"], m)
     results = {"head_from_largest": distances, "maximum_estimator_error": error}
-    return results, (similar, tokens[0], m), []
+    what = f"|nearest number - largest| / m, head 0.{distances.argmin()}"
+    lines = [
+        (what, [distances.min(), np.nan], "untrained, nearest head", [by_chance.min(), np.nan])
+    ]
+    return results, (similar, tokens[0], m), lines
 
 
-def linear_probe(decoder, data, sequences, rows, rng):
+def linear_probe(decoder, data, sequences, attention, rows, rng):
     """Whether m is there to be read, where, and how well beside the largest number."""
     found, counts = estimates.probe(decoder, data, sequences, rows, rng)
-    attention = estimates.attention_on_largest(decoder, every_fourth(sequences))
     depth, H = attention.shape[1:3]
     error = {name: x[-1] for (title, name), x in found.items() if title == "median error"}
     r2 = {name: x[-1] for (title, name), x in found.items() if title == "R^2"}
     says = [r2[f"head 0.{h}"] for h in range(H)]
     best = int(np.argmax([value for value, _ in says]))
     rest = says[:best] + says[best + 1 :] or says
-    most = int((attention[0] - attention[1])[0, :, 0].argmax())
+    most = on_the_largest(attention)
     lines = [
         ("error of m, first block", error["block 0"], "untrained", error["untrained block 0"]),
         ("error of m, first block", error["block 0"], "largest + 1", error["largest + 1"]),
@@ -125,7 +138,8 @@ def pruning(decoder, data, names, rows, rng):
         what = f"pruning specific to a prime ({which})"
         lines.append((what, value, "moduli permuted, 95%", chance))
         lines.append((what, value, "random directions", found["random"][0]))
-    return results, (lost, moduli), lines
+    names = [f"{i}.{h}" for i, h in np.ndindex(decoder.model.depth, decoder.model.heads)]
+    return results, (lost, moduli, names), lines
 
 
 def patching(decoder, data, names, rows, rng):
@@ -143,10 +157,10 @@ def patching(decoder, data, names, rows, rng):
     return results, (found, clean), lines
 
 
-def differences(decoder, data, sequences, rng):
+def differences(decoder, data, sequences, most, rng):
     """Induction on differences: when it is right, which heads look there, and without them."""
     found, by_order = induction.accuracy(decoder, sequences)
-    backs = induction.look_backs(decoder, every_fourth(sequences))
+    backs = induction.look_backs(decoder, some(sequences))
     means = opened.head_means(decoder, data.batch(256, rng)[:, :-1])
     following = np.nan_to_num(backs["following"][..., 0, 0] - backs["following"][..., 1, 0])
     ranked = np.argsort(-following, axis=None, kind="stable")[:2]
@@ -166,8 +180,12 @@ def differences(decoder, data, sequences, rng):
     for i, h in chosen:
         pair = backs["following"][i, h]
         lines.append((f"attention of {i}.{h} on x_(t+1-kr)", pair[0], "matched", pair[1]))
-    names = " and ".join(f"{i}.{h}" for i, h in chosen)
-    lines.append((f"accuracy without {names}", without["these"][0], OTHERS, without["others"][0]))
+    these, others = list(without)[-2:]
+    what = f"accuracy without {these}, no wrap"
+    lines.append((what, without[these][0], f"without {others}", without[others][0]))
+    for kind, name in enumerate(("no wrap", "wrap seen", "wrap not seen")):
+        what = f"accuracy without 0.{most}, {name}"
+        lines.append((what, without[f"0.{most}"][kind], "with it", without["none"][kind]))
     return results, (found, by_order, backs, without), lines
 
 
@@ -175,14 +193,16 @@ def analyse(decoder, data, names, embedding, rows, rng):
     """{name of a figure: (results, what it shows, lines)} of the tests of these names."""
     few = max(rows // FEW, 2)
     sequences = estimates.unseen(data, names, few, rng)
+    attention = estimates.attention_on_largest(decoder, some(sequences))
+    probed = PROBED * rows
     return {
-        "modulus": modulus(decoder, sequences, embedding),
-        "linear_probe": linear_probe(decoder, data, sequences, PROBED * rows, rng),
+        "modulus": modulus(decoder, sequences, embedding, rng),
+        "linear_probe": linear_probe(decoder, data, sequences, attention, probed, rng),
         "largest_number": largest_number(decoder, data, sequences, rng),
         "residues": residues(decoder, data, rng),
         "pruning": pruning(decoder, data, names, max(few // 4, 2), rng),
         "patching": patching(decoder, data, names, few, rng),
-        "differences": differences(decoder, data, sequences, rng),
+        "differences": differences(decoder, data, sequences, on_the_largest(attention), rng),
     }
 
 

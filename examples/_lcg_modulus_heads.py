@@ -134,7 +134,7 @@ def pruning(decoder, data, sequences, rng):
 def largest_specificity(lost, moduli, rng):
     """The largest |specificity| of edits (edits, moduli) for a prime, and by chance.
 
-    -> ([value, error], "edit 3, prime 2", [95 % of the same with the moduli permuted, 0])"""
+    -> ([value, error], "row 3, prime 2", [95 % of the same with the moduli permuted, 0])"""
 
     def table(order):
         pairs = []
@@ -148,7 +148,7 @@ def largest_specificity(lost, moduli, rng):
     p, edit = np.unravel_index(np.abs(value).argmax(), value.shape)
     drawn = [np.abs(table(rng.permutation(len(moduli)))[0]).max() for _ in range(PERMUTATIONS)]
     found = [abs(value[p, edit]), error[p, edit]]
-    return found, f"edit {edit}, prime {PRIMES[p]}", [np.quantile(drawn, 0.95), 0.0]
+    return found, f"row {edit}, prime {PRIMES[p]}", [np.quantile(drawn, 0.95), 0.0]
 
 
 # -- patching from another modulus -----------------------------------------------------------------

@@ -8,7 +8,9 @@ from _lcg_modulus import reach
 
 from tinygrok.tasks import lcg
 
-BEYOND = 2  # numbers beyond the order that the copy needs: x_{t-r}, x_{t+1-r}, ..., x_t are r + 1
+# The numbers beyond the order that an induction head needs: x_{t-r} and x_{t+1-r}, whose difference
+# repeats, and x_{t-r-1} before them, to find them by the difference that it sees last.
+BEYOND = 2
 
 
 def weighted(values, weights):
@@ -138,17 +140,22 @@ def wrapping(decoder, sequences, edit=None):
     return np.array([weighted(right, past & kind) for kind in asked])
 
 
+def named(heads):
+    """ "1.1 and 1.2" """
+    return " and ".join(f"{i}.{h}" for i, h in heads)
+
+
 def pruned(decoder, sequences, means, heads):
     """wrapping() of the network, without each head, without these heads, and a control.
 
     The control of these heads: all others of the same blocks.
-    -> {"none", "1.2", ..., "these", "others": (3, 2)}"""
+    -> {"none", "0.0", "0.1", ..., "1.1 and 1.2", "1.0 and 1.3": (3, 2)}"""
     found = {"none": wrapping(decoder, sequences)}
     every = list(np.ndindex(means.shape[:2]))
     blocks = {i for i, _ in heads}
     removed = {f"{i}.{h}": [(i, h)] for i, h in every}
-    removed["these"] = heads
-    removed["others"] = [head for head in every if head[0] in blocks and head not in heads]
+    others = [head for head in every if head[0] in blocks and head not in heads]
+    removed |= {named(gone): gone for gone in (heads, others)}
     for name, gone in removed.items():
         found[name] = wrapping(decoder, sequences, without(decoder, means, gone))
     return found
