@@ -214,7 +214,7 @@ def main(argv=None):
     results = {}
     for found, _ in analyses.values():
         results |= {name: np.round(x, 4).tolist() for name, x in found.items()}
-    short = {k: v for k, v in results.items() if np.size(v) <= 4 and "digit" not in k}
+    short = {k: v for k, v in results.items() if 0 < np.size(v) <= 4 and "digit" not in k}
     results |= unseen_moduli.written(lines)
 
     def figures(out):
