@@ -18,7 +18,7 @@ FEW = 8  # times fewer sequences of each modulus than --rows
 
 
 def mean_of(rows):
-    """[mean, error] of independent rows [value, error]."""
+    """[mean, error] of rows [value, error], the errors taken as independent."""
     rows = np.asarray(rows)
     return [rows[:, 0].mean(), np.sqrt((rows[:, 1] ** 2).sum()) / len(rows)]
 
@@ -97,10 +97,10 @@ def largest_number(decoder, data, sequences, rng):
     lines = []
     for n in sorted({min(max(T // 4, 8), T), T}):
         table = estimates.largest_number(decoder, sequences, n, data.vocab, rng)
-        for name, row in table.items():
-            results[f"changed, follows of {n} numbers, {name}"] = [row["changed"], row["follows"]]
         if not table:
             continue
+        for what in ("changed", "follows"):
+            results[f"{n} numbers, {what}"] = [row[what] for row in table.values()]
         shown[n] = table
         for kind in ("by a larger", "by a smaller", "hidden"):
             largest = table[f"largest, {kind}"]["changed"]
@@ -145,7 +145,7 @@ def pruning(decoder, data, names, rows, rng):
 def patching(decoder, data, names, rows, rng):
     """Whether a head from a run of another modulus changes the modulus of the answers."""
     found, clean = heads.patching(decoder, data, names, rows, rng)
-    results = {f"below m/2, patched from mod {donor}": x for donor, x in found.items()}
+    results = {f"below m/2, patched from mod {donor}": x[..., 0] for donor, x in found.items()}
     results["below m/2, unpatched"] = clean
     lines = []
     for control in ("m", "m/2, but one number m - 1"):
@@ -167,7 +167,9 @@ def differences(decoder, data, sequences, most, rng):
     chosen = [tuple(int(k) for k in np.unravel_index(i, following.shape)) for i in ranked]
     without = induction.pruned(decoder, sequences, means, chosen)
     results = {f"accuracy, {name}": pair for name, pair in found.items()}
-    results |= {f"attention, {name}": table[..., 0] for name, table in backs.items()}
+    for name, table in backs.items():
+        results[f"attention, {name}"] = table[..., 0, 0]
+        results[f"attention, {name}, matched"] = table[..., 1, 0]
     results |= {f"accuracy without heads, {name}": table for name, table in without.items()}
     past = found["past the order"]
     seen = found["difference seen"]

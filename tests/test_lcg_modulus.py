@@ -413,6 +413,7 @@ def test_lcg_probe_opens_a_mixture(family, tmp_path):
     results = json.loads((folder / "run.json").read_text())["results"]
     assert "R^2, first block; last number alone" in results
     assert np.shape(results["accuracy, difference seen"]) == (2, 2)
+    assert max(np.ndim(value) for value in results.values()) == 2
     for name in ("linear_probe", "largest_number", "residues", "pruning", "patching"):
         assert (folder / f"{name}.png").exists()
     assert (folder / "differences.png").exists()
