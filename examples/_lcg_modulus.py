@@ -11,7 +11,7 @@ import numpy as np
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import digits
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import MixedLcg, units
+from tinygrok.tasks.lcg_families import FAMILIES, MixedLcg, units
 
 RIDGE = 1e-3  # of the probe, in units of the variance of a feature
 RESAMPLES = 200  # of the bootstrap
@@ -51,6 +51,11 @@ def unseen(data, names, rows, rng):
     return Sequences(x, m, a, orders(a, m))
 
 
+def asks_full_period(data):
+    """Whether a mixture trains on multipliers of full period, in the end."""
+    return data.shares(np.inf)[FAMILIES.index("full")] > 0
+
+
 def trained(data, rows, rng):
     """(x (rows, T + 1), m (rows,)) of training moduli.
 
@@ -60,7 +65,7 @@ def trained(data, rows, rng):
     a = rng.choice(data.a[0], rows)
     if isinstance(data, MixedLcg):
         a[:] = 1
-        if data.end.get("full"):
+        if asks_full_period(data):
             half = rows // 2
             m[:half], a[:half] = data.full.draw(half, rng)
     return lcg.generate(m, a, units(m, rng), rng.integers(0, m), data.length), m
@@ -143,7 +148,8 @@ def probe(decoder, data, sequences, rows, rng):
                 said["shuffled " + name] = [linear_probe(f, shuffled, new) for f, new in pairs]
     largest = np.maximum.accumulate(sequences.x, axis=1)
     said["largest + 1"] = [np.log(largest[:, n - 1] + 1) for n in counts]
-    said["largest (n + 1) / n"] = [np.log((largest[:, n - 1] + 0.5) * (n + 1) / n) for n in counts]
+    stretched = [(largest[:, n - 1] + 0.5) * (n + 1) / n for n in counts]
+    said["largest (n + 1) / n"] = [np.log(values) for values in stretched]
     found = {}
     for title, measure in {"R^2": r_squared, "median error": median_error}.items():
         for name, values in said.items():

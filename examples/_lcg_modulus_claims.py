@@ -19,8 +19,8 @@ FEW = 8  # times fewer sequences of each modulus than --rows
 
 def mean_of(rows):
     """[mean, error] of rows [value, error], the errors taken as independent."""
-    rows = np.asarray(rows)
-    return [rows[:, 0].mean(), np.sqrt((rows[:, 1] ** 2).sum()) / len(rows)]
+    mean, error = np.transpose(rows)
+    return [mean.mean(), np.linalg.norm(error) / len(rows)]
 
 
 def some(sequences):
@@ -38,7 +38,7 @@ def tests_of(data):
     """Names of the tests that are opened: of a mixture either the full period or a = 1."""
     if not isinstance(data, MixedLcg):
         return list(data.tests)
-    wrap = not data.end.get("full")
+    wrap = not estimates.asks_full_period(data)
     return [name for name in data.tests if name.endswith(", a = 1") == wrap]
 
 

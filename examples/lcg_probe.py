@@ -176,6 +176,33 @@ def edits(decoder, data, sets, main, rng):
     return results, (top_k, tables, list(sets), heads)
 
 
+def analyse(decoder, data, unseen, weights, rows, rng):
+    """{name: (results, what the figure of that name shows)}, and the lines beside a control."""
+    names = unseen_moduli.tests_of(data)
+    sets = {name: data.test(name, rows, rng) for name in names}
+    first = names[0]
+    m = data.tests[first][0]
+    x, _ = sets[first]
+    print(f"{decoder.model!r}; tests mod {', '.join(sets)}")
+
+    few = {p: min(exponent, 4) for p, exponent in lcg.prime_factors(m).items()}
+    powers = sorted(digits.digits(x, few))
+    analyses = {
+        "digits": accuracies(decoder, data, sets, first),
+        "embedding": embedding(weights, [2, 3, 4, 5, 7, 8, 9] if unseen else powers),
+        "attention": attention(decoder, x[:64, :-1]),
+        "interventions": interventions(decoder, x, m),
+        "edits": edits(decoder, data, {first: sets[first]}, first, rng),
+    }
+    lines = []
+    if unseen:
+        found = unseen_moduli.analyse(decoder, data, names, weights["embed.token"], rows, rng)
+        for name, (*analysis, compared) in found.items():
+            analyses[name] = analysis
+            lines += compared
+    return analyses, lines
+
+
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
@@ -189,28 +216,7 @@ def main(argv=None):
     decoder = Decoder(experiment.dev, model, weights)
     experiment.open()
     unseen = config.mode == "unseen"
-    names = unseen_moduli.tests_of(data)
-    sets = {name: data.test(name, args.rows, rng) for name in names}
-    main = names[0]
-    m = data.tests[main][0]
-    x, _ = sets[main]
-    print(f"{model!r}; tests mod {', '.join(sets)}")
-
-    few = {p: min(exponent, 4) for p, exponent in lcg.prime_factors(m).items()}
-    powers = sorted(digits.digits(x, few))
-    periods = [2, 3, 4, 5, 7, 8, 9] if unseen else powers
-    analyses = {
-        "digits": accuracies(decoder, data, sets, main),
-        "embedding": embedding(weights, periods),
-        "attention": attention(decoder, x[:64, :-1]),
-        "interventions": interventions(decoder, x, m),
-        "edits": edits(decoder, data, {main: sets[main]}, main, rng),
-    }
-    lines = []
-    if unseen:
-        found = unseen_moduli.analyse(decoder, data, names, weights["embed.token"], args.rows, rng)
-        analyses |= {name: analysis[:2] for name, analysis in found.items()}
-        lines = [line for *_, part in found.values() for line in part]
+    analyses, lines = analyse(decoder, data, unseen, weights, args.rows, rng)
     results = {}
     for found, _ in analyses.values():
         results |= {name: np.round(x, 4).tolist() for name, x in found.items()}
@@ -225,8 +231,7 @@ def main(argv=None):
             draw = getattr(further if hasattr(further, name) else plots, name)
             draw(*shown, out / f"{name}.png")
 
-    if unseen:
-        unseen_moduli.print_lines(lines)
+    unseen_moduli.print_lines(lines)
     experiment.finish(results, None, figures, {} if unseen else EXPECTED, TITLE, short)
 
 

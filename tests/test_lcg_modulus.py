@@ -18,7 +18,8 @@ from tinygrok.models.gpt import GPT
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import mixed_moduli
+from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli
+from tinygrok.tasks.shares import MovingShares
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 V, T, H, DEPTH, C = 41, 24, 2, 2, 8
@@ -26,8 +27,8 @@ END = {"wrap": 0.5, "full": 0.5}
 
 
 def mixture(end=END):
-    start = {"wrap": 1.0}
-    return mixed_moduli(16, V - 1, T + 1, generator(0, "split"), [32, 27], start, end)
+    shares = MovingShares(FAMILIES, {"wrap": 1.0}, end, (1, 2))
+    return mixed_moduli(16, V - 1, T + 1, generator(0, "split"), [32, 27], shares)
 
 
 def sequences(m=16, length=40, rows=60, multipliers=(1, 5, 9, 13)):
