@@ -142,7 +142,7 @@ def wrapping(decoder, sequences, edit=None):
 
 def named(heads):
     """ "1.1 and 1.2" """
-    return " and ".join(f"{i}.{h}" for i, h in heads)
+    return " and ".join(f"{i}.{h}" for i, h in heads) or "no other head"
 
 
 def pruned(decoder, sequences, means, heads):
