@@ -298,16 +298,18 @@ def test_patching_from_a_smaller_modulus(monkeypatch):
 
 
 def test_matched_means():
-    values = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
-    chosen = np.array([[True, False, True], [False, False, False]])
-    others = ~chosen
-    cells = np.array([[0, 0, 1], [0, 1, 2]])
-    found, control = induction.matched(values, chosen, others, cells)
-    assert found[0] == 1
-    assert control[0] == 0  # cell 0: 0 and 0; cell 1: 0; cell 2 has none that is chosen
+    """Three chosen in cell 0, one in cell 1; cell 2 has none of them, and is left out."""
+    values = np.array([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 1.0]])
+    chosen = np.array([[True, True, False, True], [True, False, False, False]])
+    cells = np.array([[0, 0, 0, 1], [0, 0, 1, 2]])
+    found, control = induction.matched(values, chosen, ~chosen, cells)
+    assert found[0] == 3 / 4
+    assert control[0] == (3 * 0 + 1 * 1) / 4
     nothing = induction.matched(values, chosen, chosen & False, cells)
     assert np.isnan(nothing).all()
-    assert induction.weighted(values, np.ones((2, 3)))[0] == pytest.approx(0.5)
+    mean, error = induction.weighted(values, np.ones((2, 4)))
+    assert mean == 5 / 8
+    assert error == pytest.approx(np.sqrt(2 * 0.5**2) / 8)
 
 
 def test_cells_are_distinct():
