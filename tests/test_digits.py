@@ -192,13 +192,6 @@ def test_modulus_estimates():
     assert (maximum == largest + 1).all()
 
 
-def test_agreements():
-    clean, donor = np.array([[1, 2, 3, 4]]), np.array([[1, 2, 0, 0]])
-    np.testing.assert_array_equal(
-        digits.agreements([clean, donor + 0], [clean, donor]), [[1, 0.5], [0.5, 1]]
-    )
-
-
 # -- interventions inside the decoder --------------------------------------------------------------
 
 V, T, C, H = 9, 12, 8, 2

@@ -118,8 +118,3 @@ def modulus_estimates(outputs, embedding, tokens) -> tuple[np.ndarray, np.ndarra
     T, C); max x + 1. Both (B, T)."""
     says = cosine(outputs, embedding).argmax(axis=-1)
     return says, np.maximum.accumulate(integers(tokens, "tokens", 0), axis=1) + 1
-
-
-def agreements(predictions: list[np.ndarray], targets: list[np.ndarray]) -> np.ndarray:
-    """[i, j]: share of predictions i (clean, patched) that equal targets j (clean, donor)."""
-    return np.array([[(p == t).mean() for t in targets] for p in predictions])
