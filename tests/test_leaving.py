@@ -19,9 +19,9 @@ from _kept import kept
 from helpers import small_run
 from stress_damage import write_images
 from test_parallel import MPIRUN, needs_mpi
-from tinygrok.engine.files import atomic_write
 
 from tinygrok import cli
+from tinygrok.disk.writer import atomic_write
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import AdamW
 from tinygrok.training import ensembles
