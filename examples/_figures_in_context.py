@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tinygrok.plots import style as parts
-from tinygrok.plots.colors import TEST, TRAIN, UNIT
+from tinygrok.plots.colors import GREEN, ORANGE, PURPLE, TEST, TRAIN, UNIT
 from tinygrok.plots.style import SHARE, figure, image, label, panels, save
 
 # The colour tells the tasks, the dashes the inputs.
@@ -19,6 +19,16 @@ SETS = {
 }
 UNKNOWN = {"any_any": {"label": "random tasks, random inputs", "color": TEST}}
 SOLVERS = {"ratio_matching": "k--", "modular_regression": "k:", "retrieval": "k-."}
+RULES = {  # sets of rows by rule
+    "ood_line": {"label": "one line: ratio matching answers", "color": GREEN, "ls": "--"},
+    "ood_steps": {"label": "sums, with their steps shown", "color": ORANGE, "ls": "-."},
+    "ood_axis": {"label": "sums from (u, 0) and (0, v), no step shown", "color": TEST},
+    "ood_direction_free": {
+        "label": "different directions",
+        "color": PURPLE,
+        "ls": (0, (5, 1, 1, 1)),
+    },
+}
 CLASSES = {"repeat": "o-", "multiple": "s-", "spanned": "^-", "unspanned": "x-"}
 DIFFERENCE = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
 RIGHT_WRONG = {"cmap": "gray"} | UNIT
@@ -228,4 +238,27 @@ def training(history: dict, best: int, solved: dict, p: int, path: Path) -> None
     for ax in (left, right):
         parts.chance(ax, p)
         parts.legend_below(ax, ylabel="accuracy", ylim=SHARE)
+    save(fig, path)
+
+
+def by_rule(history: dict, floors: dict[str, float], p: int, path: Path) -> None:
+    """What held-out tasks are right in, of queries that no example's multiple answers (of lines:
+    all), after 8 examples or more: by the rule of the row, against steps.
+
+    history  {"step": (n,), "<set>_late": (n,), "uncovered": (n,)}
+    floors   {set: accuracy of a learner that knows that one direction has the answer 0}"""
+    fig, (ax,) = panels(1, 6.4, 4.9)
+    steps = history["step"]
+    for name, style in RULES.items():
+        if name in floors:
+            ax.plot(steps, history[f"{name}_late"], **style)
+    ax.plot(steps, history["uncovered"], ":", color=TRAIN, label="rows drawn freely")
+    name = "ood_axis"
+    if name in floors:
+        known = "sums, knowing only that one direction has 0"
+        ax.axhline(floors[name], color=TEST, lw=1, ls=(0, (1, 3)), zorder=0, label=known)
+    parts.chance(ax, p)
+    title = "Held-out tasks, 8 or more examples, queries that no match answers"
+    ax.set(title=title, xlabel="training step")
+    parts.legend_below(ax, ylabel="accuracy", ylim=SHARE)
     save(fig, path)

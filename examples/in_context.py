@@ -2,6 +2,7 @@
 
     python examples/in_context.py --quick           # p = 5, a minute: o.o.d. by ratio matching
     python examples/in_context.py --preset small    # p = 7: o.o.d. ability rises and fades
+    python examples/in_context.py --preset sums     # p = 7: beyond ratio matching, by a curriculum
     python examples/in_context.py --preset paper    # p = 29, width 512: for a GPU
 
 It reads x1 y1 z1 x2 y2 z2 ..., z = (a x + b y) mod p; a task is a pair (a, b). The weights with the
@@ -43,7 +44,23 @@ PAPER = {
     "measure_every": 1000,
     "repeats": True,
 }
-PRESETS = {"small": {}, "paper": PAPER}  # small: the defaults
+# Lines first, then sums that show their steps, which fade: our curriculum, not the paper's.
+SUMS = {
+    "alpha": 0.75,
+    "batch": 96,
+    "tasks_per_step": 6,
+    "start": ["line=1"],
+    "ramp": [800, 1200],
+    "rows": ["line=0.1", "steps=0.65", "plain=0.25"],
+    "fade": [3000, 6500],
+    "optimizer": "muon",
+    "lr": 3e-3,
+    "weight_decay": 0.1,
+    "hold": 0.8,
+    "steps": 12_000,
+    "measure_every": 500,
+}
+PRESETS = {"small": {}, "sums": SUMS, "paper": PAPER}  # small: the defaults
 QUICK = {"p": 5, "shots": 8, "tasks": 16, "alpha": 0.6, "batch": 64, "steps": 1000}
 QUICK |= {"lr": 2e-3, "warmup": 100, "measure_every": 100}
 
@@ -166,6 +183,8 @@ def main(argv=None):
 
     def figures(out):
         plots.training(history, best, solved, args.p, out / "in_context.png")
+        if data.shares.used != ["plain"]:
+            plots.by_rule(history, solved["one_zero"], args.p, out / "rows_by_rule.png")
 
     experiment.finish(results, log, figures)
     return None

@@ -2,12 +2,15 @@
 formulas."""
 
 import itertools
+import json
+from pathlib import Path
 
 import _in_context_setup as setup
 import in_context
 import numpy as np
 import pytest
 
+from tinygrok import cli
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
 from tinygrok.tasks import in_context as ic
@@ -15,6 +18,8 @@ from tinygrok.tasks.in_context_rows import RULES, Lines, MixedRows
 from tinygrok.tasks.modular import TaskError, all_pairs
 from tinygrok.tasks.shares import MovingShares
 from tinygrok.training.checkpoint import load_training, save_training
+
+RESULTS = Path(in_context.__file__).parent / "results"
 
 
 @pytest.mark.parametrize(("p", "base"), [(29, 64), (29, 128), (7, 9), (7, 3), (5, 3)])
@@ -564,3 +569,10 @@ def test_flags_that_are_refused(words):
 def test_rows_that_the_inputs_do_not_have_are_refused(host_dev):
     with pytest.raises(InputError, match="no direction-free row of 12 shots"):
         example("--start direction-free=1 --batch 32", host_dev)
+
+
+def test_the_preset_sums_is_what_was_recorded():
+    """The recorded run gave its settings flag by flag."""
+    recorded = json.loads((RESULTS / "in_context_sums.json").read_text())["config"]
+    preset = cli.config(in_context.arguments(["--preset", "sums"]))
+    assert preset | {"preset": "small"} == recorded

@@ -8,8 +8,8 @@ little to be learnt. Here a share of the rows asks for more, or for one thing at
                      answer. A direction is drawn for every input, all of them different and all
                      equally likely, then one of its inputs
     line             all inputs of one direction: ratio matching and nothing else
-    axis             (u, 0) and (0, v) at places drawn at random in the first half of the row; the
-                     others are off the axes: x/u z(u, 0) + y/v z(0, v) answers what follows
+    axis             among the first 4 inputs are (u, 0) and (0, v), at places drawn at random; the
+                     others are off the axes: x/u z(u, 0) + y/v z(0, v) answers them
     steps            axis rows that show such a sum in steps: before (x, y) also (x, 0) and (0, y),
                      where the pool has them, each with the same probability
 
@@ -26,6 +26,7 @@ from .modular import TaskError, directions, pair_numbers
 from .shares import MovingShares
 
 RULES = ("plain", "direction-free", "line", "axis", "steps")
+EARLY = 4  # shots among which the two inputs on the axes stand
 
 
 class Lines:
@@ -90,11 +91,9 @@ class Lines:
         left_out = ~np.pad(kept, ((0, 0), (0, 0), (0, 1)), constant_values=True)
         places = np.argsort(left_out.reshape(rows, -1), axis=1, kind="stable")[:, : shots - 2]
         later = np.take_along_axis(inputs, places[..., None], axis=1)
-        # Where the axes stand: a place between those of the others, which keep their order.
-        between = rng.uniform(-1, shots // 2 - 1, (rows, 2))
-        others = np.tile(np.arange(shots - 2), (rows, 1))
-        order = np.argsort(np.concatenate([between, others], axis=1), axis=1)
         drawn = np.concatenate([axes, later], axis=1)
+        order = np.tile(np.arange(shots), (rows, 1))
+        order[:, :EARLY] = rng.permuted(order[:, :EARLY], axis=1)
         return np.take_along_axis(drawn, order[..., None], axis=1)
 
 
