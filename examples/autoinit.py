@@ -112,9 +112,10 @@ def train(experiment, net, data, starts):
     with cli.Interrupt() as interrupt:
         for i, (s, init, lr) in enumerate(arms):
             run = make_run(experiment, net, data, starts[s].weights[init], lr, args.seed + s)
-            path = experiment.out / f"{init}-{lr:g}-{s}.npz"
+            arm = {"arm": f"{init}-{lr:g}-{s}"}
+            path = experiment.out / f"{arm['arm']}.npz"
             if args.resume and path.exists():
-                load_training(path, run, config, args.defaults)
+                load_training(path, run, config | arm, args.defaults | arm)
             if not run.whole:  # it has diverged
                 histories[init, lr, s] = None
                 continue
@@ -124,7 +125,7 @@ def train(experiment, net, data, starts):
                 test = f"test {row['test_accuracy']:.3f}"
                 progress(before + row["step"], f"{init:<9} {train}  {test}")
 
-            save = experiment.saver(path)
+            save = experiment.saver(path, **arm)
             when = (args.steps, args.measure_every, show, save, args.save_seconds, interrupt)
             try:
                 run.fit(*when)

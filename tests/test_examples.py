@@ -418,6 +418,19 @@ def test_analytic_weights_beside_the_paper(tmp_path):
 
 
 @slow
+@pytest.mark.slow
+def test_a_checkpoint_of_another_arm_is_refused(tmp_path):
+    """All arms of a run have the same settings: a checkpoint also says whose it is."""
+    flags = "--quick --steps 2 --tune-steps 2 --seeds 1 --inits off kaiming --no-plot"
+    succeeded(run("autoinit", flags, cwd=tmp_path))
+    arms = sorted((tmp_path / "runs/autoinit").glob("kaiming-*.npz"))
+    other = arms[0].with_name(arms[0].name.replace("kaiming", "off"))
+    arms[0].write_bytes(other.read_bytes())
+    done = run("autoinit", flags, "--resume", cwd=tmp_path)
+    refused(done)
+    assert f"was made with arm = {other.stem}" in done.stderr
+
+
 @pytest.mark.parametrize("model", ["resmlp", "mixer", "vgg", "vgg_bn"])
 def test_autoinit_tunes_and_trains_every_model(model, tmp_path):
     tiny = "--width 8 --depth 1 --tune-steps 3 --tune-batch 32 --steps 2 --batch 8 --augment 1"

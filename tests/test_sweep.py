@@ -8,7 +8,14 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -232,6 +239,33 @@ def test_a_dead_scheduler_is_one_line(tmp_path):
     sweep(PACKS[:2], plain, tmp_path)
     with pytest.raises(SweepError, match="scheduler, died .*; 2 of 6 packs are finished in"):
         sweep(PACKS, plain, tmp_path, Gone())
+
+
+class Watched(ThreadPoolExecutor):
+    """A pool that notes whether its end was waited for."""
+
+    waited = None
+
+    def shutdown(self, wait=True, **options):
+        Watched.waited = wait
+        super().shutdown(wait, **options)
+
+
+@pytest.mark.parametrize(
+    ("error", "waited"), [(None, True), (BrokenExecutor, True), (KeyboardInterrupt, False)]
+)
+def test_a_pool_that_has_nothing_to_do_is_waited_for(error, waited, tmp_path):
+    """Else Python 3.11 may leave with a traceback: it wakes a pool that is just being closed."""
+
+    class Failing(Watched):
+        def submit(self, work, *args):
+            if error is not None and work is not os.getpid:
+                raise error
+            return super().submit(work, *args)
+
+    with suppress(SweepError, KeyboardInterrupt):
+        sweep(PACKS, plain, tmp_path, Failing)
+    assert Watched.waited is waited
 
 
 @pytest.mark.slow

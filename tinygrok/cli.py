@@ -288,12 +288,14 @@ class Experiment:
                 print(f"resumed at step {run.t}")
         return self.out
 
-    def saver(self, path: Path) -> Callable:
-        """save(run) into a file. On a full disk the state before stays, and a later one may fit."""
+    def saver(self, path: Path, **which: str) -> Callable:
+        """save(run) into a file, with the settings and, of several runs, `which` it is.
+
+        On a full disk the state before stays, and a later one may fit."""
 
         def save(run) -> None:
             try:
-                save_training(path, run, config(self.args))
+                save_training(path, run, config(self.args) | which)
                 self.note_files()
             except OSError as error:
                 say(f"step {run.t} is not saved: {error}")

@@ -152,10 +152,13 @@ class _Sweep:
             before = self.done
             pool = executor if isinstance(executor, Executor) else executor()
             started = pool.submit(os.getpid)  # a worker that comes up has done this
+            idle = False
             try:
                 self.on_pool(pool)
+                idle = True
                 return
             except (BrokenExecutor, CancelledError) as error:  # a worker, or what sends them, died
+                idle = True
                 self.collect()
                 tries = 1 if self.done > before else tries + 1
                 none_came_up = isinstance(error, BrokenExecutor) and started.exception()
@@ -165,7 +168,8 @@ class _Sweep:
                     raise self.gave_up(NO_WORKER if none_came_up else why) from error
             finally:
                 if anew:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    # Python 3.11 may leave with a traceback while a pool is still being closed.
+                    pool.shutdown(wait=idle, cancel_futures=True)
 
     def collect(self) -> None:
         """Take up what dying workers had finished and could not report."""
