@@ -21,8 +21,8 @@ UNKNOWN = {"any_any": {"label": "random tasks, random inputs", "color": TEST}}
 SOLVERS = {"ratio_matching": "k--", "modular_regression": "k:", "retrieval": "k-."}
 RULES = {  # sets of rows by rule
     "ood_line": {"label": "one line: ratio matching answers", "color": GREEN, "ls": "--"},
-    "ood_steps": {"label": "sums, with their steps shown", "color": ORANGE, "ls": "-."},
-    "ood_axis": {"label": "sums from (u, 0) and (0, v), no step shown", "color": TEST},
+    "ood_steps": {"label": "sums, steps shown", "color": ORANGE, "ls": "-."},
+    "ood_axis": {"label": "sums, no step shown", "color": TEST},
     "ood_direction_free": {
         "label": "different directions",
         "color": PURPLE,
@@ -241,24 +241,27 @@ def training(history: dict, best: int, solved: dict, p: int, path: Path) -> None
     save(fig, path)
 
 
-def by_rule(history: dict, floors: dict[str, float], p: int, path: Path) -> None:
-    """What held-out tasks are right in, of queries that no example's multiple answers (of lines:
-    all), after 8 examples or more: by the rule of the row, against steps.
+def by_rule(history: dict, floors: dict, p: int, path: Path) -> None:
+    """What held-out tasks are right in by the rule of the row: against steps, late queries that no
+    example's multiple answers (of lines: all); and at the end, sums by examples in context.
 
-    history  {"step": (n,), "<set>_late": (n,), "uncovered": (n,)}
-    floors   {set: accuracy of a learner that knows that one direction has the answer 0}"""
-    fig, (ax,) = panels(1, 6.4, 4.9)
+    history  {"step": (n,), "<set>_late": (n,), "<set>_accuracy": (n, shots), "uncovered": (n,)}
+    floors   {set: {"by_shot": (shots,)}}: a learner that matches, else excludes answers"""
+    fig, (left, right) = panels(2, 4.7, 4.9)
     steps = history["step"]
     for name, style in RULES.items():
         if name in floors:
-            ax.plot(steps, history[f"{name}_late"], **style)
-    ax.plot(steps, history["uncovered"], ":", color=TRAIN, label="rows drawn freely")
-    name = "ood_axis"
-    if name in floors:
-        known = "sums, knowing only that one direction has 0"
-        ax.axhline(floors[name], color=TEST, lw=1, ls=(0, (1, 3)), zorder=0, label=known)
-    parts.chance(ax, p)
-    title = "Held-out tasks, 8 or more examples, queries that no match answers"
-    ax.set(title=title, xlabel="training step")
-    parts.legend_below(ax, ylabel="accuracy", ylim=SHARE)
+            left.plot(steps, history[f"{name}_late"], **style)
+    left.plot(steps, history["uncovered"], ":", color=TRAIN, label="rows drawn freely")
+    title = "8 or more examples, none matches (lines: all)"
+    left.set(title=title, xlabel="training step")
+    if "ood_axis" in floors:
+        right.plot(history["ood_axis_accuracy"][-1], **RULES["ood_axis"])
+        floor = floors["ood_axis"]["by_shot"]
+        right.plot(floor, "k.--", lw=1, label="matching an example, else excluding answers")
+    right.set(title="Sums, no step shown: the final network", xlabel="examples in context (shots)")
+    right.locator_params(axis="x", integer=True)
+    for ax in (left, right):
+        parts.chance(ax, p)
+        parts.legend_below(ax, 1, ylabel="accuracy on held-out tasks", ylim=SHARE)
     save(fig, path)

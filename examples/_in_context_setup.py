@@ -10,6 +10,7 @@ from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.tasks import in_context as ic
 from tinygrok.tasks.in_context_rows import RULES, MixedRows
+from tinygrok.tasks.modular import inverses
 from tinygrok.tasks.shares import MovingShares
 
 SETS = ("id_train", "id_test", "ood_train", "ood_test")
@@ -78,7 +79,6 @@ def solvers(p, tokens, id_tasks):
     xy = triples[..., :2]
     z = triples[..., 2]
     accuracies = {name: [] for name in SOLVERS}
-    known = []
     retrieved = []
     for k in range(z.shape[1]):
         context = (p, xy[:, :k], z[:, :k], xy[:, k])
@@ -87,35 +87,40 @@ def solvers(p, tokens, id_tasks):
         retrieval = ic.retrieval(*context, id_tasks)
         for name, answer in zip(SOLVERS, (ratio, regression, retrieval), strict=True):
             accuracies[name].append(ic.solver_accuracy(p, *answer, z[:, k]))
-        known.append(ratio[1])
         retrieved.append(retrieval[0] == z[:, k])
-    known = np.stack(known, axis=1)
+    known = matched(p, tokens)
     uncovered = ~known
     uncovered[:, : late(z.shape[1]).start] = False
+    guessed = float(share_of(elimination(p, tokens), uncovered))
     queries = {"known": known, "uncovered": uncovered, "retrieved": np.stack(retrieved, axis=1)}
-    return accuracies | queries
+    return accuracies | queries | {"elimination": guessed}
 
 
-def late_queries(p, tokens, rule):
-    """(sequences, shots): the late queries for which ratio matching has no answer; of lines all."""
+def matched(p, tokens):
+    """(sequences, shots): whether ratio matching has an answer to a query."""
     triples = tokens.reshape(len(tokens), -1, 3)
     xy = triples[..., :2]
     z = triples[..., 2]
-    asked = np.ones(z.shape, dtype=bool)
-    asked[:, : late(z.shape[1]).start] = False
-    if rule != "line":
-        for k in range(z.shape[1]):
-            asked[:, k] &= ~ic.ratio_matching(p, xy[:, :k], z[:, :k], xy[:, k])[1]
-    return asked
+    shots = range(z.shape[1])
+    known = [ic.ratio_matching(p, xy[:, :k], z[:, :k], xy[:, k])[1] for k in shots]
+    return np.stack(known, axis=1)
 
 
 def rows_by_rule(p, sets):
-    """Of the sets of rows by rule: late queries, and accuracy of the learner `one_zero`."""
-    late_by_set = {
-        name: late_queries(p, sets[name], rule) for rule, name in ROWS.items() if name in sets
-    }
-    floors = {name: one_zero(sets[name], asked) for name, asked in late_by_set.items()}
-    return {"late": late_by_set, "one_zero": floors}
+    """Of the sets of rows by rule, by name: late queries without a match (of lines: all); and what
+    a learner has there, and by shot, that matches and eliminates but never adds."""
+    late_by_set = {}
+    floors = {}
+    for rule, name in ROWS.items():
+        if name not in sets:
+            continue
+        known = matched(p, sets[name])
+        asked = np.ones_like(known) if rule == "line" else ~known
+        asked[:, : late(asked.shape[1]).start] = False
+        right = np.where(known, 1.0, elimination(p, sets[name]))
+        late_by_set[name] = asked
+        floors[name] = {"late": float(share_of(right, asked)), "by_shot": right.mean(axis=0)}
+    return {"late": late_by_set, "floors": floors}
 
 
 def share_of(right, asked):
@@ -153,19 +158,31 @@ def fill_history(run):
             run.history.setdefault(name, [unknown] * rows)
 
 
-def one_zero(tokens, asked):
-    """Accuracy at the queries `asked` of a learner that knows one thing: that of all directions one
-    has the answer 0. It answers 0 until it has seen one, then 1."""
-    z = tokens.reshape(len(tokens), -1, 3)[..., 2]
-    zero = z == 0
-    before = np.cumsum(zero, axis=1) - zero
-    right = np.where(before, z == 1, zero)
-    return float(share_of(right, asked))
+def elimination(p, tokens):
+    """(sequences, shots) chance to be right of a learner that excludes answers, and guesses.
+
+    z/x is a + b y/x: unless b = 0 it differs from direction to direction, so that what examples of
+    other directions have is excluded; z/y likewise. Where it excludes every answer it is wrong."""
+    triples = tokens.reshape(len(tokens), -1, 3)
+    z = triples[..., 2]
+    values = np.arange(p)
+    left = np.ones((*z.shape, p), dtype=bool)
+    for coordinate in (0, 1):
+        x = triples[..., coordinate]
+        inverse = inverses(p)[x]
+        taken = (inverse * z % p)[..., None] == values
+        taken &= (x > 0)[..., None]
+        taken_before = np.cumsum(taken, axis=1) > taken
+        scaled = inverse[..., None] * values % p
+        excluded = np.take_along_axis(taken_before, scaled, axis=2)
+        left &= ~excluded | (x == 0)[..., None]
+    possible = np.take_along_axis(left, z[..., None], axis=2)[..., 0]
+    return possible / np.maximum(left.sum(axis=2), 1)
 
 
 def measured(history, solved):
     """(results, columns of the log, index of the best measurement)"""
-    floors = solved["one_zero"]
+    floors = solved["floors"]
     last = {name: history[f"{name}_accuracy"][:, -1] for name in SETS}
     best = int(last["ood_train"].argmax())
     results = {name: float(values[-1]) for name, values in last.items()}
@@ -178,8 +195,9 @@ def measured(history, solved):
     for name, floor in floors.items():
         log[name] = history[f"{name}_late"]
         results[name] = float(log[name][-1])
-        results[f"{name}_one_zero"] = floor
-        results[f"{name}_k_shot"] = history[f"{name}_accuracy"][-1].round(4).tolist()
+        results[f"{name}_elimination"] = floor["late"]
+        results[f"{name}_by_shot"] = history[f"{name}_accuracy"][-1].round(4).tolist()
+        results[f"{name}_elimination_by_shot"] = floor["by_shot"].round(4).tolist()
     results["phase"] = ic.phase(*(float(last[name][-1]) for name in SETS))
     results["phase_at_best"] = ic.phase(*(float(last[name][best]) for name in SETS))
     results["k_shot"] = history["ood_train_accuracy"][best].round(4).tolist()
@@ -194,9 +212,10 @@ def measured(history, solved):
 
 def without_a_match(history, solved):
     """Of the late o.o.d. queries for which ratio matching has no answer: their number, accuracy at
-    the end with its binomial standard error, the best one, and that of retrieval, which is never
-    right here: two tasks agree on one line through 0, so that the pre-training task that agrees
-    with an example is wrong off its line. To retrieve is to stay below chance, 1/p."""
+    the end with its binomial standard error (rows of inputs recur in all tasks: it is too small by
+    a factor of 2 to 3), the best one, those of elimination and of retrieval, which is never right
+    here: two tasks agree on one line through 0, so that the pre-training task that agrees with an
+    example is wrong off its line. To retrieve is to stay below chance, 1/p."""
     asked = solved["uncovered"]
     count = int(asked.sum())
     accuracies = history["uncovered"]
@@ -207,6 +226,7 @@ def without_a_match(history, solved):
         "uncovered": last,
         "uncovered_error": (last * (1 - last) / count) ** 0.5 if count else np.nan,
         "uncovered_queries": count,
+        "uncovered_elimination": solved["elimination"],
         "uncovered_retrieval": float(share_of(solved["retrieved"], asked)),
         "uncovered_best": float(accuracies[best]),
         "uncovered_best_step": int(history["step"][best]),

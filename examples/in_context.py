@@ -184,7 +184,7 @@ def main(argv=None):
     def figures(out):
         plots.training(history, best, solved, args.p, out / "in_context.png")
         if data.shares.used != ["plain"]:
-            plots.by_rule(history, solved["one_zero"], args.p, out / "rows_by_rule.png")
+            plots.by_rule(history, solved["floors"], args.p, out / "rows_by_rule.png")
 
     experiment.finish(results, log, figures)
     return None

@@ -479,6 +479,7 @@ def test_retrieval_is_never_right_where_ratio_matching_has_no_answer(host_dev):
 def test_where_no_query_is_uncovered():
     """Not a number, and no warning."""
     solved = {"uncovered": np.zeros((2, 3), bool), "retrieved": np.ones((2, 3), bool)}
+    solved["elimination"] = np.nan
     history = {"uncovered": np.array([np.nan, np.nan]), "step": np.array([0, 5])}
     results = setup.without_a_match(history, solved)
     assert results["uncovered_queries"] == 0
@@ -487,14 +488,31 @@ def test_where_no_query_is_uncovered():
     assert np.isnan(results["uncovered_best"])
 
 
-def test_the_learner_that_knows_of_one_zero():
-    """With all p + 1 directions: 1/(p + 1) has the 0 last, 1/(p - 1) guesses the others."""
-    data = mixed({"plain": 1.0}, p=5, shots=6, alpha=0.96)
-    pairs = Lines(5, all_pairs(5)).draw(6000, 6, np.random.default_rng(0), "direction-free")
-    tokens = data.sequences(np.array([[1, 2], [3, 0]]), pairs)
-    asked = setup.late_queries(5, tokens, "direction-free")
-    assert asked.sum(axis=1).tolist() == [1] * len(tokens)
-    assert setup.one_zero(tokens, asked) == pytest.approx(1 / 6 + 5 / 6 / 4, abs=0.015)
+def test_a_learner_that_excludes_answers():
+    """By hand mod 5, and against the definition."""
+    # Of (1, 2): z is not 2. Of (1, 3): z/x is neither 2 nor 4, and z/3 not 4/2: 0 or 3 is left.
+    row = np.array([[1, 0, 2, 1, 2, 4, 1, 3, 0]])
+    np.testing.assert_allclose(setup.elimination(5, row), [[1 / 5, 1 / 4, 1 / 2]])
+    data = mixed({"plain": 1.0}, p=7, shots=8, alpha=0.96)
+    tokens = data.sequences(data.ood_tasks, data.lines.draw(20, 8, generator(0, "batches"), "axis"))
+    chances = setup.elimination(7, tokens)
+    for row, found in zip(tokens.reshape(-1, 8, 3).tolist(), chances, strict=True):
+        for k, (x, y, z) in enumerate(row):
+            left = set(range(7))
+            for u, v, w in row[:k]:
+                left -= {c for c in left if x and u and (c * u - w * x) % 7 == 0}
+                left -= {c for c in left if y and v and (c * v - w * y) % 7 == 0}
+            assert found[k] == pytest.approx((z in left) / max(len(left), 1))
+
+
+def test_elimination_never_rules_out_the_truth_of_a_query_without_a_match():
+    """Unless a or b is 0: then the same quotient comes in every direction."""
+    data = mixed({"plain": 1.0}, p=7, shots=8, alpha=0.96)
+    tasks = np.array([[2, 3], [6, 1]])
+    tokens = data.sequences(
+        tasks, data.lines.draw(50, 8, generator(0, "batches"), "direction-free")
+    )
+    assert (setup.elimination(7, tokens) > 0).all()
 
 
 def test_resumed_with_shares_that_move_and_muon(host_dev, tmp_path):
