@@ -1,11 +1,16 @@
 """Devices that every test can run on: NumPy, the strict fake of CuPy, and CuPy on a GPU."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 # Read when NumPy is imported: worker threads must not multiply.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Of a suite that was started with & or nohup; else the examples that tests interrupt ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "examples")]
 
