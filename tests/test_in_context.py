@@ -419,7 +419,7 @@ def test_batches_that_tasks_do_not_divide(count, some):
 
 
 def test_sets_by_rule_are_of_held_out_tasks_and_train_inputs():
-    data = mixed({"plain": 1.0}, shots=6)
+    data = mixed({"plain": 0.5, "line": 0.5}, shots=6)
     sets = data.sets(generator(0, "probes"))
     assert list(sets) == [*setup.SETS, *setup.ROWS.values()]
     pool = {tuple(x) for x in data.train_pool.tolist()}
@@ -431,7 +431,8 @@ def test_sets_by_rule_are_of_held_out_tasks_and_train_inputs():
         for row in triples[0, ..., :2].tolist():
             assert {tuple(x) for x in row} <= pool
     without = [*setup.SETS, "ood_line", "ood_axis", "ood_steps"]  # there are 8 directions mod 7
-    assert list(mixed({"plain": 1.0}, shots=9).sets(generator(0, "probes"))) == without
+    assert list(mixed({"line": 1.0}, shots=9).sets(generator(0, "probes"))) == without
+    assert list(mixed({"plain": 1.0}, shots=6).sets(generator(0, "probes"))) == [*setup.SETS]
 
 
 # -- what examples/in_context.py measures --
@@ -536,7 +537,7 @@ def test_resumed_with_shares_that_move_and_muon(host_dev, tmp_path):
 
 def test_checkpoint_of_before_rows_had_rules(host_dev, tmp_path):
     """What was not measured then is nan in its rows, and the run goes on."""
-    words = "--shots 5 --batch 32"
+    words = "--shots 5 --batch 32 --rows plain=0.5 line=0.5"
     _, _, solved, run = example(words, host_dev)
     run.fit(2, 1)
     for name in [name for name in run.history if name == "uncovered" or "axis" in name]:

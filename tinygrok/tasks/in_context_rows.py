@@ -11,10 +11,11 @@ little to be learnt. Here a share of the rows asks for more, or for one thing at
     axis             among the first 4 inputs are (u, 0) and (0, v), at places drawn at random; the
                      others are off the axes: x/u z(u, 0) + y/v z(0, v) answers them
     steps            axis rows that show such a sum in steps: before (x, y) also (x, 0) and (0, y),
-                     where the pool has them, each with the same probability
+                     where the pool has them, each with the same probability (among the first 4
+                     inputs the order is lost)
 
-There are p + 1 directions y/x. Unless a = b = 0, z is 0 in exactly one of them, so that a learner
-who has seen p of them without a 0 knows the last answer: draw fewer shots than that.
+There are p + 1 directions y/x. Unless b = 0, z/x = a + b y/x is another in each of them, so that a
+learner can exclude answers, the more the more directions it has seen: draw far fewer shots than p.
 """
 
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class Lines:
 class MixedRows(InContextData):
     """A data set whose training rows are of several rules, with shares that move.
 
-    shares   of RULES. Of plain rows alone it draws what InContextData draws, bit for bit
+    shares   of RULES. Of plain rows alone a batch of a fresh generator is that of InContextData
     fade     training steps over which the probability of a step in a row falls from 1 to 0
 
     Raises TaskError where the train inputs have no row of a rule that has a share.
@@ -139,9 +140,11 @@ class MixedRows(InContextData):
         return pairs
 
     def sets(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The four of InContextData; then ood_direction_free, ood_line, ood_axis, ood_steps:
-        held-out tasks on rows of train inputs by these rules, where there are any."""
+        """The four of InContextData; then, unless all training rows are plain, ood_direction_free,
+        ood_line, ood_axis, ood_steps: held-out tasks on train inputs by these rules, if any."""
         result = super().sets(rng)
+        if self.shares.used == ["plain"]:
+            return result
         rows = len(result["ood_train"]) // len(self.ood_tasks)
         for rule in self.lines.rules(self.shots)[1:]:
             pairs = self.lines.draw(rows, self.shots, rng, rule)

@@ -41,8 +41,8 @@ def xsh_rr(x: np.ndarray, w: int, k: int) -> np.ndarray:
 def xsh_rs(x: np.ndarray, w: int, k: int) -> np.ndarray:
     """Xorshift high, random shift: k bits of y = x ^ (x >> n + (k + 2^n - 1)/2).
 
-    They start 0 to 2^n - 1 places below the highest n, the higher the larger these are. n = 0, 1, 2
-    or 3: as many as w - k - n leaves room for."""
+    They start 0 to 2^n - 1 places below the highest n, the higher the larger these are. n = 0 to 4:
+    one more from w - k = 2, 6, 19 and 36 on."""
     n = sum(w - k >= spare for spare in (2, 6, 19, 36))
     most = 2**n - 1
     y = x ^ (x >> (n + (k + most) // 2))
