@@ -70,7 +70,13 @@ def arguments(argv=None):
     add("--pool", type=several, default=128, help="a, and c, to train on (numbers: if unseen)")
     add("--mixture", nargs="+", metavar="FAMILY=SHARE", help=mixture)
     add("--start", nargs="+", metavar="FAMILY=SHARE", default=["wrap=1"], help="shares at first")
-    add("--ramp", type=cli.integer(0), nargs=2, default=[300, 1000], help="steps while the shares move")
+    add(
+        "--ramp",
+        type=cli.integer(0),
+        nargs=2,
+        default=[300, 1000],
+        help="steps while the shares move",
+    )
     add(
         "--moduli",
         type=cli.integer(4, 2**12),

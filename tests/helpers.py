@@ -1,4 +1,7 @@
-"""Small runs that several tests share."""
+"""Small runs and files that several tests share."""
+
+import json
+import struct
 
 import numpy as np
 
@@ -47,3 +50,18 @@ def small_run(
     evaluation = Evaluation(everything, {"true": task.labels(everything)}, splits)
     optimizer = AdamW(dev, params, grads, lr=lr, weight_decay=decay)
     return Training(dev, net, optimizer, data, evaluation, seeds, loss, batch_size, dropout)
+
+
+def safetensors(path, arrays, kind="F32"):
+    """A .safetensors file by hand, in float32, float16 or bfloat16."""
+    header = {"__metadata__": {"format": "pt"}}
+    body = b""
+    for name, x in arrays.items():
+        data = np.ascontiguousarray(x, "<f2" if kind == "F16" else "<f4")
+        if kind == "BF16":
+            data = (data.view("<u4") >> 16).astype("<u2")
+        place = [len(body), len(body) + data.nbytes]
+        header[name] = {"dtype": kind, "shape": list(x.shape), "data_offsets": place}
+        body += data.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)

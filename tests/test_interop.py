@@ -1,11 +1,11 @@
 """State dicts of the authors' PyTorch classes, as people have them: read, or refused in a line."""
 
-import json
 import struct
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import safetensors
 
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
@@ -119,20 +119,6 @@ FORMS = {
 def test_what_people_have(form):
     net, weights, state = drawn("learned")
     same(read(FORMS[form](state), net), net, weights, 1e-7 if form == "float32" else 0.0)
-
-
-def safetensors(path, arrays, dtype):
-    """Write a .safetensors file by hand, in float32, float16 or bfloat16."""
-    header, body = {"__metadata__": {"format": "pt"}}, b""
-    for name, x in arrays.items():
-        data = np.ascontiguousarray(x, {"F32": "<f4", "F16": "<f2", "BF16": "<f4"}[dtype])
-        if dtype == "BF16":
-            data = (data.view("<u4") >> 16).astype("<u2")
-        place = [len(body), len(body) + data.nbytes]
-        header[name] = {"dtype": dtype, "shape": list(x.shape), "data_offsets": place}
-        body += data.tobytes()
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("F32", 1e-7), ("F16", 1e-3), ("BF16", 1e-2)])

@@ -20,6 +20,7 @@ import in_context  # noqa: E402
 import in_context_probe  # noqa: E402
 import lcg_probe  # noqa: E402
 import predict_lcg  # noqa: E402
+from helpers import safetensors  # noqa: E402
 
 from tinygrok.engine.device import get_device  # noqa: E402
 from tinygrok.engine.errors import InputError  # noqa: E402
@@ -58,21 +59,6 @@ def state_of(kind, dtype="float32"):
     net = NETS[kind]()
     state = to_torch_state_dict(net, net.init(generator(0, "init"), 0.3))
     return {name: x.astype(dtype) for name, x in state.items()}
-
-
-def safetensors(path, arrays, kind="F32"):
-    """A .safetensors file by hand, in float32, float16 or bfloat16."""
-    header = {"__metadata__": {"format": "pt"}}
-    body = b""
-    for name, x in arrays.items():
-        data = np.ascontiguousarray(x, "<f2" if kind == "F16" else "<f4")
-        if kind == "BF16":
-            data = (data.view("<u4") >> 16).astype("<u2")
-        place = [len(body), len(body) + data.nbytes]
-        header[name] = {"dtype": kind, "shape": list(x.shape), "data_offsets": place}
-        body += data.tobytes()
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
 def written(folder, kind, change=None, name="model.npz"):
