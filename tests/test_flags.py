@@ -128,7 +128,11 @@ ABSURD = {
         "--widths 1000000 --p 97",
         "--seeds 1000 --p 5 7 11 13 17 19 23 29 31 37 41 43 47 53 59",
     ],
-    "pruning_phases": ["--workers 10000", "--p 1000 --width 1000000", "--width 1000000"],
+    "pruning_phases": [
+        "--workers 10000",
+        "--p 1000 --width 1000000",
+        "--p 500 --width 1000000 --seeds 9",
+    ],
     "predict_lcg": [
         "--depth 1000000",
         "--modulus 67108864",
