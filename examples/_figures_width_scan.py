@@ -31,9 +31,10 @@ def widths(args, table: dict, results: dict, path: Path) -> None:
             name = split if i == 0 else None
             _curve(accuracy, x, np.transpose(rates), color, name, ls=ls)
     needed.plot(x, x, color="0.6", lw=1, ls="--", label="all of them")
-    needed.set_ylim(4, 2 * max(x))  # where no width was enough there is no curve
     for ax in (needed, prunable, accuracy):
         log2(ax, *("xy" if ax is needed else "x"))
+        ax.set_xlim(min(x) / 1.2, 1.2 * max(x))  # also where no width was enough: no curve
+    needed.set_ylim(4, 2 * max(x))
     title = f"neurons that must stay for 99%\n{args.seeds} seeds: medians, quartiles"
     label(needed, 8, title=title, xlabel="width", ylabel="neurons needed")
     label(prunable, 8, title="share that can go,\nlowest IPR first", xlabel="width", ylim=SHARE)

@@ -6,6 +6,8 @@ import _memory as memory
 
 from tinygrok import cli
 from tinygrok.engine.device import get_device
+from tinygrok.engine.rng import generator
+from tinygrok.tasks.modular import addition
 from tinygrok.training.checkpoint import fit_in_pack
 from tinygrok.training.ensembles import build, complete, pack_size, packs
 from tinygrok.training.sweep import process_pools
@@ -38,6 +40,8 @@ def outcomes(experiment, points, work):
         raise cli.InputError(f"{len(points):,} networks, and {MOST_NETWORKS:,} at most")
     args = experiment.args
     dev = experiment.dev
+    for p, alpha in {(point["p"], point["alpha"]) for point in points}:
+        addition(p).split(alpha, generator(args.seed, "split"))  # refuses what leaves too little
     sizes = [point["p"] ** 2 * point["width"] for point in points]
     order = sorted(range(len(points)), key=lambda i: -sizes[i])
     largest = complete(points[order[0]])

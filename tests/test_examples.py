@@ -376,7 +376,13 @@ REFUSED = {
         "--scheduler tcp://127.0.0.1:1",
         "--resume",
     ],
-    "pruning_phases": ["--phases Forgetting Forgetting", "--phases Chaos", "--lr 0", "--resume"],
+    "pruning_phases": [
+        "--phases Forgetting Forgetting",
+        "--phases Chaos",
+        "--lr 0",
+        "--p 5 --train-frac 0.01",
+        "--resume",
+    ],
     "neuron_dynamics": [
         "--decays 5 5",
         "--decays -1",
@@ -384,7 +390,14 @@ REFUSED = {
         "--p 5 --train-frac 0.01",
         "--resume",
     ],
-    "width_scan": ["--p 47 47", "--widths 60 60", "--widths 1", "--seeds 0", "--resume"],
+    "width_scan": [
+        "--p 47 47",
+        "--widths 60 60",
+        "--widths 1",
+        "--seeds 0",
+        "--p 47 5 --train-frac 0.01",
+        "--resume",
+    ],
     "critical_init": [
         "--activation square",
         "--norm groupnorm",

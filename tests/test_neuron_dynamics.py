@@ -1,5 +1,6 @@
 """What the examples measure of neurons: pruning with losses, who memorises, secondary peaks."""
 
+import _figures_width_scan as plots
 import _neuron_classes as classes
 import _neuron_spectra as spectra
 import neuron_dynamics
@@ -77,6 +78,19 @@ def test_cells_count_what_was_never_enough():
     columns = table[23, 100]
     assert columns["needed"] == [25, None]
     np.testing.assert_array_equal(columns["prunable"], [0.75, np.nan])
+
+
+def test_a_scan_in_which_nothing_was_enough_has_a_figure(tmp_path):
+    args = width_scan.arguments(["--p", "23", "--widths", "8", "16", "--seeds", "2"])
+    points = width_scan.points(args)
+    shares = {"test_accuracy": 0.1, "corrupted_accuracy": 1.0, "low_ipr_share": 1.0}
+    table = width_scan.cells(points, [shares | {"needed": None}] * len(points))
+    results = width_scan.summary(args, table)
+    assert results["p = 23: never"] == [2, 2]
+    assert results["p = 23: needed"] == [[None] * 3] * 2
+    assert results["p = 23: exponent"] is None
+    plots.widths(args, table, results, tmp_path / "x.png")
+    assert (tmp_path / "x.png").exists()
 
 
 # -- classes of neurons ----------------------------------------------------------------------------
