@@ -1,0 +1,38 @@
+"""What the parts of gpu_check.py report: rows, each a check with its numbers and a verdict."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tinygrok.engine.errors import one_line
+
+Row = dict  # {"check": its name, numbers by name, "passed": True, False, or None: for information}
+
+
+def checked(name: str, check: Callable, *args) -> Row:
+    """The row {"check": name, **check(*args)}; a check that raises has failed, and says by what.
+
+    Whatever can go wrong on a card should be read in the report, and the other checks go on."""
+    try:
+        return {"check": name, **check(*args)}
+    except Exception as error:
+        text = one_line(f"{type(error).__name__}: {error}")
+        return {"check": name, "passed": False, "error": text}
+
+
+def gap(found: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:
+    """Largest difference over the largest entry (or over the floor): 0 for equal arrays.
+
+    Infinite where the shapes differ or a number is not finite."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    if not found.size:
+        return 0.0
+    difference = float(np.abs(found - expected).max())
+    if not difference:
+        return 0.0
+    return difference / max(float(np.abs(expected).max()), floor, 1e-300)
+
+
+def failed(row: Row) -> bool:
+    return row.get("passed") is False
