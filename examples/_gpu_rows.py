@@ -9,15 +9,21 @@ from tinygrok.engine.errors import one_line
 Row = dict  # {"check": its name, numbers by name, "passed": True, False, or None: for information}
 
 
-def checked(name: str, check: Callable, *args) -> Row:
-    """The row {"check": name, **check(*args)}; a check that raises has failed, and says by what.
+def several(name: str, check: Callable, *args) -> list[Row]:
+    """The rows that check(*args) gives; where it raises, one that has failed and says by what.
 
     Whatever can go wrong on a card should be read in the report, and the other checks go on."""
     try:
-        return {"check": name, **check(*args)}
+        return list(check(*args))
     except Exception as error:
         text = one_line(f"{type(error).__name__}: {error}")
-        return {"check": name, "passed": False, "error": text}
+        return [{"check": name, "passed": False, "error": text}]
+
+
+def checked(name: str, check: Callable, *args) -> Row:
+    """The row {"check": name, **check(*args)}, or that of its error."""
+    (row,) = several(name, lambda: [{"check": name, **check(*args)}])
+    return row
 
 
 def gap(found: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:

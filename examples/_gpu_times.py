@@ -10,7 +10,7 @@ from pathlib import Path
 import benchmark
 import numpy as np
 from _benchmark_steps import HAS_TORCH, WORKLOADS
-from _gpu_rows import Row, checked
+from _gpu_rows import Row, checked, several
 from _gpu_runs import ARGS, READS, WARM, held, hold, workload
 
 import tinygrok
@@ -20,6 +20,7 @@ from tinygrok.engine.errors import one_line
 REPEATS = 7  # turns of every candidate
 COMPILED = ("in-context", "lcg", "vgg", "mlp")  # of what PyTorch compiles, while time allows
 COMPARED = Namespace(**vars(ARGS) | {"only": None})  # twins are held against our gradients
+FEW = ("mlp", "in-context")  # of the workloads, with --quick
 LARGEST = 8  # operations of a step that are listed
 PACKAGE = Path(tinygrok.__file__).parent
 # What launches kernels: functions of ops/, and these of other files.
@@ -37,7 +38,7 @@ def with_torch() -> bool:
 
 def times(make, quick: bool) -> Iterator[Row]:
     """Step of every workload in float32 and TF32: ours, the bare products, PyTorch."""
-    for name in ("mlp", "in-context") if quick else WORKLOADS:
+    for name in FEW if quick else WORKLOADS:
         for tf32 in (False, True):
             label = f"{name}, {'TF32' if tf32 else 'float32'}"
             dev = make("float32", tf32=tf32)
@@ -136,7 +137,7 @@ def of_compiled(dev, name: str) -> Row:
 def profile(make, quick: bool) -> Iterator[Row]:
     """A step's time: what the host takes to launch it, the kernels, and the gaps between them."""
     dev = make("float32")
-    names = ("mlp", "in-context") if quick else WORKLOADS
+    names = FEW if quick else WORKLOADS
     for name in names:
         yield checked(name, of_profile, dev, name)
 
@@ -178,15 +179,15 @@ def launches(step: Callable) -> int | None:
 def operations(make, quick: bool) -> Iterator[Row]:
     """The largest parts of a step's time on the GPU, by the operation that launched them."""
     dev = make("float32")
-    for name in ("mlp", "in-context") if quick else WORKLOADS:
+    for name in FEW if quick else WORKLOADS:
         if name not in READS:
-            step = workload(dev, name)
-            for _ in range(WARM):
-                step()
-            yield from of_operations(dev, name, step)
+            yield from several(name, of_operations, dev, name)
 
 
-def of_operations(dev, name: str, step: Callable) -> Iterator[Row]:
+def of_operations(dev, name: str) -> Iterator[Row]:
+    step = workload(dev, name)
+    for _ in range(WARM):
+        step()
     spent, calls = spans(dev, step)
     total = sum(spent.values())
     for operation, ms in spent.most_common(LARGEST):

@@ -43,8 +43,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="as the machines
 
 
 def small(name):
-    function = test_benchmark.FUNCTIONS.get(name, test_benchmark.FUNCTIONS["in-context"])
-    return partial(function, **test_benchmark.SMALL.get(name, test_benchmark.SMALL["in-context"]))
+    kind = name.removesuffix("-small")
+    return partial(test_benchmark.FUNCTIONS[kind], **test_benchmark.SMALL[kind])
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,9 @@ def part(name, quick=False):
 @pytest.mark.slow
 @compiled
 @pytest.mark.parametrize("name", parts.PARTS)
-def test_part_passes(name):
+def test_part_passes(name, monkeypatch):
+    monkeypatch.setattr(times, "REPEATS", 1)
+    monkeypatch.setattr(runs, "STEPS", 5)
     assert not failures(part(name))
 
 
@@ -302,6 +304,23 @@ def test_profile_of_a_small_step():
     assert row["bound by"] in ("launches", "kernels")
 
 
+@pytest.mark.parametrize("name", ["steps", "profile", "operations", "times"])
+def test_a_workload_that_cannot_be_made_is_reported(name, monkeypatch):
+    """And the next one is measured."""
+
+    def fails(*_):
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(times, "REPEATS", 1)
+    for module in (runs, times):
+        monkeypatch.setattr(module, "WORKLOADS", {"mlp": fails, "optimizer": small("optimizer")})
+    first, *others = [row for row in part(name) if row["check"] != "mlp, TF32"]
+    assert first["passed"] is False
+    assert "out of memory" in first["error"]
+    assert others
+    assert not failures(others)
+
+
 @compiled
 def test_the_slowest_operation_is_found(monkeypatch):
     right = fakecupy.cuda.cublas.gemmStridedBatchedEx
@@ -310,11 +329,8 @@ def test_the_slowest_operation_is_found(monkeypatch):
         time.sleep(0.005)
         right(*args)
 
-    dev = make("float32")
-    step = runs.workload(dev, "mlp")
-    step()
     monkeypatch.setattr(fakecupy.cuda.cublas, "gemmStridedBatchedEx", slow)
-    found = list(times.of_operations(dev, "mlp", step))
+    found = list(times.of_operations(make("float32"), "mlp"))
     assert found[0]["check"] == "mlp: products"
     assert found[0]["calls"] == 3
     names = {row["check"] for row in found}
