@@ -29,7 +29,7 @@ import test_kernels as arguments  # noqa: E402
 # of CUDA and of NumPy round apart, and 1 - tanh^2 cancels.
 DOUBLE = 1e-12
 KERNEL_SINGLE = 1e-4
-PRODUCT = {"float64": 1e-13, "float32": 5e-6, "tf32": 2e-3}
+PRODUCT = {"float64": 1e-13, "float32": 5e-6, "tf32": 5e-3}
 SEEN = 1e-5  # a product in TF32 that is closer than this was not made in TF32
 SIZES = (3, 5, 4)  # rows, inner, columns
 LARGE = (128, 256, 192)  # that tensor cores take

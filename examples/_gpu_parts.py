@@ -29,17 +29,17 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "versions": Part("device, driver and versions", 20, "_gpu_parts"),
-    "kernels": Part("every fused kernel against its NumPy body", 90, "_gpu_numbers"),
+    "versions": Part("device, driver and versions", 15, "_gpu_parts"),
+    "kernels": Part("every fused kernel against its NumPy body", 80, "_gpu_numbers"),
     "products": Part("every layout of cuBLAS, float64, float32, TF32", 30, "_gpu_numbers"),
     "audit": Part("every operation and network against NumPy", 120, "_gpu_numbers"),
     "members": Part("an ensemble against networks alone, and NumPy", 25, "_gpu_runs"),
-    "resume": Part("a resumed run against one left alone, bit by bit", 35, "_gpu_runs"),
-    "steps": Part("no memory taken, nothing read, no waiting in a step", 30, "_gpu_runs"),
+    "resume": Part("a resumed run against one left alone, bit by bit", 30, "_gpu_runs"),
+    "steps": Part("no memory taken, nothing read, no waiting in a step", 25, "_gpu_runs"),
     "times": Part("ms a step: ours, bare products, PyTorch and its graphs", 100, "_gpu_times"),
     "profile": Part("host, kernels and gaps of a step, in ms", 30, "_gpu_times"),
     "operations": Part("the largest operations of a step, in ms of the GPU", 20, "_gpu_times"),
-    "compiled": Part("ms a step beside torch.compile", 30, "_gpu_times"),
+    "compiled": Part("ms a step beside torch.compile", 55, "_gpu_times"),
 }
 PARTIAL = {"compiled"}  # its time is another's compiler: what is done in time is enough
 

@@ -33,7 +33,7 @@ TOGETHER = 1e-9  # float64: cuBLAS may sum one member's products in another orde
 ARGS = Namespace(p=97, width=500, seed=0, only="tinygrok")  # of the benchmark's workloads
 READS = {"apjn"}  # its step is an estimate, which is read
 RESUMED = ("mlp-batchnorm", "ensemble", "in-context-small", "lcg", "vgg")
-WARM = 3  # steps until every buffer and kernel is there
+WARM = 5  # steps until every buffer and kernel is there
 HELD = 0.3  # seconds that the GPU is kept busy: longer than a step takes to launch
 
 

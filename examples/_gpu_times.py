@@ -17,7 +17,7 @@ import tinygrok
 from tinygrok.audit.case import replaced
 from tinygrok.engine.errors import one_line
 
-REPEATS = 7  # turns of every candidate
+REPEATS = 5  # turns of every candidate
 COMPILED = ("in-context", "lcg", "vgg", "mlp")  # of what PyTorch compiles, while time allows
 COMPARED = Namespace(**vars(ARGS) | {"only": None})  # twins are held against our gradients
 FEW = ("mlp", "in-context")  # of the workloads, with --quick
@@ -59,8 +59,9 @@ def of_times(dev, name: str, repeats: int) -> Row:
         if "compiled" not in twin:
             add(candidates, problems, twin, maker)
     eager = [twin for twin in candidates if twin.startswith("torch")]
+    notes = []  # what PyTorch cannot capture is no fault of ours
     if eager and name not in READS:
-        add(candidates, problems, "graph", partial(graph, makers[eager[0]]))
+        add(candidates, notes, "graph", partial(graph, makers[eager[0]]))
     seconds = benchmark.interleaved(dev, candidates, repeats, 5)
     ms = {candidate: 1e3 * s for candidate, s in seconds.items()}
     best = min((ms[twin] for twin in eager), default=None)
@@ -69,7 +70,8 @@ def of_times(dev, name: str, repeats: int) -> Row:
     row |= {"to products": ratio(ms["tinygrok"], row["products"])}
     row |= {"to torch": ratio(ms["tinygrok"], best)}
     row |= {"to graph": ratio(ms["tinygrok"], row["torch graph"])}
-    return {**row, "GFLOP": 2e-9 * work, "passed": not problems, "error": "; ".join(problems)}
+    row["GFLOP"] = 2e-9 * work
+    return {**row, "passed": not problems, "error": "; ".join(problems + notes)}
 
 
 def twin_makers(dev, args, name: str, twins: bool) -> dict[str, Callable]:

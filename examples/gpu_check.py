@@ -142,15 +142,15 @@ def verdict(name: str, code: int | None, rows: list[dict]) -> str:
         return "failed"
     if code is None and name in LONG:
         return "interrupted: the same command goes on"
-    if code is None and not (rows and name in PARTIAL):
-        return "time limit"
+    if code is None:
+        return "out of time" if name in PARTIAL else "time limit"
     if code:
         return f"exit code {code}"
     return "passed" if rows or name in LONG else "no rows"
 
 
 def good(part: dict) -> bool:
-    return part["verdict"] == "passed" or part["verdict"].startswith("interrupted")
+    return part["verdict"].startswith(("passed", "out of time", "interrupted"))
 
 
 def main(argv=None):

@@ -86,7 +86,7 @@ def part(name, quick=False):
 def test_part_passes(name, monkeypatch):
     monkeypatch.setattr(times, "REPEATS", 1)
     monkeypatch.setattr(runs, "STEPS", 5)
-    assert not failures(part(name))
+    assert not failures(part(name, quick=name in ("times", "products")))
 
 
 @pytest.mark.parametrize("name", ["versions", "compiled"])
@@ -294,8 +294,8 @@ def test_a_twin_that_cannot_be_made_is_reported(monkeypatch):
     row = times.of_times(make("float32"), "x", 1)
     assert row["error"] == "torch eager: AssertionError: gradient W differs from PyTorch's by 3e-1"
     assert row["passed"] is False
-    assert 0.5 < row["to torch"] < 2
-    assert 0.5 < row["to graph"] < 2
+    assert row["to torch"] == row["tinygrok"] / row["torch"]
+    assert row["to graph"] == row["tinygrok"] / row["torch graph"]
 
 
 def test_profile_of_a_small_step():
@@ -326,16 +326,17 @@ def test_the_slowest_operation_is_found(monkeypatch):
     right = fakecupy.cuda.cublas.gemmStridedBatchedEx
 
     def slow(*args):
-        time.sleep(0.005)
+        time.sleep(0.05)
         right(*args)
 
     monkeypatch.setattr(fakecupy.cuda.cublas, "gemmStridedBatchedEx", slow)
+    monkeypatch.setattr(times, "LARGEST", 100)
     found = list(times.of_operations(make("float32"), "mlp"))
     assert found[0]["check"] == "mlp: products"
     assert found[0]["calls"] == 3
     names = {row["check"] for row in found}
     assert {"mlp: kernel adamw", "mlp: kernel gather_sum"} <= names
-    assert abs(sum(row["share"] for row in found) - 1) < 0.1
+    assert abs(sum(row["share"] for row in found) - 1) < 1e-9
     assert sys.getprofile() is None
 
 
@@ -365,7 +366,7 @@ def test_twins_are_timed_and_captured(monkeypatch):
     assert row["passed"], row
     assert seen == [False, False, True]  # one-hot, embedding, and the first one captured
     assert row["torch"] > 0
-    assert 0.9 < row["torch graph"] < 5
+    assert row["torch graph"] > 0.9  # ms
     monkeypatch.setattr(torch, "compile", lambda function: function)
     assert times.of_compiled(cpu_device("float32"), "mlp")["torch compiled"] > 0
 
@@ -469,6 +470,13 @@ def test_a_part_that_hangs_is_ended_and_its_rows_are_kept(monkeypatch):
     assert part["verdict"] == "time limit"
     assert part["rows"] == [{"check": "x", "passed": True}]
     assert printed == "so far\n"
+
+
+def test_a_compiler_that_takes_too_long_is_no_failure():
+    assert gpu_check.good({"verdict": gpu_check.verdict("compiled", None, [])})
+    assert not gpu_check.good({"verdict": gpu_check.verdict("times", None, [])})
+    wrong = [{"check": "mlp", "passed": False}]
+    assert not gpu_check.good({"verdict": gpu_check.verdict("compiled", None, wrong)})
 
 
 def test_a_long_part_is_interrupted_and_goes_on(monkeypatch, tmp_path):

@@ -106,7 +106,8 @@ def _pair(name: str) -> Case:
         p, caches, dots = cache
         for gradient in g.values():
             gradient.fill(0)  # the pair adds
-        g["x"], g["xdot"] = chain.pair(replace(p, g=g), ops, dy[0], dy[1], caches, dots)
+        adjoints = (dy[0], dy[1])
+        g["x"], g["xdot"] = chain.pair(replace(p, g=g), ops, *adjoints, caches, dots)
 
     def by_complex_step(t, dy):
         """The tangent is the derivative along xdot."""
