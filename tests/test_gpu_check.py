@@ -190,7 +190,17 @@ def test_tf32_where_it_is_not_asked_for_and_none_where_it_is(name, monkeypatch):
 
 @pytest.mark.parametrize(
     ("found", "expected", "error"),
-    [([1, 2], [1, 2], 0), ([1, 2.5], [1, 2], 0.25), ([1], [1, 1], "inf"), (["nan"], [1], "inf")],
+    [
+        ([1, 2], [1, 2], 0),
+        ([1, 2.5], [1, 2], 0.25),
+        ([1], [1, 1], "inf"),
+        (["nan"], [1], "inf"),
+        ([1, "nan"], [1, "nan"], "inf"),
+        ([1, "-inf"], [1, "-inf"], 0),
+        ([1.5, "-inf"], [1, "-inf"], 0.5),
+        ([1, "inf"], [1, "-inf"], "inf"),
+        ([], [], 0),
+    ],
 )
 def test_gap(found, expected, error):
     np = numbers.np
@@ -418,7 +428,7 @@ def test_names_exist_in_cupy(monkeypatch):
 @pytest.mark.skipif(test_kernels.NVRTC is None, reason="libnvrtc is not installed")
 @pytest.mark.parametrize("ctype", ["float", "double"])
 def test_nvrtc_compiles_the_kernel_that_holds_the_gpu(ctype):
-    kernel = SimpleNamespace(name="hold", inputs="int64 nanoseconds", outputs="T done")
+    kernel = SimpleNamespace(name="hold", inputs="int64 nanoseconds", outputs="T done", preamble="")
     kernel.cuda = runs.HOLD
     assert test_kernels.nvrtc_log(test_kernels.cuda_source(kernel, ctype), 80) is None
     kernel.cuda = runs.HOLD.replace("now - first", "now - last")
