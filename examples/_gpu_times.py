@@ -159,7 +159,7 @@ def of_profile(dev, name: str) -> Row:
     if name in READS:
         return {**row, "passed": None}
     kernels = 1e3 * held(dev, step)[2]
-    row |= {"kernels": kernels, "gaps": max(device - kernels, 0.0), "launches": launches(step)}
+    row |= {"kernels": kernels, "gaps": max(device - kernels, 0.0)}
     slower = "launches" if host > kernels else "kernels"
     return {**row, "bound by": slower, "passed": None}
 
@@ -192,6 +192,8 @@ def of_operations(dev, name: str) -> Iterator[Row]:
         step()
     spent, calls = spans(dev, step)
     total = sum(spent.values())
+    everything = {"launches": launches(step), "calls": calls.total(), "ms": total, "share": 1.0}
+    yield {"check": f"{name}: all", **everything, "passed": None}
     for operation, ms in spent.most_common(LARGEST):
         row = {"check": f"{name}: {operation}", "calls": calls[operation], "ms": ms}
         yield {**row, "share": ms / total if total else 0.0, "passed": None}

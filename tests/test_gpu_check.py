@@ -38,6 +38,7 @@ from tinygrok.ops import linear  # noqa: E402
 from tinygrok.training.ensembles import build  # noqa: E402
 
 HELPERS = [numbers, parts, runs, times]
+QUICKLY = ("products", "resume", "times", "profile", "operations")  # minutes else
 compiled = pytest.mark.skipif(fakecupy.COMPILER is None, reason="CUDA bodies need a C++ compiler")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="as the machines with GPUs")
 
@@ -86,7 +87,7 @@ def part(name, quick=False):
 def test_part_passes(name, monkeypatch):
     monkeypatch.setattr(times, "REPEATS", 1)
     monkeypatch.setattr(runs, "STEPS", 5)
-    assert not failures(part(name, quick=name in ("times", "products")))
+    assert not failures(part(name, quick=name in QUICKLY))
 
 
 @pytest.mark.parametrize("name", ["versions", "compiled"])
@@ -341,7 +342,8 @@ def test_the_slowest_operation_is_found(monkeypatch):
 
     monkeypatch.setattr(fakecupy.cuda.cublas, "gemmStridedBatchedEx", slow)
     monkeypatch.setattr(times, "LARGEST", 100)
-    found = list(times.of_operations(make("float32"), "mlp"))
+    everything, *found = times.of_operations(make("float32"), "mlp")
+    assert everything["share"] == 1
     assert found[0]["check"] == "mlp: products"
     assert found[0]["calls"] == 3
     names = {row["check"] for row in found}
@@ -471,6 +473,7 @@ def test_verdicts(text, verdict, monkeypatch):
     assert gpu_check.good(part) == (verdict == "passed")
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_is_ended_and_its_rows_are_kept(monkeypatch):
     text = WRITES % "true" + "; print('so far', flush=True)"
     text += "; open(sys.argv[1], 'a').write('{\"check\": \"half a'); time.sleep(60)"
@@ -489,6 +492,7 @@ def test_a_compiler_that_takes_too_long_is_no_failure():
     assert not gpu_check.good({"verdict": gpu_check.verdict("compiled", None, wrong)})
 
 
+@pytest.mark.slow
 def test_a_long_part_is_interrupted_and_goes_on(monkeypatch, tmp_path):
     """It gets Ctrl-C; the next call finds its state, and resumes."""
     saves = f"""
