@@ -5,6 +5,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from _gpu_rows import Row
+
+from tinygrok.disk.reader import read_json
+
 EXAMPLES = Path(__file__).parent
 LIMIT = 570  # seconds until a long part gets Ctrl-C: it saves, and the next call goes on
 
@@ -70,9 +74,18 @@ def command(name: str, spec: str, out: Path) -> list[str]:
     """What runs a long part; it goes on where an earlier call has stopped it."""
     words = shlex.split(LONG[name].words)
     if not words[0].endswith(".py"):
-        return [sys.executable, *words]
+        return [sys.executable, *words, str(EXAMPLES.parent / "tests")]
     folder = out / name
     flags = ["--device", spec, "--out", str(folder)]
     if (folder / LONG[name].state).exists():
         flags.append("--resume")
     return [sys.executable, str(EXAMPLES / words[0]), *words[1:], *flags]
+
+
+def results(folder: Path) -> list[Row]:
+    """The single numbers of a finished run."""
+    if not (folder / "run.json").exists():
+        return []
+    found = read_json(folder / "run.json")["results"]
+    single = {name: x for name, x in found.items() if isinstance(x, int | float | str)}
+    return [{"check": name, "value": x, "passed": None} for name, x in single.items()]

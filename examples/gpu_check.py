@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from _gpu_long import LIMIT, LONG, command
+from _gpu_long import LIMIT, LONG, command, results
 from _gpu_parts import PARTIAL, PARTS
 from _gpu_rows import failed
 from _gpu_tables import markdown, summary
@@ -97,6 +97,10 @@ def run(words: list[str], seconds: float, log, gentle: bool = False) -> int | No
             process.send_signal(signal.SIGINT)
             wait(process, ENDING)
         return None
+    except KeyboardInterrupt:  # the process got it too, from the terminal
+        if gentle:
+            wait(process, ENDING)
+        raise
     finally:
         process.kill()
         wait(process, 5)
@@ -132,6 +136,8 @@ def one(name: str, args, out: Path) -> tuple[dict, str]:
         *lines, _ = rows.read_text().split("\n")  # the last one, if not empty, is not whole
         text = printed.read_text(errors="replace")
     found = [json.loads(line) for line in lines]
+    if name in LONG and code == 0:
+        found = results(out / name)
     part = {"verdict": verdict(name, code, found), "seconds": round(seconds, 1), "rows": found}
     return part, text
 

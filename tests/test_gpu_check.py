@@ -514,6 +514,22 @@ except KeyboardInterrupt:
     assert "--resume" not in right("in-context", args, tmp_path / "other", "rows")
 
 
+def test_numbers_of_a_long_part_are_reported(monkeypatch, tmp_path):
+    """Of a run that has ended by itself."""
+    text = '{"results": {"tokens_per_second": 5.5, "accuracy_by_context": [0.5]}}'
+    (tmp_path / "two-to-32").mkdir()
+    (tmp_path / "two-to-32/run.json").write_text(text)
+    args = gpu_check.arguments(["--only", "two-to-32"])
+    for end, count in (("", 1), ("raise SystemExit(2)", 0)):
+        monkeypatch.setattr(gpu_check, "words_of", lambda *_, end=end: script(end))
+        part, _ = gpu_check.one("two-to-32", args, tmp_path)
+        assert gpu_check.good(part) == (not end)
+        assert len(part["rows"]) == count
+    assert long.results(tmp_path / "two-to-32")[0]["value"] == 5.5
+    assert long.results(tmp_path) == []
+    assert long.command("suite", "cuda", tmp_path)[-1] == str(EXAMPLES.parent / "tests")
+
+
 @pytest.mark.parametrize("name", [n for n, p in long.LONG.items() if ".py" in p.words])
 def test_the_flags_of_the_long_parts_are_taken(name):
     example, *flags = long.command(name, "cuda", Path("x"))[1:]
