@@ -231,8 +231,10 @@ def equal_arrays(a, b):
 
 
 def test_every_example_is_tested():
-    """But those that compute nothing: tests/test_exercises.py, tests/test_pages.py."""
-    assert {p.stem for p in EXAMPLES.glob("[!_]*.py")} == {*QUICK, "exercise", "record"}
+    """But those that compute nothing, and the one for GPUs: tests/test_exercises.py, test_pages.py,
+    test_gpu_check.py."""
+    others = {"exercise", "record", "gpu_check"}
+    assert {p.stem for p in EXAMPLES.glob("[!_]*.py")} == {*QUICK, *others}
 
 
 @slow

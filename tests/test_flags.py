@@ -62,6 +62,7 @@ ABSURD = {
         "--grid 100000",
     ],
     "exercise": ["x", "--out nowhere/x.txt 1", "100"],
+    "gpu_check": ["--device cuda:99999999999999999999", "--long --quick", "--only suite --quick"],
     "grok_addition": [
         "--p 1000 --width 1000000",
         "--p 1000 --width 100000 --dtype float64",

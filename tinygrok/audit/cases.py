@@ -31,7 +31,7 @@ def _tensors(name: str, net, lead: tuple = (), tuned: tuple = ()) -> tuple[Tenso
 
 def _on(dev, arrays: Tensors) -> Tensors:
     """Copies, since running statistics move."""
-    return {k: x.astype(dev.dtype) for k, x in arrays.items()}
+    return {k: dev.to_device(x.copy()) for k, x in arrays.items()}
 
 
 def _network(name: str, net, read: Callable, lead: tuple = (), mode: Mode = TRAINING) -> Case:
@@ -106,7 +106,8 @@ def _pair(name: str) -> Case:
         p, caches, dots = cache
         for gradient in g.values():
             gradient.fill(0)  # the pair adds
-        g["x"], g["xdot"] = chain.pair(replace(p, g=g), ops, *dy, caches, dots)
+        adjoints = (dy[0], dy[1])
+        g["x"], g["xdot"] = chain.pair(replace(p, g=g), ops, *adjoints, caches, dots)
 
     def by_complex_step(t, dy):
         """The tangent is the derivative along xdot."""
@@ -163,7 +164,8 @@ def _training(name: str, net, batch: Callable, members=None, loss="mse", dropout
 
     def run(dev, t, at_once=False):
         params, grads = (Arena(dev, net.shapes, members) for _ in range(2))
-        params.load(t)
+        for k, view in params.views.items():
+            view[...] = t[k]
         data = batch(dev)
         at_once = at_once or dev is COMPLEX  # as a GPU takes it
         if at_once and members is None:
@@ -171,7 +173,7 @@ def _training(name: str, net, batch: Callable, members=None, loss="mse", dropout
         elif at_once:
             data._stack(dev, net)
         losses = objective.Objective(dev, net, params, loss).gradient(grads, data, dropout)
-        return np.asarray(losses, dev.dtype), grads
+        return dev.xp.asarray(losses, dev.dtype), grads
 
     def back(dev, dloss, grads, g):
         for k, gradient in grads.views.items():
