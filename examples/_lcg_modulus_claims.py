@@ -7,6 +7,7 @@ import _lcg_modulus as estimates
 import _lcg_modulus_heads as heads
 import _lcg_modulus_induction as induction
 import numpy as np
+from _lcg_opened import heads_on_modulus
 
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
@@ -49,8 +50,8 @@ def modulus(decoder, sequences, embedding, rng):
     tokens = same[:32, : same.shape[1] // 2]
     weights = decoder.model.init(rng)
     untrained = Decoder(decoder.dev, decoder.model, weights)
-    distances, error, similar = opened.heads_on_modulus(decoder, tokens, embedding, m)
-    by_chance, *_ = opened.heads_on_modulus(untrained, tokens, weights["embed.token"], m)
+    distances, error, similar = heads_on_modulus(decoder, tokens, embedding, m)
+    by_chance, *_ = heads_on_modulus(untrained, tokens, weights["embed.token"], m)
     results = {"head_from_largest": distances, "maximum_estimator_error": error}
     what = f"|nearest number - largest| / m, head 0.{distances.argmin()}"
     lines = [

@@ -4,6 +4,7 @@ Parts of lcg_probe.py; every measure stands beside a control of the same kind.""
 
 import numpy as np
 from _lcg_modulus import Sequences, estimate, orders
+from _lcg_opened import LAST, first_block
 
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
@@ -13,7 +14,6 @@ from tinygrok.tasks.lcg_families import of_small_order, units
 
 PRIMES = (2, 3, 5, 7)
 PERIODS = (2, 3, 4, 5, 7, 8, 9)
-LAST = 8  # numbers at the end of the context over which accuracies are taken
 PERMUTATIONS = 200
 MODULI = 64  # at most, of the pruning
 
@@ -35,7 +35,7 @@ def residues(decoder, vocab, rng):
     shares = {}
     points = {}
     for kind, network in {"untrained": untrained, "network": decoder}.items():
-        parts = opened.first_block(network, vocab)
+        parts = first_block(network, vocab)
         table = []
         for name, x in parts.items():
             scores = representation.pca(x, 2)[0]
