@@ -3,8 +3,9 @@
 Parts of lcg_probe.py; every measure stands beside a control of the same kind."""
 
 import numpy as np
+from _lcg_answers import LAST
 from _lcg_modulus import Sequences, estimate, orders
-from _lcg_opened import LAST, first_block
+from _lcg_opened import first_block
 
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened

@@ -11,8 +11,6 @@ from tinygrok.probes.digits import digits, interventions, modulus_estimates, res
 from tinygrok.probes.representation import cosine
 from tinygrok.tasks.modular import modulus, prime_factors
 
-LAST = 8  # numbers at the end of the context over which accuracies are taken
-
 
 def accuracy_without_heads(decoder, x, values, factors: dict[int, int], last: int) -> dict:
     """{"number": (1 + depth H,), q: ...}: right numbers and digits among the last of x (B, T + 1).

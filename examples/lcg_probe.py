@@ -19,7 +19,7 @@ import numpy as np  # isort: skip
 import _lcg_modulus_claims as unseen_moduli
 import _lcg_opened as opened
 import predict_lcg
-from _lcg_opened import LAST
+from _lcg_answers import LAST
 from _lcg_setup import require_numbers
 from _published import NUMBERS, add_flags, checked, numbers, open_network
 

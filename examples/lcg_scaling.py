@@ -22,6 +22,7 @@ import numpy as np  # isort: skip
 
 import _figures_lcg as plots
 import predict_lcg
+from _lcg_answers import LAST, elements_needed
 
 from tinygrok.engine.device import get_device
 from tinygrok.tasks import lcg
@@ -111,7 +112,7 @@ def train_one(flags, device, threads, folder):
     for solver in PREDICTORS[1:]:
         right = lcg.SOLVERS[solver](numbers[:, :-1], flags["modulus"]) == numbers[:, 1:]
         curves[solver] = right.mean(axis=0).tolist()
-    progress = [float(row[-8:].mean()) for row in history]
+    progress = [float(row[-LAST:].mean()) for row in history]
     return {"curves": curves, "progress": progress, "seconds": time.perf_counter() - began}
 
 
@@ -119,11 +120,11 @@ def measure(curve):
     """The three measures of a curve (T,); None where a level is not kept."""
     curve = np.asarray(curve)
     # Errors that no context mends would grow with the length of the context.
-    plateau = curve[-8:].mean()
+    plateau = curve[-LAST:].mean()
     wrong = None
     if plateau > 0.9:
         wrong = 1 + float(np.maximum(1 - curve / plateau, 0).sum())
-    levels = [lcg.elements_needed(curve, level) for level in (0.6, 0.9)]
+    levels = [elements_needed(curve, level) for level in (0.6, 0.9)]
     return dict(zip(QUANTITIES, (*levels, wrong), strict=True))
 
 

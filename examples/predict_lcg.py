@@ -24,7 +24,7 @@ import numpy as np  # isort: skip
 
 import _figures_lcg as plots
 import _optimizers as optimizers
-from _lcg_answers import answers, digit_labels, solvers, summary
+from _lcg_answers import LAST, answers, digit_labels, solvers, summary
 from _lcg_presets import PRESETS, QUICK, QUICK_UNSEEN
 from _lcg_setup import make_data, make_model, make_optimizer
 from _shares import shares
@@ -171,11 +171,11 @@ def measured(data, tests, run, main_sets):
 
 
 def log_of(run):
-    """Columns of the log: of every set the accuracy on the last 8 numbers, and the loss."""
+    """Columns of the log: of every set the accuracy on the LAST numbers, and the loss."""
     history = {name: np.asarray(values) for name, values in run.history.items()}
     log = {"step": history["step"]}
     for name in run.sets:
-        log[f"{name}_accuracy"] = history[f"{name}_numbers"][:, -8:].mean(axis=1)
+        log[f"{name}_accuracy"] = history[f"{name}_numbers"][:, -LAST:].mean(axis=1)
     for name in run.sets:
         log[f"{name}_loss"] = history[f"{name}_loss"].mean(axis=1)
     return log
@@ -203,10 +203,10 @@ def main(argv=None):
     print(f"{run.model!r}\n{len(data.moduli)} moduli to train on; tests mod {', '.join(tests)}")
 
     def describe(row):
-        train = row["train_numbers"][-8:].mean()
-        test = np.mean([row[f"{name}_numbers"][-8:].mean() for name in main_sets])
+        train = row["train_numbers"][-LAST:].mean()
+        test = np.mean([row[f"{name}_numbers"][-LAST:].mean() for name in main_sets])
         loss = row["train_loss"].mean()
-        return f"train loss {loss:.3f}  last 8 numbers: train {train:.3f}  test {test:.3f}"
+        return f"train loss {loss:.3f}  last {LAST} numbers: train {train:.3f}  test {test:.3f}"
 
     code = experiment.train(run, args.measure_every, describe, every=10.0)
     if code is not None:
