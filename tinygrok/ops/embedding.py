@@ -5,7 +5,6 @@ U^(1) e(n_1) + ... + U^(S) e(n_S) in its first layer: S rows gathered and added.
 v of table s is the sum of the cotangent rows b with n_s(b) = v; RowIndex lists those rows once, so
 backward is a sum over contiguous segments, with no atomics and no add.at."""
 
-
 import numpy as np
 
 from ..engine import kernels
