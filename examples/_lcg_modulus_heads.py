@@ -11,7 +11,7 @@ from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
 from tinygrok.probes import digits, representation
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import of_small_order, units
+from tinygrok.tasks.lcg_families import of_full_period, of_small_order, units
 
 PRIMES = (2, 3, 5, 7)
 PERIODS = (2, 3, 4, 5, 7, 8, 9)
@@ -74,8 +74,7 @@ def many_moduli(data, rows, rng, wrap):
     for m in range(int(data.moduli.min()), data.vocab + 1):
         a = np.ones(1, dtype=np.int64)
         if not wrap:
-            a = of_small_order(m, data.length // 2)
-            a = a[(a - 1) % lcg.hull_dobell_step(m) == 0]
+            a = of_full_period(of_small_order(m, data.length // 2), m)
         if len(a):
             choices[m] = a
     if len(choices) > MODULI:
