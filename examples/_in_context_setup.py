@@ -79,6 +79,7 @@ def solvers(p, tokens, id_tasks):
     xy = triples[..., :2]
     z = triples[..., 2]
     accuracies = {name: [] for name in SOLVERS}
+    known = []
     retrieved = []
     for k in range(z.shape[1]):
         context = (p, xy[:, :k], z[:, :k], xy[:, k])
@@ -87,8 +88,9 @@ def solvers(p, tokens, id_tasks):
         retrieval = ic.retrieval(*context, id_tasks)
         for name, answer in zip(SOLVERS, (ratio, regression, retrieval), strict=True):
             accuracies[name].append(ic.solver_accuracy(p, *answer, z[:, k]))
+        known.append(ratio[1])
         retrieved.append(retrieval[0] == z[:, k])
-    known = matched(p, tokens)
+    known = np.stack(known, axis=1)
     uncovered = ~known
     uncovered[:, : late(z.shape[1]).start] = False
     guessed = float(share_of(elimination(p, tokens), uncovered))
