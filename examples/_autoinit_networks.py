@@ -20,6 +20,9 @@ TOKENS = GELU | {"width": 64, "depth": 6, "lr": [2e-3], "steps": 400, "batch": 6
 VGG = RELU | {"width": 8, "depth": 0, "lr": [0.02], "steps": 1000, "batch": 64}
 VGG_BN = VGG | {"lr": [0.05]}
 PRESETS = {"mlp": MLP, "resmlp": TOKENS, "mixer": TOKENS, "vgg": VGG, "vgg_bn": VGG_BN}
+# Flags that do nothing with a model.
+IDLE = {"mlp": ("patch", "layer_scale"), "resmlp": ("norm",), "mixer": ("norm", "layer_scale")}
+IDLE["vgg"] = IDLE["vgg_bn"] = ("depth", "patch", "norm", "mu", "layer_scale")
 QUICK = {"steps": 300, "batch": 64, "tune_steps": 60, "seeds": 3}
 QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}, "vgg": {"steps": 60}, "vgg_bn": {"steps": 60}}
 QUICK_SIZE["resmlp"] = QUICK_SIZE["mixer"] = {"width": 32, "depth": 2, "steps": 100}

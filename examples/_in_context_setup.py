@@ -3,7 +3,7 @@ reference solvers."""
 
 import _memory as memory
 import numpy as np
-from _shares import shares
+from _shares import moving_shares
 
 from tinygrok import cli
 from tinygrok.engine.rng import generator
@@ -11,7 +11,6 @@ from tinygrok.models.gpt import GPT
 from tinygrok.tasks import in_context as ic
 from tinygrok.tasks.in_context_rows import RULES, MixedRows
 from tinygrok.tasks.modular import inverses
-from tinygrok.tasks.shares import MovingShares
 
 SETS = ("id_train", "id_test", "ood_train", "ood_test")
 ROWS = {rule: f"ood_{rule.replace('-', '_')}" for rule in RULES[1:]}  # sets that some pools lack
@@ -19,11 +18,11 @@ SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
 LATE = 8  # examples in context from which on uncovered queries are counted together
 
 
-def moving_shares(args):
+def shares_of_rows(args):
     """Shares of the rules of rows; without --start they stay."""
-    end = shares(args.rows)
-    start = shares(args.start) if args.start else end
-    return MovingShares(RULES, start, end, args.ramp)
+    end = ("--rows", args.rows)
+    start = ("--start", args.start) if args.start else end
+    return moving_shares(RULES, start, end, args.ramp)
 
 
 def check_batch(args):
@@ -43,7 +42,7 @@ def make_data(args):
     size = (args.p, args.shots, args.tasks, args.alpha)
     data = ic.InContextData.make(*size, rng, args.rule, args.repeats)
     data.tasks_per_step = args.tasks_per_step
-    return MixedRows(**vars(data), shares=moving_shares(args), fade=args.fade)
+    return MixedRows(**vars(data), shares=shares_of_rows(args), fade=args.fade)
 
 
 def make_model(args):

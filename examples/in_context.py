@@ -106,14 +106,24 @@ def arguments(argv=None):
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=250, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)
-    chosen = p.parse_known_args(argv)[0]
-    p.set_defaults(**PRESETS[chosen.preset])
+    p.set_defaults(**PRESETS[cli.chosen(p, argv).preset])
     args = cli.parse(p, argv, QUICK)
     if args.quick and args.preset != "small":
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
     setup.check_batch(args)
-    setup.moving_shares(args)
+    refuse_idle(args, setup.shares_of_rows(args))
     return args
+
+
+def refuse_idle(args, shares):
+    """Refuse flags that would do nothing beside the others."""
+    optimizers.refuse_idle(args)
+    if args.hold:
+        cli.refuse_idle(args, "does not go with --hold, which takes its place", "schedule")
+    if not args.start:
+        cli.refuse_idle(args, "needs --start", "ramp")
+    if "steps" not in shares.used:
+        cli.refuse_idle(args, "needs a share of the rule steps", "fade")
 
 
 def build(args, dev):

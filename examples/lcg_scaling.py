@@ -83,10 +83,7 @@ def train(pack, device, threads, folder):
 
 def options_of(flags):
     """The options of predict_lcg for a point."""
-    words = []
-    for name, value in flags.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    return predict_lcg.arguments(words)
+    return predict_lcg.arguments(cli.words(flags))
 
 
 def require(args, dev):

@@ -26,7 +26,7 @@ import _figures_lcg as plots
 import _optimizers as optimizers
 from _lcg_answers import LAST, answers, digit_labels, solvers, summary
 from _lcg_presets import PRESETS, QUICK, QUICK_UNSEEN
-from _lcg_setup import make_data, make_model, make_optimizer
+from _lcg_setup import make_data, make_model, make_optimizer, refuse_idle
 from _shares import shares
 
 from tinygrok.engine.rng import generator
@@ -89,9 +89,9 @@ def arguments(argv=None):
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=100, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)
-    p.set_defaults(**PRESETS[p.parse_known_args(argv)[0].preset])
-    chosen = p.parse_known_args(argv)[0]
-    args = cli.parse(p, argv, QUICK_UNSEEN if chosen.mode == "unseen" else QUICK)
+    p.set_defaults(**PRESETS[cli.chosen(p, argv).preset])
+    mode = cli.chosen(p, argv).mode
+    args = cli.parse(p, argv, QUICK_UNSEEN if mode == "unseen" else QUICK)
     if args.quick and args.preset != "small":
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
     if args.test_moduli is not None and (args.mode == "fixed" or args.base):
@@ -101,9 +101,9 @@ def arguments(argv=None):
         raise cli.InputError(f"--generator {args.generator} is for --mode fixed without --base")
     if hidden and args.modulus & (args.modulus - 1):
         raise cli.InputError("a state has whole bits: --modulus must be a power of 2")
-    shares([*args.start, *(args.mixture or ())])  # refused here, whether or not they are used
     if args.mixture and (args.mode == "fixed" or not args.test_moduli):
         raise cli.InputError("--mixture needs --mode unseen and --test-moduli, which it leaves out")
+    refuse_idle(args)
     return args
 
 
@@ -138,7 +138,7 @@ def build(args, dev):
 def tests_of_interest(args, tests):
     """Names of the tests that the progress line and the figure are about, the main one first."""
     if args.mixture:
-        kind = "" if "full" in shares(args.mixture) else ", a = 1"
+        kind = "" if "full" in shares(args.mixture, "--mixture") else ", a = 1"
         return [f"{m}{kind}" for m in args.test_moduli]
     largest = args.base and args.mode == "unseen"
     return [max(tests, key=int) if largest else str(args.modulus)]
