@@ -182,12 +182,14 @@ def log_of(run):
 
 
 def shown(results):
-    """The results without curves; of a further modulus its accuracy."""
+    """The results without curves, a number a line; of a further modulus its accuracy."""
     table = {}
     further = {}
     for name, value in results.items():
         if name.startswith("m = "):
             further[name] = f"{value['accuracy_last']:.4f}"
+        elif name == "accuracy_by_s":
+            table |= {f"accuracy, 2^{s} in a - 1": right for s, right in value.items()}
         elif not name.endswith(("by_context", "digit_accuracy", "each")):
             table[name] = value
     return table | further
@@ -200,7 +202,9 @@ def main(argv=None):
     experiment.open(run)
     main_sets = tests_of_interest(args, tests)
     main_set = main_sets[0]
-    print(f"{run.model!r}\n{len(data.moduli)} moduli to train on; tests mod {', '.join(tests)}")
+    several = "modulus" if len(data.moduli) == 1 else "moduli"
+    print(run.model)
+    print(f"{len(data.moduli)} {several} to train on; tests mod {', '.join(tests)}")
 
     def describe(row):
         train = row["train_numbers"][-LAST:].mean()

@@ -285,6 +285,22 @@ def test_shares_are_refused_by_the_name_of_their_flag(words, message):
     assert shares(["wrap=0.2", "full=0.8"], "--mixture") == {"wrap": 0.2, "full": 0.8}
 
 
+def test_a_scaling_study_hands_tf32_to_its_networks(monkeypatch, tmp_path):
+    handed = []
+
+    def refuse(*given):
+        handed.append(given)
+        raise InputError("seen")
+
+    monkeypatch.setattr(lcg_scaling, "get_device", refuse)
+    monkeypatch.setattr(lcg_scaling, "require", lambda args, dev: None)
+    flags = ["--moduli", "16", "32", "--threads", "1", "--out", str(tmp_path / "a")]
+    for tf32 in ([], ["--tf32"]):
+        with pytest.raises(InputError, match="seen"):
+            lcg_scaling.main([*flags, *tf32])
+    assert handed == [("auto", "float32", 1, False), ("auto", "float32", 1, True)]
+
+
 OPTIONAL = ["torch", "sklearn", "distributed", "mpi4py", "tqdm"]
 BARE = [("benchmark", OPTIONAL), ("autoinit", OPTIONAL), ("phase_diagram", OPTIONAL)]
 

@@ -463,7 +463,20 @@ def test_uncovered_queries(host_dev):
     share = np.mean(right)
     error = (share * (1 - share) / len(right)) ** 0.5
     assert results["uncovered_error"] == pytest.approx(error)
-    assert f"uncovered {share:.3f}" in in_context.progress(row)
+    assert f" late {100 * share:.0f} %" in in_context.progress(row)
+
+
+def test_the_progress_line_fits_a_terminal(capsys):
+    """At most 100 columns with the longest numbers, the step and the rate around them."""
+    row = {f"{name}_accuracy": np.ones(3) for name in setup.SETS}
+    row |= {f"{name}_late": 1.0 for name in setup.ROWS.values()} | {"uncovered": 1.0}
+    progress = cli.Progress(12_000, every=0)
+    progress.began -= 9000
+    progress(11_500, in_context.progress(row))
+    line = capsys.readouterr().out.strip()
+    assert "id 100/100 ood 100/100 late 100/100/100/100/100 %" in line
+    assert len(line) <= 100
+    assert len(in_context.legend(setup.ROWS.values())) <= 100
 
 
 def test_retrieval_is_never_right_where_ratio_matching_has_no_answer(host_dev):
