@@ -15,6 +15,7 @@ from tinygrok.tasks.lcg_families import MixedLcg
 
 PROBED = 4  # times --rows: sequences that the linear probe is fitted on
 ATTENDED = 128  # sequences whose attention is read
+LEFT_OUT = "moduli without a comparison of r + 2 numbers"
 FEW = 8  # times fewer sequences of each modulus than --rows
 
 
@@ -168,6 +169,7 @@ def differences(decoder, data, sequences, most, rng):
     chosen = [tuple(int(k) for k in np.unravel_index(i, following.shape)) for i in ranked]
     without = induction.pruned(decoder, sequences, means, chosen)
     results = {f"accuracy, {name}": pair for name, pair in found.items()}
+    results[LEFT_OUT] = induction.left_out(sequences)
     for name, table in backs.items():
         results[f"attention, {name}"] = table[..., 0, 0]
         results[f"attention, {name}, matched"] = table[..., 1, 0]
@@ -217,8 +219,8 @@ def written(lines):
     return table
 
 
-def print_lines(lines):
-    """What was found, and its control, with standard errors."""
+def print_lines(lines, left_out=()):
+    """What was found, and its control, with standard errors; which moduli one of them lacks."""
     if not lines:
         return
     width = max(len(what) for what, *_ in lines)
@@ -227,3 +229,6 @@ def print_lines(lines):
         here = f"{found[0]:9.3f}{found[1]:8.3f}"
         beside = f"{control[0]:10.3f}{control[1]:8.3f}"
         print(f"{what:{width}}{here}{beside}   {name}")
+    if left_out:
+        moduli = ", ".join(map(str, left_out))
+        print(f"r + 2 numbers: without m = {moduli}, whose multipliers have one order r")

@@ -232,7 +232,7 @@ def main(argv=None):
             draw = getattr(further if hasattr(further, name) else plots, name)
             draw(*shown, out / f"{name}.png")
 
-    unseen_moduli.print_lines(lines)
+    unseen_moduli.print_lines(lines, results.get(unseen_moduli.LEFT_OUT, ()))
     experiment.finish(results, None, figures, {} if unseen else EXPECTED, TITLE, short)
 
 
