@@ -151,7 +151,7 @@ def build(args, dev):
     asked = data.sets(generator(args.seed, "probes"))  # what the run measures
     solved = setup.solvers(args.p, asked["ood_train"], data.id_tasks)
     solved |= setup.rows_by_rule(args.p, asked)
-    setup.watch(run, solved)
+    setup.watch(run, solved, len(asked["ood_train"]) // len(data.ood_tasks))
     return data, solved, run
 
 
