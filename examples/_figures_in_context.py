@@ -56,7 +56,7 @@ def numbers(features: dict[str, dict], path: Path) -> None:
     """Features of a single number: two components, parity of the logarithm, power by character.
 
     features {name: {"scores" (p, >= 2), "log" (p,), "base", "power" ((p-1)/2,),
-                     "legendre": probes.representation.legendre}}"""
+                     "legendre": _in_context_features.legendre}}"""
     fig = figure(9.6, 3.4 * len(features))
     rows = fig.subplots(len(features), 3, squeeze=False)
     for row, (name, f) in zip(rows, features.items(), strict=True):

@@ -72,7 +72,7 @@ def arguments(argv=None):
     add("--seeds", type=cli.integer(1, 1000), default=1, help="networks: --seed, --seed + 1, ...")
     add("--log-every", type=count, default=10, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
-    chosen = p.parse_known_args(argv)[0].regularizer
+    chosen = cli.chosen(p, argv).regularizer
     p.set_defaults(**REGULARIZERS[chosen])
     args = cli.parse(p, argv, QUICK | {"steps": QUICK_STEPS[chosen]})
     if args.strength is not None and args.regularizer in ("none", "batchnorm"):

@@ -122,8 +122,8 @@ embedding pair | ops.embedding._add_groups_host
 + dh.take(group.order[::-1], axis=-2
 
 embedding own inputs | ops.embedding.embedding_backward
-- for e, groups in enumerate(rows.groups):
-+ for e, groups in enumerate(rows.groups[:1] * len(dh)):
+- for at, groups in rows.groups.items():
++ for at, groups in zip(rows.groups, [rows.groups[(0,)]] * len(dh)):
 
 embedding many inputs | ops.embedding._add_groups_host
 - table[..., v, :] += dev.xp.add.reduce(segment, axis=-2)

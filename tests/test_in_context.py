@@ -461,9 +461,24 @@ def test_uncovered_queries(host_dev):
     assert results["uncovered_queries"] == len(right) == solved["uncovered"].sum()
     assert row["uncovered"] == np.mean(right) == results["uncovered"] == results["uncovered_best"]
     share = np.mean(right)
-    error = (share * (1 - share) / len(right)) ** 0.5
-    assert results["uncovered_error"] == pytest.approx(error)
-    assert f"uncovered {share:.3f}" in in_context.progress(row)
+    rows = len(tokens) // len(data.ood_tasks)
+    answered = predicted == run.sets["ood_train"].targets
+    error = setup.clustered_error(answered, solved["uncovered"], rows)
+    assert results["uncovered_error"] == row["uncovered_error"] == error
+    assert f" late {100 * share:.0f} %" in in_context.progress(row)
+
+
+def test_the_progress_line_fits_a_terminal(capsys):
+    """At most 100 columns with the longest numbers, the step and the rate around them."""
+    row = {f"{name}_accuracy": np.ones(3) for name in setup.SETS}
+    row |= {f"{name}_late": 1.0 for name in setup.ROWS.values()} | {"uncovered": 1.0}
+    progress = cli.Progress(12_000, every=0)
+    progress.began -= 9000
+    progress(11_500, in_context.progress(row))
+    line = capsys.readouterr().out.strip()
+    assert "id 100/100 ood 100/100 late 100/100/100/100/100 %" in line
+    assert len(line) <= 100
+    assert len(in_context.legend(setup.ROWS.values())) <= 100
 
 
 def test_retrieval_is_never_right_where_ratio_matching_has_no_answer(host_dev):
@@ -473,7 +488,8 @@ def test_retrieval_is_never_right_where_ratio_matching_has_no_answer(host_dev):
         _, _, solved, _ = example(f"--shots 12 --batch 32 --seed {seed}", host_dev)
         assert solved["uncovered"].sum() > 100
         assert not solved["retrieved"][solved["uncovered"]].any()
-    results = setup.without_a_match({"uncovered": np.array([0.5]), "step": np.array([0])}, solved)
+    history = {"uncovered": np.array([0.5]), "uncovered_error": np.array([0.1])}
+    results = setup.without_a_match(history | {"step": np.array([0])}, solved)
     assert results["uncovered_retrieval"] == 0
 
 
@@ -482,11 +498,28 @@ def test_where_no_query_is_uncovered():
     solved = {"uncovered": np.zeros((2, 3), bool), "retrieved": np.ones((2, 3), bool)}
     solved["elimination"] = np.nan
     history = {"uncovered": np.array([np.nan, np.nan]), "step": np.array([0, 5])}
+    history["uncovered_error"] = history["uncovered"]
     results = setup.without_a_match(history, solved)
     assert results["uncovered_queries"] == 0
     assert np.isnan(results["uncovered_error"])
     assert np.isnan(results["uncovered_retrieval"])
     assert np.isnan(results["uncovered_best"])
+
+
+def test_the_error_of_queries_that_depend_on_each_other_by_row():
+    """Of rows that are right or wrong as a whole it is that of as many single queries; of
+    independent queries that of all of them."""
+    rng = generator(0, "probes")
+    tasks, rows, shots = 8, 100, 3
+    asked = np.ones((tasks * rows, shots), bool)
+    by_row = np.arange(rows) < 60
+    whole = np.broadcast_to(by_row[:, None], (tasks, rows, shots)).reshape(asked.shape)
+    error = setup.clustered_error(whole, asked, rows)
+    assert error == pytest.approx((0.6 * 0.4 / (rows - 1)) ** 0.5)
+    assert setup.clustered_error(whole, asked & (rng.random(asked.shape) < 0.5), rows) > error / 2
+    found = [setup.clustered_error(rng.random(asked.shape) < 0.6, asked, rows) for _ in range(50)]
+    assert np.mean(found) == pytest.approx((0.6 * 0.4 / asked.size) ** 0.5, rel=0.1)
+    assert np.isnan(setup.clustered_error(whole[:1], asked[:1], 1))
 
 
 def test_a_learner_that_excludes_answers():

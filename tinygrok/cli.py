@@ -45,6 +45,16 @@ LONGEST = 600  # characters of a message
 
 
 class _Parser(argparse.ArgumentParser):
+    choosing = False  # while flags are read that choose the defaults of others, --help waits
+
+    def print_help(self, file=None):
+        if not self.choosing:
+            super().print_help(file)
+
+    def exit(self, status=0, message=None):
+        if status or not self.choosing:
+            super().exit(status, message)
+
     def error(self, message):
         # The usage is a --help away.
         self.exit(2, f"{self.prog}: error: {one_line(message, LONGEST)}\n")
@@ -107,7 +117,7 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-def bare_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+def bare_parser(name: str, doc: str | None) -> _Parser:
     """A parser without flags, whose errors take one line.
 
     doc: the example's docstring, whose first line describes it; None under python -OO"""
@@ -115,7 +125,7 @@ def bare_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     return _Parser(prog=f"{name}.py", description=first, formatter_class=_Help)
 
 
-def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+def parser(name: str, doc: str | None) -> _Parser:
     """A parser with the flags that all examples have; the example adds its own."""
     p = bare_parser(name, doc)
     add = p.add_argument
@@ -138,16 +148,25 @@ def add_checkpoints(p: argparse.ArgumentParser, seconds: float) -> None:
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
 
 
-def parse(
-    p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None = None
-) -> argparse.Namespace:
+def chosen(p: _Parser, argv: list[str] | None) -> argparse.Namespace:
+    """The flags as they are so far, for those among them that choose the defaults of others: the
+    example sets these before it parses, so that --help shows them."""
+    p.choosing = True
+    try:
+        return p.parse_known_args(argv)[0]
+    finally:
+        p.choosing = False
+
+
+def parse(p: _Parser, argv: list[str] | None, quick: dict | None = None) -> argparse.Namespace:
     """Parse; with --quick the values of `quick` replace defaults, and flags given by the user
-    replace those."""
-    args = p.parse_args(argv)
-    defaults = {name: p.get_default(name) for name in config(args)}
-    if args.quick and quick:
+    replace those. `changed`: names of the flags that differ from their defaults."""
+    early = chosen(p, argv)
+    defaults = {name: p.get_default(name) for name in config(early)}
+    if early.quick and quick:
         p.set_defaults(**quick)
-        args = p.parse_args(argv)
+    args = p.parse_args(argv)
+    args.changed = {name for name in config(args) if getattr(args, name) != p.get_default(name)}
     # In a notebook the example is a module, and the words are those given to its main.
     script = getattr(sys.modules.get(Path(p.prog).stem), "__file__", sys.argv[0])
     args.defaults = defaults
@@ -157,12 +176,39 @@ def parse(
 
 # Flags that only say where and how to compute and show.
 HIDDEN = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds"}
-HIDDEN |= {"workers", "scheduler", "command", "defaults"}
+HIDDEN |= {"workers", "scheduler", "command", "defaults", "changed"}
 
 
 def config(args: argparse.Namespace) -> dict:
     """The settings that determine the numbers of a run: every flag but the HIDDEN ones."""
     return {name: value for name, value in sorted(vars(args).items()) if name not in HIDDEN}
+
+
+def flag(name: str) -> str:
+    """The flag of a setting: test_rows -> --test-rows."""
+    return "--" + name.replace("_", "-")
+
+
+def words(settings: Mapping) -> list[str]:
+    """Settings as words of a command line: {"depth": 2, "moduli": [5, 7], "repeats": True} ->
+    --depth=2 --moduli 5 7 --repeats. What is None or False needs no word."""
+    found = []
+    for name, value in settings.items():
+        if value is True:
+            found.append(flag(name))
+        elif isinstance(value, list):
+            found += [flag(name), *map(str, value)]
+        elif value is not None and value is not False:
+            found.append(f"{flag(name)}={value}")
+    return found
+
+
+def refuse_idle(args: argparse.Namespace, why: str, *names: str) -> None:
+    """Refuse flags that were changed where they have no effect; why: what they need, or what
+    overrides them."""
+    for name in names:
+        if name in args.changed:
+            raise InputError(f"{flag(name)} {why}")
 
 
 def main(run: Callable[[], int | None]) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from .in_context import InContextData
 from .modular import TaskError, directions, pair_numbers
-from .shares import MovingShares
+from .shares import MovingShares, moved
 
 RULES = ("plain", "direction-free", "line", "axis", "steps")
 EARLY = 4  # shots among which the two inputs on the axes stand
@@ -132,7 +132,7 @@ class MixedRows(InContextData):
         """(rows, shots, 2) train inputs of the batch of a step."""
         pairs = super().train_rows(rows, rng, step)
         first, last = self.fade
-        shown = min(max((last - step) / (last - first), 0.0), 1.0)
+        shown = moved(step, last, first)
         rules = np.repeat(RULES, rng.multinomial(rows, self.shares(step)))
         for rule in np.unique(rules[rules != "plain"]):
             chosen = rules == rule
