@@ -116,7 +116,7 @@ def rows_by_rule(p, sets):
         if name not in sets:
             continue
         known = matched(p, sets[name])
-        asked = np.ones_like(known) if rule == "line" else ~known
+        asked = np.ones_like(known) if rule in ("line", "two-lines") else ~known
         asked[:, : late(asked.shape[1]).start] = False
         right = np.where(known, 1.0, elimination(p, sets[name]))
         late_by_set[name] = asked
