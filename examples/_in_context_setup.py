@@ -171,7 +171,7 @@ def watch(run, solved, rows):
 def fill_history(run):
     """nan in the rows of a checkpoint from before something was measured."""
     rows = len(run.history["step"])
-    if rows and "uncovered_error" not in run.history:
+    if rows:
         for name, value in run.measurements().items():
             unknown = np.full(np.shape(value), np.nan)
             run.history.setdefault(name, [unknown] * rows)
