@@ -21,6 +21,7 @@ UNKNOWN = {"any_any": {"label": "random tasks, random inputs", "color": TEST}}
 SOLVERS = {"ratio_matching": "k--", "modular_regression": "k:", "retrieval": "k-."}
 RULES = {  # sets of rows by rule
     "ood_line": {"label": "one line: ratio matching answers", "color": GREEN, "ls": "--"},
+    "ood_two_lines": {"label": "two lines, which?", "color": GREEN, "ls": ":"},
     "ood_steps": {"label": "sums, steps shown", "color": ORANGE, "ls": "-."},
     "ood_axis": {"label": "sums, no step shown", "color": TEST},
     "ood_direction_free": {

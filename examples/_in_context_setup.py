@@ -116,7 +116,7 @@ def rows_by_rule(p, sets):
         if name not in sets:
             continue
         known = matched(p, sets[name])
-        asked = np.ones_like(known) if rule == "line" else ~known
+        asked = np.ones_like(known) if rule in ("line", "two-lines") else ~known
         asked[:, : late(asked.shape[1]).start] = False
         right = np.where(known, 1.0, elimination(p, sets[name]))
         late_by_set[name] = asked
@@ -171,7 +171,7 @@ def watch(run, solved, rows):
 def fill_history(run):
     """nan in the rows of a checkpoint from before something was measured."""
     rows = len(run.history["step"])
-    if rows and "uncovered_error" not in run.history:
+    if rows:
         for name, value in run.measurements().items():
             unknown = np.full(np.shape(value), np.nan)
             run.history.setdefault(name, [unknown] * rows)
