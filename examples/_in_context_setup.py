@@ -15,6 +15,7 @@ from tinygrok.tasks.modular import inverses
 SETS = ("id_train", "id_test", "ood_train", "ood_test")
 ROWS = {rule: f"ood_{rule.replace('-', '_')}" for rule in RULES[1:]}  # sets that some pools lack
 SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
+FRESH = 4000  # sequences that are drawn anew at the end
 LATE = 8  # examples in context from which on uncovered queries are counted together
 
 
@@ -55,7 +56,7 @@ def make_model(args):
 
 def require_memory(args, dev, net):
     """Of the network, and of the solvers' table: agreements of sequences, shots and tasks."""
-    sequences = max(500, ic.QUESTIONS * ic.MAX_OOD)
+    sequences = max(FRESH, ic.QUESTIONS * ic.MAX_OOD)
     # Answers, their residues (integers) and whether they are right.
     agreements = sequences * args.shots * args.tasks * (8 + 8 + 1)
     needed = memory.gpt(dev, net, args.batch, sequences)
@@ -227,6 +228,33 @@ def measured(history, solved):
     for name in ("ood_covered", "ood_uncovered", "uncovered"):
         log[name] = history[name]
     return results, log, best
+
+
+def on_fresh_rows(run, data, seed):
+    """The late queries without a match once more, of the network as it is: on some FRESH sequences
+    of held-out tasks and of rows of train inputs drawn freely, several times as many rows as in the
+    sets that the run measures. Accuracies are of all of them, of tasks with a, b != 0, and of a
+    learner that excludes answers."""
+    tasks = data.ood_tasks
+    count = max(ic.QUESTIONS, FRESH // len(tasks))
+    rng = generator(seed, "probes")
+    data.sets(rng)  # other rows than these
+    rows = data.draw_pairs(data.train_pool, count, rng)
+    tokens = data.sequences(tasks, rows)
+    batch = run.make_batch(tokens)
+    right = run.predict(batch)[0] == batch.targets
+    asked = ~matched(data.p, tokens)
+    asked[:, : late(data.shots).start] = False
+    both = np.repeat(tasks.all(axis=1), count)[:, None]
+    return {
+        "fresh": float(share_of(right, asked)),
+        "fresh_error": float(clustered_error(right, asked, count)),
+        "fresh_rows": count,
+        "fresh_queries": int(asked.sum()),
+        "fresh_a_b": float(share_of(right, asked & both)),
+        "fresh_elimination": float(share_of(elimination(data.p, tokens), asked)),
+        "fresh_matched": float(share_of(right[:, late(data.shots)], ~asked[:, late(data.shots)])),
+    }
 
 
 def without_a_match(history, solved):

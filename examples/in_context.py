@@ -198,6 +198,7 @@ def main(argv=None):
 
     history = {name: np.asarray(values) for name, values in run.history.items()}
     results, log, best = setup.measured(history, solved)
+    results |= setup.on_fresh_rows(run, data, args.seed)
     trained = experiment.trained
     results["seconds_per_step"] = experiment.seconds / trained if trained else None
 

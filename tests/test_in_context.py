@@ -481,6 +481,33 @@ def test_uncovered_queries(host_dev):
     assert f" late {100 * share:.0f} %" in in_context.progress(row)
 
 
+def test_fresh_rows(host_dev, monkeypatch):
+    """Other rows than the measured ones; a network that is always right, and one that is not where
+    a or b is 0."""
+    args, data, _, run = example("--shots 11 --batch 32", host_dev)
+    monkeypatch.setattr(setup, "FRESH", 20 * len(data.ood_tasks))
+    drawn = []
+
+    def predicted(batch):
+        drawn.append(batch.targets)
+        zero = ~np.repeat(data.ood_tasks.all(axis=1), 20)[:, None]
+        return (batch.targets + zero) % 7, None
+
+    monkeypatch.setattr(run, "predict", predicted)
+    found = setup.on_fresh_rows(run, data, args.seed)
+    assert found["fresh_rows"] == 20
+    assert found["fresh_a_b"] == 1
+    assert (
+        found["fresh"] == found["fresh_matched"] == pytest.approx(data.ood_tasks.all(axis=1).mean())
+    )
+    assert 1 / 7 < found["fresh_elimination"] < 1
+    measured = data.sets(generator(args.seed, "probes"))["ood_train"][:, 2::3]
+    seen = {tuple(row) for row in measured.tolist()}
+    assert not any(
+        tuple(row) in seen for row in drawn[0][data.ood_tasks.all(axis=1).argmax() :][:20]
+    )
+
+
 def test_the_progress_line_fits_a_terminal(capsys):
     """At most 100 columns with the longest numbers, the step and the rate around them."""
     row = {f"{name}_accuracy": np.ones(3) for name in setup.SETS}
