@@ -24,8 +24,8 @@ class TwoLayerNet:
 
     U (S, P, N): row n of table s is what input n_s = n adds to the N pre-activations;  W (N, C):
     read-out. In the papers' notation U[s] is the transpose of U^(s) and W the transpose of W. phi
-    is x^S unless an activation is given. Weights ~ Normal(0, (0.5/(2N)^(1/3))^2). Dropout acts on the
-    pre-activations; with batchnorm the activations pass through BatchNorm (gain, shift, running
+    is x^S unless an activation is given. Weights ~ Normal(0, (0.5/(2N)^(1/3))^2). Dropout acts on
+    the pre-activations; with batchnorm the activations pass through BatchNorm (gain, shift, running
     statistics of shape N) before the read-out. Raises InputError for sizes below 1 and unknown
     activations.
     Sources: Grokking modular polynomials; To grok or not to grok (BatchNorm: eq. 5).
@@ -45,9 +45,7 @@ class TwoLayerNet:
 
     by_neurons = True
 
-    def __init__(
-        self, p: int, width: int, terms=2, activation=None, classes=None, batchnorm=False
-    ):
+    def __init__(self, p: int, width: int, terms=2, activation=None, classes=None, batchnorm=False):
         self.p = integer(p, "p", 1)
         self.width = integer(width, "width", 1)
         self.terms = integer(terms, "terms", 1)
