@@ -190,8 +190,10 @@ def _table(name: str, counts: tuple, rates: tuple = (), **options) -> Case:
     """Members with data of their own, of different sizes: at once some rows have weight 0."""
     net = mlp.TwoLayerNet(5, 6, **options)
     rng = seeded(name)
-    inputs = [rng.integers(0, 5, (net.terms, n)) for n in counts]
-    data = [(n, rng.integers(0, 5, n.shape[1])) for n in inputs]
+    data = []
+    for n in counts:
+        inputs = rng.integers(0, 5, (net.terms, n))
+        data.append((inputs, rng.integers(0, 5, n)))
     batch = partial(batches.TableBatch, model=net, data=data, whole=net.batchnorm)
     members = len(counts)
     dropout = (mask_keys(range(members), step=1), np.array(rates)) if rates else None
