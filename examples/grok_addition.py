@@ -151,7 +151,7 @@ def main(argv=None):
 
     paper = PAPER if as_in_the_paper(args) else {}
     experiment.finish(measured(run.history), run.history, figures, paper, "paper")
-    if not paper:
+    if not paper and args.terms == 2:
         print(f"beside the paper's numbers, in its setting: {PAPER_FLAGS}")
     return None
 
