@@ -67,7 +67,7 @@ def arguments(argv=None):
     add("--init-scale", type=cli.positive(), default=1.0, help="multiplies the initial weights")
     add("--log-every", type=count, default=5, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
-    terms = p.parse_known_args(argv)[0].terms
+    terms = cli.chosen(p, argv).terms
     p.set_defaults(activation=power(terms), **USUAL[terms])
     return cli.parse(p, argv, QUICK[terms])
 
