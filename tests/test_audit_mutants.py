@@ -581,6 +581,14 @@ two-layer gelu | models.mlp.TwoLayerNet.backward
 - a = tape["hidden.post"]
 + a = tape["hidden.pre"]
 
+two-layer four terms | ops.embedding._add_groups_host
+- for s, group in enumerate(groups):
++ for s, group in enumerate(groups[:3]):
+
+training four terms | engine.kernels
+- np.multiply(k * _power(x, k - 1), dy, out=dx)
++ np.multiply(k * _power(x, min(k - 1, 2)), dy, out=dx)
+
 two-layer stage | models.chain._backward
 - if o.params:
 + if o.params and not print(end="") and (dy := dy * 2) is not None:

@@ -85,6 +85,24 @@ def test_other_numbers_of_terms_and_runs_without_an_order(terms, host_dev, drawn
         assert len(fig.subfigs[1].legends[0].get_texts()) == terms + 1
 
 
+def test_four_terms_have_the_panels_of_the_paper(host_dev, drawn):
+    """Losses; accuracies with the mean IPR on an axis of its own; IPR at the start and at the end.
+    The five rows of a neuron are told apart by colour and by marker."""
+    run = Training.on_task(tg.TwoLayerNet(5, 12, terms=4), tg.addition(5, terms=4), device=host_dev)
+    run.extra = mean_ipr
+    run.fit(4, 2)
+    run.plot("x.png")
+    top, middle, bottom = drawn[0].subfigs
+    loss, accuracy = top.axes
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("mse loss", "accuracy")
+    assert accuracy.child_axes[0].get_ylabel() == "mean IPR of the neurons"
+    names = [text.get_text() for text in bottom.axes[2].get_legend().get_texts()]
+    assert [name.partition(",")[0] for name in names] == ["at the start", "after 4 steps"]
+    dots = middle.axes[0].lines[1::2]
+    looks = {(dot.get_marker(), dot.get_color()) for dot in dots}
+    assert len(looks) == len({marker for marker, _ in looks}) == 5
+
+
 def test_the_title_says_what_is_seen(host_dev):
     history = {"step": [0, 5, 10, 15], "ipr_mean": [0.1, 0.1, 0.2, 0.3]}
     history["train_accuracy"] = [0, 1, 1, 1]

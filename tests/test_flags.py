@@ -73,6 +73,10 @@ ABSURD = {
         "--p 1000 --width 100000 --dtype float64",
         "--task dihedral --p 1000 --width 1000000",
         "--threads 1000000",
+        "--terms 4 --p 1000",
+        "--terms 3 --p 1000 --width 1",
+        "--terms 4 --p 97",
+        "--terms 3 --width 1000000 --dtype float64",
     ],
     "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --width 100000"],
     "ground_truth": [

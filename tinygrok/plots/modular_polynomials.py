@@ -104,7 +104,7 @@ def _neuron(ax, k: int, rows: list[np.ndarray], order: np.ndarray | None) -> Non
             n = f * n % len(x)
             place = "log n" if order[0] else "n"  # products: 1, g, g^2, ...
             ax.set(title=f"neuron {k}: frequency {f}", xlabel=f"({f} {place}) mod {len(x)}")
-        ax.plot(n, x, "os^D"[s % 4], color=color, ms=2.5, mew=0, label=name)
+        ax.plot(n, x, "os^Dv"[s % 5], color=color, ms=2.5, mew=0, label=name)
     ax.locator_params(axis="x", integer=True)
 
 
