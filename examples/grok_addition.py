@@ -11,6 +11,7 @@ figure. Papers: Gromov, arXiv 2301.02679; Doshi et al., arXiv 2310.13061 (Figure
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _film as film  # isort: skip
 import _memory as memory  # isort: skip
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
@@ -22,7 +23,12 @@ from tinygrok.training.tables import Training, mean_ipr
 
 QUICK = {"p": 59, "width": 200, "weight_decay": 2.0}
 PAPER_FLAGS = "--loss mse --weight-decay 5 --steps 100"
-NOT_OF_THE_PAPER = {"seed", "log_every", "dtype"}  # flags that leave the paper's setting what it is
+NOT_OF_THE_PAPER = {
+    "seed",
+    "log_every",
+    "dtype",
+    "animate",
+}  # flags that leave the paper's setting what it is
 PAPER = {  # Figure 2 of arXiv 2310.13061
     "train_accuracy": "1.000",
     "test_accuracy": "1.000",
@@ -51,8 +57,11 @@ def arguments(argv=None):
     add("--dropout", type=rate, default=0.0, help="dropout rate of the pre-activations")
     add("--init-scale", type=cli.positive(), default=1.0, help="multiplies the initial weights")
     add("--log-every", type=count, default=5, help="steps between measurements")
+    film.add_flag(p)
     cli.add_checkpoints(p, 30.0)
-    return cli.parse(p, argv, QUICK)
+    args = cli.parse(p, argv, QUICK)
+    film.check(args)
+    return args
 
 
 def build(args, dev):
@@ -111,6 +120,7 @@ def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
     run = build(args, experiment.dev)
+    film.check_waves(args, run)
     experiment.open(run)
     train, test = (mask.sum() for mask, _ in run.evaluation.splits.values())
     sizes = f"{train} training pairs, {test} held out"
@@ -121,6 +131,8 @@ def main(argv=None):
 
     def figures(out):
         run.figure(out / "grok_addition.png")
+        if args.animate:
+            film.write(run, out / cli.WEIGHTS, out / "grok_addition.gif")
 
     paper = PAPER if as_in_the_paper(args) else {}
     experiment.finish(measured(run.history), run.history, figures, paper, "paper")

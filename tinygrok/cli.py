@@ -185,7 +185,8 @@ def parse(p: _Parser, argv: list[str] | None, quick: dict | None = None) -> argp
 
 # Flags that only say where and how to compute and show.
 HIDDEN = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds"}
-HIDDEN |= {"workers", "scheduler", "command", "defaults", "changed", "keep_every"}
+HIDDEN |= {"workers", "scheduler", "command", "defaults", "changed"}
+HIDDEN |= {"keep_every", "animate"}
 
 
 def config(args: argparse.Namespace) -> dict:
