@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+from _pictures import MOST, reduced
 
 from tinygrok import cli
 from tinygrok.disk.writer import atomic_write
@@ -10,12 +11,13 @@ from tinygrok.plots.colors import ORANGE, TEST, TRAIN, UNIT
 from tinygrok.plots.modular_polynomials import GREYS, clearest, dominant
 from tinygrok.plots.style import SHARE, chance, figure, image, label
 from tinygrok.probes.fourier import neuron_rows, spectrum
+from tinygrok.probes.phases import step_of_99
 from tinygrok.training.checkpoint import load_arrays
 
 FRAMES = 40  # at most, and the first
 FRAME_MS = 150
 LAST_MS = 3000
-COLORS = 48  # of the palette that all frames share
+ERROR = 10  # levels of 255 by which a colour may be off
 ROWS = 100  # of the spectra, at most
 WEIGHTS = {"U1[n]": (TRAIN, "o"), "U2[n]": (ORANGE, "s"), "W[q]": (TEST, "^")}  # of a neuron
 
@@ -43,7 +45,10 @@ def check_waves(args, run):
 class Film:
     """The artists of a figure, moved from frame to frame.
 
-    frames   {step: weights}, the last one chooses the neurons and the order of the rows"""
+    frames   {step: weights}
+
+    Neurons are the clearest ones when the test accuracy reaches 99 %: those that did it. The last
+    frame says what their frequencies are, and orders the rows of the spectra."""
 
     def __init__(self, run, frames):
         self.history = {name: np.asarray(column) for name, column in run.history.items()}
@@ -51,13 +56,16 @@ class Film:
         last = list(self.frames.values())[-1]
         self.figure = figure(7, 5.2)
         self.figure.set_dpi(100)
+        self.title = self.figure.suptitle(" ")
         top, bottom = self.figure.subfigures(2, 1, height_ratios=(1.15, 1))
         accuracy, shares = top.subplots(1, 2, width_ratios=(1.5, 1))
         self._accuracies(accuracy, len(last[-1].T))
         order = np.argsort(dominant(last[-1]), kind="stable")
         self.shown = order[:: -(-len(order) // ROWS)]
         self._spectra(shares, last)
-        self.neurons = clearest(last, 3)
+        understood = step_of_99(run.history, "test")
+        late = [rows for step, rows in self.frames.items() if step >= (understood or np.inf)]
+        self.neurons = clearest([*late, last][0], 3)
         self._neurons(bottom, last, place="log n" if run.order[0] else "n")
 
     def _accuracies(self, ax, p):
@@ -72,7 +80,6 @@ class Film:
         ax.xaxis.set_major_formatter("{x:g}")
         limits = (0, max(1, steps[-1]))
         label(ax, above=2, xlabel="step", ylabel="accuracy, IPR", xlim=limits, ylim=SHARE)
-        self.title = ax.set_title(" ", loc="left", pad=34)
 
     def _spectra(self, ax, rows):
         self.image = image(ax, self._shares(rows), UNIT | GREYS, xlabel="frequency")
@@ -132,15 +139,25 @@ def load_frames(folder):
     return frames
 
 
+def shared_palette(*pictures):
+    """The commonest colours of some pictures, as bytes."""
+    pixels = np.concatenate([np.asarray(picture).reshape(-1, 3) for picture in pictures])
+    palette, _ = reduced(pixels, ERROR)
+    return palette[:MOST].tobytes()
+
+
 def write(run, folder, path):
     """The film of a run whose weights were kept in a folder."""
+    from PIL import Image
+
     frames = load_frames(folder)
     if not frames:
         print(f"no film: there are no weights in {folder}")
         return
     film = Film(run, frames)
     pictures = [film.draw(step) for step in frames]
-    palette = pictures[-1].quantize(COLORS)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(shared_palette(pictures[0], pictures[-1]))
     drawn = [picture.quantize(palette=palette, dither=0) for picture in pictures]
     times = [FRAME_MS] * (len(drawn) - 1) + [LAST_MS]
     data = io.BytesIO()
