@@ -5,8 +5,9 @@
     python examples/record.py                                       # make the pages anew
 
 A finished run is kept in examples/results as NAME.json (its run.json: command, date, device, time,
-settings, results) and NAME.png. README.md and the pages in examples/ are made from the templates in
-examples/results/pages, in which {{NAME::RESULT::FORMAT}} stands for a number of a recorded run:
+settings, results) and NAME.png; its maps.npz, where it has one, as NAME.npz. README.md and the
+pages in examples/ are made from the templates in examples/results/pages, in which
+{{NAME::RESULT::FORMAT}} stands for a number of a recorded run, such as
 {{grok_addition::test_accuracy::.1%}}. So no number is typed by hand, and a test fails when a page
 and its records disagree."""
 
@@ -29,6 +30,8 @@ KEPT = ("date", "device", "dtype", "versions", "wall_seconds", "config", "result
 # Flags that say where a run was made and written, not what was run.
 PLACES = ("--out", "--threads", "--workers", "--scheduler")
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
+MAPS = "maps.npz"
+MAPS_BYTES = 200_000
 RESULT_LETTERS = 6000  # of a record; long results, tables and curves, stay in the run's folder
 
 
@@ -78,9 +81,15 @@ def keep(folder: Path, name: str, picture: str) -> None:
     record["device"] = run["device"].split(";")[0]
     record["results"] = shortest(run["results"])
     record["config"] = {key: bare(value) for key, value in run["config"].items()}
+    maps = folder / MAPS
+    if maps.exists() and maps.stat().st_size > MAPS_BYTES:
+        raise InputError(f"{maps}: more than {MAPS_BYTES} bytes")
     pictures = [small_png(path) for path in sorted(folder.glob(picture))[:1]]
     write_json(RESULTS / f"{name}.json", record)
     print(f"kept {RESULTS / name}.json")
+    if maps.exists():
+        atomic_write(RESULTS / f"{name}.npz", lambda file: file.write(maps.read_bytes()))
+        print(f"kept {RESULTS / name}.npz")
     for png, colors in pictures:
         path = RESULTS / f"{name}.png"
         atomic_write(path, lambda file, png=png: file.write(png))

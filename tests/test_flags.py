@@ -73,6 +73,8 @@ ABSURD = {
         "--p 1000 --width 100000 --dtype float64",
         "--task dihedral --p 1000 --width 1000000",
         "--threads 1000000",
+        "--p 97 --width 1000000 --keep-every 10",
+        "--p 11 --keep-every 1 --steps 100000000",
     ],
     "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --width 100000"],
     "ground_truth": [

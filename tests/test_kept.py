@@ -5,6 +5,7 @@ import pytest
 
 import grok_addition  # isort: skip
 import corrupted_labels  # isort: skip
+import _film  # isort: skip
 from tinygrok.disk import writer
 from tinygrok.engine.errors import InputError
 from tinygrok.training import checkpoint
@@ -118,3 +119,26 @@ def test_on_step_is_called_at_the_beginning_and_after_every_step():
     run.fit(3, on_step=lambda run: steps.append(run.t))
     run.fit(5, on_step=lambda run: steps.append(run.t))
     assert steps == [0, 1, 2, 3, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_a_film_of_the_transition(tmp_path):
+    """At most FRAMES and the first, the last one included; the curves grow to the end."""
+    Image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    flags = "--p 11 --width 8 --threads 1 --log-every 5 --steps 90 --animate --out"
+    grok_addition.main([*flags.split(), str(tmp_path / "a")])
+    steps = list(kept(tmp_path / "a"))
+    assert steps == list(range(0, 91, 2))
+    path = tmp_path / "a/grok_addition.gif"
+    with Image.open(path) as film:
+        assert (film.format, film.n_frames) == ("GIF", 23)
+    assert path.stat().st_size < 2_000_000
+    assert max(_film.load_frames(tmp_path / "a/weights")) == 90
+    assert path.name in (tmp_path / "a/.tinygrok").read_text()
+
+
+def test_a_film_without_weights_says_so(tmp_path, capsys):
+    _film.write(None, tmp_path, tmp_path / "a.gif")
+    assert "there are no weights" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

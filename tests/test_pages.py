@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from tinygrok.engine.errors import InputError
+from tinygrok.probes.phases import PHASES
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 sys.path.insert(0, str(EXAMPLES))
 record = importlib.import_module("record")
 pictures = importlib.import_module("_pictures")
+phase_diagram = importlib.import_module("phase_diagram")
 TEMPLATES = sorted(record.TEMPLATES.glob("*.md"))
 RECORDS = sorted(record.RESULTS.glob("*.json"))
 IDS = {"ids": lambda path: path.name}
@@ -128,6 +130,49 @@ def test_placeholders():
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
         record.keep(tmp_path, "x", "*.png")
+
+
+def check_maps(path):
+    """The maps that stand beside a record are those that its numbers were counted in."""
+    run = json.loads(path.with_suffix(".json").read_text())
+    assert path.stat().st_size <= record.MAPS_BYTES
+    with np.load(path) as maps:
+        phases = maps["phase"]
+        shape = (len(maps["strength"]), len(maps["alpha"]), len(maps["xi"]))
+        assert phases.shape == maps["train"].shape == maps["test"].shape == shape
+        strengths = maps["strength"].tolist()
+    assert strengths == run["config"]["strengths"]
+    name = run["config"]["regularizer"].replace("_", " ")
+    for strength, cells in zip(strengths, phases, strict=True):
+        counts = np.bincount(cells.ravel(), minlength=len(PHASES)).tolist()
+        said = [run["results"].get(f"{name} {strength:g}: {phase}", 0) for phase in PHASES]
+        assert said == counts
+
+
+def test_maps_say_what_their_records_say():
+    for path in record.RESULTS.glob("*.npz"):
+        check_maps(path)
+
+
+def test_maps_are_kept(tmp_path, monkeypatch):
+    """Those of a small sweep, with its record; too large ones are refused, nothing is written."""
+    out = tmp_path / "run"
+    flags = "--grid 2 --p 11 --width 8 --steps 5 --strengths 0 5 --no-plot --threads 1"
+    phase_diagram.main([*flags.split(), "--out", str(out)])
+    results = tmp_path / "results"
+    monkeypatch.setattr(record, "RESULTS", results)
+    record.keep(out, "x", "*.png")
+    check_maps(results / "x.npz")
+    with np.load(out / "maps.npz") as maps:
+        arrays = dict(maps)
+    arrays["phase"] = (arrays["phase"] + 1) % len(PHASES)
+    np.savez(results / "x.npz", **arrays)
+    with pytest.raises(AssertionError):
+        check_maps(results / "x.npz")
+    (out / "maps.npz").write_bytes(b"0" * (record.MAPS_BYTES + 1))
+    with pytest.raises(InputError, match="maps.npz: more than 200000 bytes"):
+        record.keep(out, "y", "*.png")
+    assert not (results / "y.json").exists()
 
 
 def painted(size):
