@@ -322,7 +322,7 @@ class Experiment:
         state: the file in it that --resume goes on from."""
         resume = getattr(self.args, "resume", False)
         keep_every = getattr(self.args, "keep_every", None)
-        if keep_every:
+        if keep_every and run is not None:
             check_kept(run, self.args.steps, keep_every)
         if resume and not (self.out / state).exists():
             raise InputError(f"--resume: there is no {state} in {self.out}")
