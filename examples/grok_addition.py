@@ -14,6 +14,7 @@ mse --weight-decay 5 besides --terms 4).
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _film as film  # isort: skip
 import _memory as memory  # isort: skip
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet, power
@@ -35,7 +36,8 @@ QUICK = {
 }
 MANY_TERMS = ("addition", "multiplication")  # tasks that have more than two where asked
 PAPER_FLAGS = "--loss mse --weight-decay 5 --steps 100"
-NOT_OF_THE_PAPER = {"seed", "log_every", "dtype"}  # flags that leave the paper's setting what it is
+# Flags that leave the paper's setting what it is.
+NOT_OF_THE_PAPER = {"seed", "log_every", "dtype", "animate"}
 PAPER = {  # Figure 2 of arXiv 2310.13061
     "train_accuracy": "1.000",
     "test_accuracy": "1.000",
@@ -66,10 +68,13 @@ def arguments(argv=None):
     add("--dropout", type=rate, default=0.0, help="dropout rate of the pre-activations")
     add("--init-scale", type=cli.positive(), default=1.0, help="multiplies the initial weights")
     add("--log-every", type=count, default=5, help="steps between measurements")
+    film.add_flag(p)
     cli.add_checkpoints(p, 30.0)
     terms = cli.chosen(p, argv).terms
     p.set_defaults(activation=power(terms), **USUAL[terms])
-    return cli.parse(p, argv, QUICK[terms])
+    args = cli.parse(p, argv, QUICK[terms])
+    film.check(args)
+    return args
 
 
 def task_of(args):
@@ -138,6 +143,7 @@ def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
     run = build(args, experiment.dev)
+    film.check_waves(args, run)
     experiment.open(run)
     train, test = (mask.sum() for mask, _ in run.evaluation.splits.values())
     sizes = f"{train} training inputs, {test} held out"
@@ -148,6 +154,8 @@ def main(argv=None):
 
     def figures(out):
         run.figure(out / "grok_addition.png")
+        if args.animate:
+            film.write(run, out / cli.WEIGHTS, out / "grok_addition.gif")
 
     paper = PAPER if as_in_the_paper(args) else {}
     experiment.finish(measured(run.history), run.history, figures, paper, "paper")

@@ -54,7 +54,7 @@ def test_a_neuron_is_unwound_to_one_period():
     p = 23
     weights = addition_weights(tg.addition(p, (2, 3)), 5 * 6, "exact")
     rows = plots.neuron_rows(weights, np.arange(p))
-    chosen = plots._clearest(rows, 3)
+    chosen = plots.clearest(rows, 3)
     assert len({int(plots.dominant(rows[-1][k])) for k in chosen}) == 3
     ax = style.figure(3, 3).subplots()
     plots._neuron(ax, chosen[0], [x[chosen[0]] for x in rows], np.arange(p))
@@ -71,7 +71,7 @@ def test_waves_of_half_the_circle_or_none_are_not_chosen():
     """A sign that alternates and a constant have IPR 1, but there is no period to see."""
     n = np.arange(12)
     W = np.array([(-1.0) ** n, np.ones(12), np.cos(2 * np.pi * 5 * n / 12)])
-    assert plots._clearest([W, W, W], 3)[0] == 2
+    assert plots.clearest([W, W, W], 3)[0] == 2
     assert plots.dominant(W[2]) == 5
 
 

@@ -77,6 +77,8 @@ ABSURD = {
         "--terms 3 --p 1000 --width 1",
         "--terms 4 --p 97",
         "--terms 3 --width 1000000 --dtype float64",
+        "--p 97 --width 1000000 --keep-every 10",
+        "--p 11 --keep-every 1 --steps 100000000",
     ],
     "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --width 100000"],
     "ground_truth": [
