@@ -4,7 +4,9 @@ before and after the tuning."""
 import functools
 import time
 
-from tinygrok.criticality.autoinit import autoinit, predicted_loss
+import numpy as np
+
+from tinygrok.criticality.autoinit import autoinit
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import cosine
 from tinygrok.engine.rng import generator
@@ -18,6 +20,9 @@ TOKENS = GELU | {"width": 64, "depth": 6, "lr": [2e-3], "steps": 400, "batch": 6
 VGG = RELU | {"width": 8, "depth": 0, "lr": [0.02], "steps": 1000, "batch": 64}
 VGG_BN = VGG | {"lr": [0.05]}
 PRESETS = {"mlp": MLP, "resmlp": TOKENS, "mixer": TOKENS, "vgg": VGG, "vgg_bn": VGG_BN}
+# Flags that do nothing with a model.
+IDLE = {"mlp": ("patch", "layer_scale"), "resmlp": ("norm",), "mixer": ("norm", "layer_scale")}
+IDLE["vgg"] = IDLE["vgg_bn"] = ("depth", "patch", "norm", "mu", "layer_scale")
 QUICK = {"steps": 300, "batch": 64, "tune_steps": 60, "seeds": 3}
 QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}, "vgg": {"steps": 60}, "vgg_bn": {"steps": 60}}
 QUICK_SIZE["resmlp"] = QUICK_SIZE["mixer"] = {"width": 32, "depth": 2, "steps": 100}
@@ -54,6 +59,19 @@ def build_vgg(args, image, classes):
         raise InputError(f"--width {args.width}: {allowed}")
     options = {"batchnorm": args.model == "vgg_bn", "activation": args.activation}
     return vision.vgg(image, classes, divide=channels // args.width, **options)
+
+
+def predicted_loss(J, steps, lr, schedule):
+    """The Jacobian log loss before every step of a tuning, from the J of the blocks at its start.
+
+    Every block alone, one multiplier a of its weights, J ~ a^2 (ReLU, no residual connections):
+    ln J changes by twice the change of ln a, which is -lr dL/d ln a = -2 lr ln J, at most 0.3."""
+    logs = np.log(J)
+    losses = []
+    for t in range(steps):
+        losses.append(0.5 * (logs**2).sum())
+        logs = logs + 2 * np.clip(-2 * lr * schedule(t + 1) * logs, -0.3, 0.3)
+    return losses
 
 
 class Start:

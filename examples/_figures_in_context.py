@@ -21,6 +21,7 @@ UNKNOWN = {"any_any": {"label": "random tasks, random inputs", "color": TEST}}
 SOLVERS = {"ratio_matching": "k--", "modular_regression": "k:", "retrieval": "k-."}
 RULES = {  # sets of rows by rule
     "ood_line": {"label": "one line: ratio matching answers", "color": GREEN, "ls": "--"},
+    "ood_two_lines": {"label": "two lines, which?", "color": GREEN, "ls": ":"},
     "ood_steps": {"label": "sums, steps shown", "color": ORANGE, "ls": "-."},
     "ood_axis": {"label": "sums, no step shown", "color": TEST},
     "ood_direction_free": {
@@ -56,7 +57,7 @@ def numbers(features: dict[str, dict], path: Path) -> None:
     """Features of a single number: two components, parity of the logarithm, power by character.
 
     features {name: {"scores" (p, >= 2), "log" (p,), "base", "power" ((p-1)/2,),
-                     "legendre": probes.representation.legendre}}"""
+                     "legendre": _in_context_features.legendre}}"""
     fig = figure(9.6, 3.4 * len(features))
     rows = fig.subplots(len(features), 3, squeeze=False)
     for row, (name, f) in zip(rows, features.items(), strict=True):

@@ -20,7 +20,7 @@ def critical_init(
     maps      {title: (len(sb2), len(sw2))}, over axes (sw2, sb2)
     line      (sw2, sb2) or None
     profiles  {"K", "chi_J", "J": (layers, theory, mean, error)}
-    table     comparison of theory and networks (criticality.finite.compare)
+    table     comparison of theory and networks (_critical_networks.compare)
     zeta      exponent of J at infinite depth; None: J is no power of the depth"""
     panels = _panels(case, profiles, table, zeta)
     fig = figure(9.6, 8)

@@ -3,6 +3,7 @@
 from itertools import product
 
 import numpy as np
+from _in_context_features import cosine_map, legendre, pair_score
 
 from tinygrok.probes import attention, representation, shots
 from tinygrok.tasks.modular import all_pairs, discrete_log, pair_numbers
@@ -59,7 +60,7 @@ def number(feature, order):
     """Circle and Legendre symbol of a feature (p, d) of numbers, and a row of the figure."""
     p = len(feature)
     circle = representation.circle(feature, order)
-    legendre = representation.legendre(feature, order)
+    parity = legendre(feature, order)
     base = circle["base"] or int(order[1])
     log = discrete_log(p)
     to_base = log * pow(int(log[base]), -1, p - 1) % (p - 1)
@@ -67,14 +68,14 @@ def number(feature, order):
         "circle": circle["share"],
         "circle_m": circle["m"],
         "circle_zero": circle["zero"],
-        "legendre": abs(legendre["correlation"]).max(),
-        "legendre_r2": legendre["r2"],
+        "legendre": abs(parity["correlation"]).max(),
+        "legendre_r2": parity["r2"],
     }
     row = {
         "scores": representation.pca(feature)[0],
         "log": np.where(log < 0, -1, to_base),
         "base": base,
-        "legendre": legendre,
+        "legendre": parity,
         "power": representation.character_power(feature, order),
     }
     return results, row
@@ -133,12 +134,12 @@ def similarities(streams, outputs, task):
     titles = {"block": [], "head": []}
     for kind, title, feature in features:
         token = title[-1]
-        similarity = representation.cosine_map(feature)
+        similarity = cosine_map(feature)
         scores = []
         for name, label in labels.items():
             if token == "x":
                 continue
-            score = representation.pair_score(similarity, label)
+            score = pair_score(similarity, label)
             results.setdefault(f"{name}_score_{kind}_{token}", []).append(score)
             scores.append(f"{name} {score:+.2f}")
         maps[kind].append(similarity)

@@ -4,6 +4,7 @@ In a file of its own, which the workers and the scheduler of a cluster can impor
 
 import in_context  # first: it sets up BLAS threads before NumPy loads
 
+from tinygrok import cli
 from tinygrok.engine.device import get_device
 from tinygrok.training.checkpoint import fit_in_pack
 
@@ -13,13 +14,7 @@ SOLVERS = ("retrieval", "ratio_matching")  # accuracy at the last shot, held-out
 
 def options_of(flags):
     """The options of in_context.py for a point."""
-    words = []
-    for name, value in flags.items():
-        if isinstance(value, bool):
-            words += [f"--{name}"] * value
-        else:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return in_context.arguments(words)
+    return in_context.arguments(cli.words(flags))
 
 
 def train(pack, device, threads, tf32, folder):

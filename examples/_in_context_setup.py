@@ -3,7 +3,7 @@ reference solvers."""
 
 import _memory as memory
 import numpy as np
-from _shares import shares
+from _shares import moving_shares
 
 from tinygrok import cli
 from tinygrok.engine.rng import generator
@@ -11,19 +11,19 @@ from tinygrok.models.gpt import GPT
 from tinygrok.tasks import in_context as ic
 from tinygrok.tasks.in_context_rows import RULES, MixedRows
 from tinygrok.tasks.modular import inverses
-from tinygrok.tasks.shares import MovingShares
 
 SETS = ("id_train", "id_test", "ood_train", "ood_test")
 ROWS = {rule: f"ood_{rule.replace('-', '_')}" for rule in RULES[1:]}  # sets that some pools lack
 SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
+FRESH = 4000  # sequences that are drawn anew at the end
 LATE = 8  # examples in context from which on uncovered queries are counted together
 
 
-def moving_shares(args):
+def shares_of_rows(args):
     """Shares of the rules of rows; without --start they stay."""
-    end = shares(args.rows)
-    start = shares(args.start) if args.start else end
-    return MovingShares(RULES, start, end, args.ramp)
+    end = ("--rows", args.rows)
+    start = ("--start", args.start) if args.start else end
+    return moving_shares(RULES, start, end, args.ramp)
 
 
 def check_batch(args):
@@ -43,7 +43,7 @@ def make_data(args):
     size = (args.p, args.shots, args.tasks, args.alpha)
     data = ic.InContextData.make(*size, rng, args.rule, args.repeats)
     data.tasks_per_step = args.tasks_per_step
-    return MixedRows(**vars(data), shares=moving_shares(args), fade=args.fade)
+    return MixedRows(**vars(data), shares=shares_of_rows(args), fade=args.fade)
 
 
 def make_model(args):
@@ -56,7 +56,7 @@ def make_model(args):
 
 def require_memory(args, dev, net):
     """Of the network, and of the solvers' table: agreements of sequences, shots and tasks."""
-    sequences = max(500, ic.QUESTIONS * ic.MAX_OOD)
+    sequences = max(FRESH, ic.QUESTIONS * ic.MAX_OOD)
     # Answers, their residues (integers) and whether they are right.
     agreements = sequences * args.shots * args.tasks * (8 + 8 + 1)
     needed = memory.gpt(dev, net, args.batch, sequences)
@@ -79,6 +79,7 @@ def solvers(p, tokens, id_tasks):
     xy = triples[..., :2]
     z = triples[..., 2]
     accuracies = {name: [] for name in SOLVERS}
+    known = []
     retrieved = []
     for k in range(z.shape[1]):
         context = (p, xy[:, :k], z[:, :k], xy[:, k])
@@ -87,8 +88,9 @@ def solvers(p, tokens, id_tasks):
         retrieval = ic.retrieval(*context, id_tasks)
         for name, answer in zip(SOLVERS, (ratio, regression, retrieval), strict=True):
             accuracies[name].append(ic.solver_accuracy(p, *answer, z[:, k]))
+        known.append(ratio[1])
         retrieved.append(retrieval[0] == z[:, k])
-    known = matched(p, tokens)
+    known = np.stack(known, axis=1)
     uncovered = ~known
     uncovered[:, : late(z.shape[1]).start] = False
     guessed = float(share_of(elimination(p, tokens), uncovered))
@@ -115,7 +117,7 @@ def rows_by_rule(p, sets):
         if name not in sets:
             continue
         known = matched(p, sets[name])
-        asked = np.ones_like(known) if rule == "line" else ~known
+        asked = np.ones_like(known) if rule in ("line", "two-lines") else ~known
         asked[:, : late(asked.shape[1]).start] = False
         right = np.where(known, 1.0, elimination(p, sets[name]))
         late_by_set[name] = asked
@@ -128,10 +130,27 @@ def share_of(right, asked):
     return right[asked].mean() if asked.any() else np.nan
 
 
-def watch(run, solved):
+def clustered_error(right, asked, rows):
+    """Standard error of share_of(right, asked), (sequences, shots) of tasks that all get the same
+    `rows` rows of inputs, task by task.
+
+    Queries of a row are as easy or hard together, in all tasks. With n_r of them in row r, h_r of
+    which are right, and the share s: sqrt(k/(k - 1) sum_r (h_r - s n_r)^2) / sum_r n_r over the k
+    rows that have some; nan for fewer than two."""
+    by_row = (-1, rows, asked.shape[1])
+    hits = (right & asked).reshape(by_row).sum(axis=(0, 2))
+    count = asked.reshape(by_row).sum(axis=(0, 2))
+    k = np.count_nonzero(count)
+    if k < 2:
+        return np.nan
+    off = hits - hits.sum() / count.sum() * count
+    return np.sqrt(k / (k - 1) * (off @ off)) / count.sum()
+
+
+def watch(run, solved, rows):
     """Let the run measure o.o.d. accuracy on train inputs by whether ratio matching has an answer:
-    at the last shot (ood_covered, ood_uncovered), and on all late shots where it has none; the
-    latter also on rows by rule."""
+    at the last shot (ood_covered, ood_uncovered), and on all late shots where it has none, with its
+    standard error (of `rows` rows of inputs); the latter also on rows by rule."""
     known = solved["known"][:, -1]
 
     def by_need(run, predicted):
@@ -141,6 +160,7 @@ def watch(run, solved):
             "ood_covered": share_of(last, known),
             "ood_uncovered": share_of(last, ~known),
             "uncovered": share_of(right, solved["uncovered"]),
+            "uncovered_error": clustered_error(right, solved["uncovered"], rows),
         }
         for name, asked in solved["late"].items():
             result[f"{name}_late"] = share_of(predicted[name] == run.sets[name].targets, asked)
@@ -152,7 +172,7 @@ def watch(run, solved):
 def fill_history(run):
     """nan in the rows of a checkpoint from before something was measured."""
     rows = len(run.history["step"])
-    if rows and "uncovered" not in run.history:
+    if rows:
         for name, value in run.measurements().items():
             unknown = np.full(np.shape(value), np.nan)
             run.history.setdefault(name, [unknown] * rows)
@@ -210,22 +230,47 @@ def measured(history, solved):
     return results, log, best
 
 
+def on_fresh_rows(run, data, seed):
+    """The late queries without a match once more, of the network as it is: on some FRESH sequences
+    of held-out tasks and of rows of train inputs drawn freely, several times as many rows as in the
+    sets that the run measures. Accuracies are of all of them, of tasks with a, b != 0, and of a
+    learner that excludes answers."""
+    tasks = data.ood_tasks
+    count = max(ic.QUESTIONS, FRESH // len(tasks))
+    rng = generator(seed, "probes")
+    data.sets(rng)  # other rows than these
+    rows = data.draw_pairs(data.train_pool, count, rng)
+    tokens = data.sequences(tasks, rows)
+    batch = run.make_batch(tokens)
+    right = run.predict(batch)[0] == batch.targets
+    asked = ~matched(data.p, tokens)
+    asked[:, : late(data.shots).start] = False
+    both = np.repeat(tasks.all(axis=1), count)[:, None]
+    return {
+        "fresh": float(share_of(right, asked)),
+        "fresh_error": float(clustered_error(right, asked, count)),
+        "fresh_rows": count,
+        "fresh_queries": int(asked.sum()),
+        "fresh_a_b": float(share_of(right, asked & both)),
+        "fresh_elimination": float(share_of(elimination(data.p, tokens), asked)),
+        "fresh_matched": float(share_of(right[:, late(data.shots)], ~asked[:, late(data.shots)])),
+    }
+
+
 def without_a_match(history, solved):
     """Of the late o.o.d. queries for which ratio matching has no answer: their number, accuracy at
-    the end with its binomial standard error (rows of inputs recur in all tasks: it is too small by
-    a factor of 2 to 3), the best one, those of elimination and of retrieval, which is never right
-    here: two tasks agree on one line through 0, so that the pre-training task that agrees with an
-    example is wrong off its line. To retrieve is to stay below chance, 1/p."""
+    the end with its standard error over rows of inputs, the best one, those of elimination and of
+    retrieval, which is never right here: two tasks agree on one line through 0, so that the
+    pre-training task that agrees with an example is wrong off its line. To retrieve is to stay
+    below chance, 1/p."""
     asked = solved["uncovered"]
-    count = int(asked.sum())
     accuracies = history["uncovered"]
-    last = float(accuracies[-1])
     known = np.flatnonzero(~np.isnan(accuracies))
     best = known[accuracies[known].argmax()] if len(known) else -1
     return {
-        "uncovered": last,
-        "uncovered_error": (last * (1 - last) / count) ** 0.5 if count else np.nan,
-        "uncovered_queries": count,
+        "uncovered": float(accuracies[-1]),
+        "uncovered_error": float(history["uncovered_error"][-1]),
+        "uncovered_queries": int(asked.sum()),
         "uncovered_elimination": solved["elimination"],
         "uncovered_retrieval": float(share_of(solved["retrieved"], asked)),
         "uncovered_best": float(accuracies[best]),

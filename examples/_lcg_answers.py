@@ -6,6 +6,8 @@ from tinygrok.probes import digits
 from tinygrok.tasks import lcg
 from tinygrok.tasks.pcg import PcgData
 
+LAST = 8  # numbers at the end of the context over which accuracies are taken
+
 
 def possible(data, m):
     """How many numbers a sequence mod m can show."""
@@ -40,13 +42,23 @@ def digit_labels(data, by_digit):
     return {f"digit of period {period}": curve for period, curve in by_digit.items()}
 
 
+def elements_needed(accuracy, level):
+    """The fewest numbers in context from which on the accuracy stays at least at a level.
+
+    accuracy (T,), with 1, 2, ..., T numbers in context. None if it never does."""
+    reached = np.asarray(accuracy) >= level
+    missed = np.flatnonzero(~reached)
+    needed = int(missed[-1]) + 2 if len(missed) else 1
+    return needed if needed <= len(reached) else None
+
+
 def summary(curve):
     """What a curve (T,) of accuracy by numbers in context comes to."""
     return {
-        "accuracy_last": float(curve[-8:].mean()),
+        "accuracy_last": float(curve[-LAST:].mean()),
         "accuracy_by_context": np.round(curve, 4).tolist(),
-        "numbers_to_60": lcg.elements_needed(curve, 0.6),
-        "numbers_to_90": lcg.elements_needed(curve, 0.9),
+        "numbers_to_60": elements_needed(curve, 0.6),
+        "numbers_to_90": elements_needed(curve, 0.9),
     }
 
 
@@ -68,6 +80,6 @@ def answers(data, name, test, run):
     by_s = digits.by_valuation(right, multipliers) if rated else {}
     results = summary(curves["transformer"])
     results["chance"] = 1 / values
-    results["accuracy_by_s"] = {s: float(curve[-8:].mean()) for s, curve in by_s.items()}
+    results["accuracy_by_s"] = {s: float(curve[-LAST:].mean()) for s, curve in by_s.items()}
     by_digit = digits.digit_accuracy(predicted, target, lcg.prime_factors(values))
     return results, curves, by_digit

@@ -7,6 +7,7 @@ import _lcg_modulus as estimates
 import _lcg_modulus_heads as heads
 import _lcg_modulus_induction as induction
 import numpy as np
+from _lcg_opened import heads_on_modulus
 
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
@@ -14,6 +15,7 @@ from tinygrok.tasks.lcg_families import MixedLcg
 
 PROBED = 4  # times --rows: sequences that the linear probe is fitted on
 ATTENDED = 128  # sequences whose attention is read
+LEFT_OUT = "moduli without a comparison of r + 2 numbers"
 FEW = 8  # times fewer sequences of each modulus than --rows
 
 
@@ -49,8 +51,8 @@ def modulus(decoder, sequences, embedding, rng):
     tokens = same[:32, : same.shape[1] // 2]
     weights = decoder.model.init(rng)
     untrained = Decoder(decoder.dev, decoder.model, weights)
-    distances, error, similar = opened.heads_on_modulus(decoder, tokens, embedding, m)
-    by_chance, *_ = opened.heads_on_modulus(untrained, tokens, weights["embed.token"], m)
+    distances, error, similar = heads_on_modulus(decoder, tokens, embedding, m)
+    by_chance, *_ = heads_on_modulus(untrained, tokens, weights["embed.token"], m)
     results = {"head_from_largest": distances, "maximum_estimator_error": error}
     what = f"|nearest number - largest| / m, head 0.{distances.argmin()}"
     lines = [
@@ -167,6 +169,7 @@ def differences(decoder, data, sequences, most, rng):
     chosen = [tuple(int(k) for k in np.unravel_index(i, following.shape)) for i in ranked]
     without = induction.pruned(decoder, sequences, means, chosen)
     results = {f"accuracy, {name}": pair for name, pair in found.items()}
+    results[LEFT_OUT] = induction.left_out(sequences)
     for name, table in backs.items():
         results[f"attention, {name}"] = table[..., 0, 0]
         results[f"attention, {name}, matched"] = table[..., 1, 0]
@@ -216,8 +219,8 @@ def written(lines):
     return table
 
 
-def print_lines(lines):
-    """What was found, and its control, with standard errors."""
+def print_lines(lines, left_out=()):
+    """What was found, and its control, with standard errors; which moduli one of them lacks."""
     if not lines:
         return
     width = max(len(what) for what, *_ in lines)
@@ -226,3 +229,6 @@ def print_lines(lines):
         here = f"{found[0]:9.3f}{found[1]:8.3f}"
         beside = f"{control[0]:10.3f}{control[1]:8.3f}"
         print(f"{what:{width}}{here}{beside}   {name}")
+    if left_out:
+        moduli = ", ".join(map(str, left_out))
+        print(f"r + 2 numbers: without m = {moduli}, whose multipliers have one order r")

@@ -3,17 +3,18 @@
 Parts of lcg_probe.py; every measure stands beside a control of the same kind."""
 
 import numpy as np
+from _lcg_answers import LAST
 from _lcg_modulus import Sequences, estimate, orders
+from _lcg_opened import first_block
 
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
 from tinygrok.probes import digits, representation
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import of_small_order, units
+from tinygrok.tasks.lcg_families import of_full_period, of_small_order, units
 
 PRIMES = (2, 3, 5, 7)
 PERIODS = (2, 3, 4, 5, 7, 8, 9)
-LAST = 8  # numbers at the end of the context over which accuracies are taken
 PERMUTATIONS = 200
 MODULI = 64  # at most, of the pruning
 
@@ -35,7 +36,7 @@ def residues(decoder, vocab, rng):
     shares = {}
     points = {}
     for kind, network in {"untrained": untrained, "network": decoder}.items():
-        parts = opened.first_block(network, vocab)
+        parts = first_block(network, vocab)
         table = []
         for name, x in parts.items():
             scores = representation.pca(x, 2)[0]
@@ -73,8 +74,7 @@ def many_moduli(data, rows, rng, wrap):
     for m in range(int(data.moduli.min()), data.vocab + 1):
         a = np.ones(1, dtype=np.int64)
         if not wrap:
-            a = of_small_order(m, data.length // 2)
-            a = a[(a - 1) % lcg.hull_dobell_step(m) == 0]
+            a = of_full_period(of_small_order(m, data.length // 2), m)
         if len(a):
             choices[m] = a
     if len(choices) > MODULI:

@@ -82,6 +82,18 @@ def accuracy(decoder, sequences):
     return found, by_order
 
 
+def left_out(sequences):
+    """Moduli that "past the order" cannot tell of: no n is past the order of some of their
+    sequences and not of others, as where all multipliers have one order."""
+    past = np.arange(1, sequences.x.shape[1]) >= sequences.order[:, None] + BEYOND
+    moduli = []
+    for m in np.unique(sequences.m).tolist():
+        own = past[sequences.m == m]
+        if (own.any(axis=0) == own.all(axis=0)).all():
+            moduli.append(m)
+    return moduli
+
+
 def look_backs(decoder, sequences):
     """Attention of the last query x_t on a number, and on matched ones, by head.
 

@@ -2,7 +2,7 @@
 
 import _optimizers as optimizers
 from _lcg_presets import FLOORS
-from _shares import shares
+from _shares import moving_shares, refused_by
 
 from tinygrok import cli
 from tinygrok.engine.optim import cosine
@@ -10,9 +10,26 @@ from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.tasks import lcg
 from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli
-from tinygrok.tasks.pcg import hidden_state
-from tinygrok.tasks.shares import MovingShares
+from tinygrok.tasks.pcg import hidden_state, outputs
 from tinygrok.training.loop import equip
+
+
+def refuse_idle(args):
+    """Refuse flags that would do nothing beside the others."""
+    optimizers.refuse_idle(args)
+    if args.generator == "lcg":
+        cli.refuse_idle(args, "needs a --generator that hides bits", "keep_bits")
+    if args.base is not None:
+        cli.refuse_idle(args, "means nothing with --base", "positions")
+    if args.mixture:
+        own = "means nothing with --mixture, which has moduli of its own"
+        cli.refuse_idle(args, own, "modulus", "train_moduli", "pool", "test_draws")
+        return
+    cli.refuse_idle(args, "needs --mixture", "start", "ramp", "moduli")
+    if args.mode == "fixed":
+        cli.refuse_idle(args, "needs --mode unseen", "train_moduli")
+        if args.base is None and args.generator == "lcg":
+            cli.refuse_idle(args, "means nothing here: it trains on every a and c", "pool")
 
 
 def make_data(args):
@@ -22,13 +39,14 @@ def make_data(args):
     length = args.context + 1
     if args.generator != "lcg":
         bits = (args.modulus.bit_length() - 1, args.keep_bits)
+        refused_by("--keep-bits", outputs, [0], args.generator, *bits)
         return hidden_state(args.generator, *bits, length, rng, args.pool, args.test_draws)
     if args.base is None:
         if args.mode == "fixed":
             return lcg.fixed_modulus(args.modulus, length, rng, args.test_draws)
         if args.mixture:
-            ends = (shares(args.start), shares(args.mixture))
-            mixture = MovingShares(FAMILIES, *ends, args.ramp)
+            ends = (("--start", args.start), ("--mixture", args.mixture))
+            mixture = moving_shares(FAMILIES, *ends, args.ramp)
             return mixed_moduli(*args.moduli, length, rng, args.test_moduli, mixture)
         return lcg.unseen_modulus(args.modulus, length, rng, *moduli, args.test_moduli)
     count = 1

@@ -71,17 +71,17 @@ def rows_at_once(dev, rows: int, wanted: float) -> int:
     return min(rows, dev.threads * math.ceil(rows / shards))
 
 
-def table(dev, p: int, width: int, members: int = 1) -> dict[str, float]:
+def table(dev, p: int, width: int, members: int = 1, terms: int = 2) -> dict[str, float]:
     """Parts of a two-layer network on the table of a modulus."""
-    rows = p * p
+    rows = p**terms
     shards = rows * width * dev.dtype.itemsize / TABLE_SHARD_BYTES[dev.kind]
     together = members if dev.kind == "cuda" else 1
     at_once = rows_at_once(dev, rows, shards) * together
     return {
-        "weights": weights(dev, 3 * p * width, members, shards),
+        "weights": weights(dev, (terms + 1) * p * width, members, shards),
         "activations": dev.dtype.itemsize * at_once * (3 * width + 2 * p),
         # inputs, labels, masks, predictions and losses
-        "the_table": rows * DRAWN * (6 + 5 * members),
+        "the_table": rows * DRAWN * 5 * (terms + members),
     }
 
 

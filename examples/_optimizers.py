@@ -13,6 +13,12 @@ def add_flags(p):
     add("--hold", type=cli.fraction(), help=hold)
 
 
+def refuse_idle(args):
+    """Refuse --matrix-lr where no matrix has it."""
+    if args.optimizer != "muon":
+        cli.refuse_idle(args, "needs --optimizer muon", "matrix_lr")
+
+
 def options(args, net, schedule):
     """What loop.equip and SequenceTraining.on_task take: {"optimizer": its name, "lr": ..., ...}.
 

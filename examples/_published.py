@@ -61,18 +61,14 @@ def add_flags(p, flags):
     """What a state dictionary does not tell: BOTH, and IN_CONTEXT or NUMBERS."""
     group = p.add_argument_group("the authors' state dictionaries, which hold weights alone")
     for name, options in (flags | BOTH).items():
-        group.add_argument(flag(name), **options)
-
-
-def flag(name):
-    return "--" + name.replace("_", "-")
+        group.add_argument(cli.flag(name), **options)
 
 
 def refuse_flags(args, why):
     """Refuse those flags where another file, or none, is opened."""
     for name in IN_CONTEXT | NUMBERS | BOTH:
         if getattr(args, name, None) is not None:
-            raise cli.InputError(f"{flag(name)} is for the authors' state dictionaries: {why}")
+            raise cli.InputError(f"{cli.flag(name)} is for the authors' state dictionaries: {why}")
 
 
 def checked(args):
@@ -101,11 +97,8 @@ def note(path, args, model, found, unknown):
     """Keep in the flags what was found, and print which of it the file does not tell."""
     found |= {"heads": model.heads, "activation": model.activation}
     vars(args).update(found)
-    words = []
-    for name, value in found.items():
-        texts = map(str, value) if isinstance(value, list) else [str(value)]
-        words.append(" ".join([flag(name), *texts]))
-    print(f"{path}: weights alone, taken as {' '.join(words)}\nnot known: {unknown}; {INCLUDED}")
+    words = " ".join(cli.words(found)).replace("=", " ")
+    print(f"{path}: weights alone, taken as {words}\nnot known: {unknown}; {INCLUDED}")
 
 
 # -- Learning to grok ------------------------------------------------------------------------------

@@ -49,21 +49,12 @@ def open_trained(path, example, build):
 def flags_of(path, example, settings):
     """The flags of an example from the settings of a run, by its own parser."""
     known = cli.config(example.arguments([]))
-    words = []
-    for name, value in settings.items():
-        flag = "--" + name.replace("_", "-")
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, list):
-            words += [flag, *map(str, value)]
-        elif value is not None and value is not False:
-            words.append(f"{flag}={value}")
     said = io.StringIO()
     args = None
     if settings.keys() <= known.keys():
         try:
             with redirect_stderr(said):
-                args = example.arguments(words)
+                args = example.arguments(cli.words(settings))
         except SystemExit:  # a flag that the parser refuses
             pass
     if args is None or any(getattr(args, name) != value for name, value in settings.items()):

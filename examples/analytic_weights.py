@@ -90,13 +90,6 @@ def arguments(argv=None):
     return args
 
 
-def numbers(args, given, what):
-    """The coefficients or exponents, all 1 unless given."""
-    if given is not None and args.terms not in (None, len(given)):
-        raise InputError(f"--terms {args.terms} does not fit {len(given)} {what}")
-    return tuple(given or [1] * (args.terms or 2))
-
-
 def build(args, width, seed):
     """(network, task, weights of its last part, that part's task) for a width."""
     rng = generator(seed, "init")
@@ -106,10 +99,10 @@ def build(args, width, seed):
         net = PolynomialNetwork(args.p, compiled, args.phases, widths, args.beta, rng)
         return net, net.task, net.top, net.top_task
     if args.task == "multiplication":
-        task = multiplication(args.p, numbers(args, args.exponents, "exponents"))
+        task = multiplication(args.p, args.exponents, args.terms)
         weights = multiplication_weights(task, width, args.phases, rng)
     else:
-        task = addition(args.p, numbers(args, args.coefficients, "coefficients"))
+        task = addition(args.p, args.coefficients, args.terms)
         weights = addition_weights(task, width, args.phases, rng)
     return weights, task, weights, task
 

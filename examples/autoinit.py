@@ -21,7 +21,7 @@ import os  # isort: skip
 import _figures_autoinit as plots
 import _memory as memory
 import numpy as np
-from _autoinit_networks import PRESETS, QUICK, QUICK_SIZE, Start, build
+from _autoinit_networks import IDLE, PRESETS, QUICK, QUICK_SIZE, Start, build
 
 from tinygrok.criticality.jacobian import mean_and_error
 from tinygrok.engine.optim import cosine
@@ -77,10 +77,14 @@ def arguments(argv=None):
     add("--batch", type=batch, help="images a step")
     add("--seeds", type=cli.integer(1, 100), default=1, help="networks of every initialisation")
     add("--measure-every", type=count, default=100, help="steps between measurements")
-    cli.add_checkpoints(p, 60.0)
-    model = p.parse_known_args(argv)[0].model
+    cli.add_checkpoints(p, 60.0, kept=False)
+    model = cli.chosen(p, argv).model
     p.set_defaults(**PRESETS[model])
-    return cli.parse(p, argv, QUICK | QUICK_SIZE[model])
+    args = cli.parse(p, argv, QUICK | QUICK_SIZE[model])
+    cli.refuse_idle(args, f"means nothing with --model {model}", *IDLE[model])
+    if args.steps == 0:
+        cli.refuse_idle(args, "needs --steps: 0 tunes only", "lr", "weight_decay", "augment")
+    return args
 
 
 def make_run(experiment, net, data, weights, lr, seed):

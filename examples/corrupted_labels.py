@@ -63,7 +63,7 @@ def arguments(argv=None):
     _seeds.add_seeds(add)
     add("--log-every", type=count, default=10, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
-    chosen = p.parse_known_args(argv)[0].regularizer
+    chosen = cli.chosen(p, argv).regularizer
     p.set_defaults(**REGULARIZERS[chosen])
     args = cli.parse(p, argv, QUICK | {"steps": QUICK_STEPS[chosen]})
     if args.strength is not None and args.regularizer in ("none", "batchnorm"):

@@ -20,11 +20,11 @@ import _memory as memory  # isort: skip
 import math  # isort: skip
 from dataclasses import replace
 
+import _critical_networks as finite
 import numpy as np
 from _critical_survey import SURVEY
 from _kept import kept
 
-from tinygrok.criticality import finite
 from tinygrok.criticality.jacobian import mean_and_error
 from tinygrok.criticality.meanfield import MeanField, critical_line, critical_point
 from tinygrok.engine.errors import InputError

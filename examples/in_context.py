@@ -106,14 +106,24 @@ def arguments(argv=None):
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=250, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)
-    chosen = p.parse_known_args(argv)[0]
-    p.set_defaults(**PRESETS[chosen.preset])
+    p.set_defaults(**PRESETS[cli.chosen(p, argv).preset])
     args = cli.parse(p, argv, QUICK)
     if args.quick and args.preset != "small":
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
     setup.check_batch(args)
-    setup.moving_shares(args)
+    refuse_idle(args, setup.shares_of_rows(args))
     return args
+
+
+def refuse_idle(args, shares):
+    """Refuse flags that would do nothing beside the others."""
+    optimizers.refuse_idle(args)
+    if args.hold:
+        cli.refuse_idle(args, "does not go with --hold, which takes its place", "schedule")
+    if not args.start:
+        cli.refuse_idle(args, "needs --start", "ramp")
+    if "steps" not in shares.used:
+        cli.refuse_idle(args, "needs a share of the rule steps", "fade")
 
 
 def build(args, dev):
@@ -141,19 +151,29 @@ def build(args, dev):
     asked = data.sets(generator(args.seed, "probes"))  # what the run measures
     solved = setup.solvers(args.p, asked["ood_train"], data.id_tasks)
     solved |= setup.rows_by_rule(args.p, asked)
-    setup.watch(run, solved)
+    setup.watch(run, solved, len(asked["ood_train"]) // len(data.ood_tasks))
     return data, solved, run
 
 
 def progress(row):
-    """The text of a row: accuracy at the last shot; of late queries without a match, and of rows by
-    the other rules."""
-    shown = {name: row[f"{name}_accuracy"][-1] for name in SETS}
-    shown["uncovered"] = row["uncovered"]
-    for rule, name in ROWS.items():
-        if f"{name}_late" in row:
-            shown[rule] = row[f"{name}_late"]
-    return "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+    """The text of a row, in percent, as `legend` says."""
+    last = [row[f"{name}_accuracy"][-1] for name in SETS]
+    late = [row["uncovered"], *(row[f"{name}_late"] for name in by_rule(row))]
+    id_train, id_test, ood_train, ood_test = (f"{100 * x:.0f}" for x in last)
+    unmatched = "/".join(f"{100 * x:.0f}" for x in late)
+    return f"id {id_train}/{id_test} ood {ood_train}/{ood_test} late {unmatched} %"
+
+
+def by_rule(measured):
+    """Names of the sets of rows by rule of which something is measured."""
+    return [name for name in ROWS.values() if f"{name}_late" in measured]
+
+
+def legend(late):
+    """What the progress line shows, of the measured sets of rows by rule."""
+    rules = [rule for rule, name in ROWS.items() if name in late]
+    rows = f", rows {'/'.join(rules)}" if rules else ""
+    return f"last shot, train/test inputs; late: unmatched queries{rows}"
 
 
 def main(argv=None):
@@ -164,7 +184,7 @@ def main(argv=None):
     setup.fill_history(run)
     held = len(data.ood_tasks)
     tasks = f"{len(data.id_tasks)} pre-training and {held} held-out tasks mod {args.p}"
-    print(f"{tasks}; {run.model!r}")
+    print(f"{tasks}\n{run.model!r}\n{legend(solved['late'])}")
 
     def keep_best(row):
         accuracies = [a[-1] for a in run.history["ood_train_accuracy"]]
@@ -178,6 +198,7 @@ def main(argv=None):
 
     history = {name: np.asarray(values) for name, values in run.history.items()}
     results, log, best = setup.measured(history, solved)
+    results |= setup.on_fresh_rows(run, data, args.seed)
     trained = experiment.trained
     results["seconds_per_step"] = experiment.seconds / trained if trained else None
 

@@ -6,9 +6,9 @@
 
 The network must read a token a number. One that was trained with --mode unseen is also asked for
 its idea of the modulus, every number beside a control (_lcg_modulus_claims.py). An analysis returns
-its results and what the figure of its name shows; what it measures is in tinygrok.probes.
-Paper: Tao, Doshi, Kalra, He, Barkeshli, (How) can transformers predict pseudo-random numbers?,
-arXiv 2502.10390."""
+its results and what the figure of its name shows; what it measures is in tinygrok.probes and in
+_lcg_opened.py. Paper: Tao, Doshi, Kalra, He, Barkeshli, (How) can transformers predict
+pseudo-random numbers?, arXiv 2502.10390."""
 
 from pathlib import Path
 
@@ -17,19 +17,20 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 import numpy as np  # isort: skip
 
 import _lcg_modulus_claims as unseen_moduli
+import _lcg_opened as opened
 import predict_lcg
+from _lcg_answers import LAST
 from _lcg_setup import require_numbers
 from _published import NUMBERS, add_flags, checked, numbers, open_network
 
 from tinygrok.engine.rng import generator
 from tinygrok.models.inspect import Decoder
-from tinygrok.probes import decoder as opened
 from tinygrok.probes import digits, representation
+from tinygrok.probes.decoder import head_means
 from tinygrok.tasks import lcg
 
 CHECKPOINT = Path("runs/predict_lcg/checkpoint.npz")
 QUICK_STEPS = 1100
-LAST = 8  # numbers at the end of the context over which accuracies are taken
 KEYS = (1, 2, 3, 4, 8)
 # Small one-layer networks, m = 64 and 256, of an implementation written for comparison; the paper
 # prints no such numbers.
@@ -161,7 +162,7 @@ def edits(decoder, data, sets, main, rng):
     top_k = {k: last(decoder, x, decoder.top_k(k)) for k in KEYS}
     results = {f"top_{k}": value for k, value in top_k.items()}
     top_k["all"] = last(decoder, x)
-    means = opened.head_means(decoder, data.batch(256, rng)[:, :-1])
+    means = head_means(decoder, data.batch(256, rng)[:, :-1])
     replacements = {"its mean": means.mean(axis=-1), "its mean of each feature": means}
     replacements["zero"] = np.zeros(means.shape[:2])
     tables = {kind: [] for kind in replacements}
@@ -231,7 +232,7 @@ def main(argv=None):
             draw = getattr(further if hasattr(further, name) else plots, name)
             draw(*shown, out / f"{name}.png")
 
-    unseen_moduli.print_lines(lines)
+    unseen_moduli.print_lines(lines, results.get(unseen_moduli.LEFT_OUT, ()))
     experiment.finish(results, None, figures, {} if unseen else EXPECTED, TITLE, short)
 
 

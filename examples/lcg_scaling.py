@@ -22,6 +22,7 @@ import numpy as np  # isort: skip
 
 import _figures_lcg as plots
 import predict_lcg
+from _lcg_answers import LAST, elements_needed
 
 from tinygrok.engine.device import get_device
 from tinygrok.tasks import lcg
@@ -74,18 +75,15 @@ def point(args, m, seed):
     return flags
 
 
-def train(pack, device, threads, folder):
+def train(pack, device, threads, tf32, folder):
     """Accuracy by numbers in context of every predictor of a pack of points, each on its own
     network's test sequences."""
-    return [train_one(flags, device, threads, folder) for flags in pack]
+    return [train_one(flags, device, threads, tf32, folder) for flags in pack]
 
 
 def options_of(flags):
     """The options of predict_lcg for a point."""
-    words = []
-    for name, value in flags.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    return predict_lcg.arguments(words)
+    return predict_lcg.arguments(cli.words(flags))
 
 
 def require(args, dev):
@@ -99,9 +97,9 @@ def require(args, dev):
     memory.require(dev, **max(needs, key=lambda parts: sum(parts.values())))
 
 
-def train_one(flags, device, threads, folder):
+def train_one(flags, device, threads, tf32, folder):
     options = options_of(flags)
-    dev = get_device(device, flags["dtype"], threads)
+    dev = get_device(device, flags["dtype"], threads, tf32)
     _, tests, run = predict_lcg.build(options, dev)
     began = time.perf_counter()
     fit_in_pack(run, [flags], folder, options.steps, max(options.steps // 10, 1))
@@ -111,7 +109,7 @@ def train_one(flags, device, threads, folder):
     for solver in PREDICTORS[1:]:
         right = lcg.SOLVERS[solver](numbers[:, :-1], flags["modulus"]) == numbers[:, 1:]
         curves[solver] = right.mean(axis=0).tolist()
-    progress = [float(row[-8:].mean()) for row in history]
+    progress = [float(row[-LAST:].mean()) for row in history]
     return {"curves": curves, "progress": progress, "seconds": time.perf_counter() - began}
 
 
@@ -119,11 +117,11 @@ def measure(curve):
     """The three measures of a curve (T,); None where a level is not kept."""
     curve = np.asarray(curve)
     # Errors that no context mends would grow with the length of the context.
-    plateau = curve[-8:].mean()
+    plateau = curve[-LAST:].mean()
     wrong = None
     if plateau > 0.9:
         wrong = 1 + float(np.maximum(1 - curve / plateau, 0).sum())
-    levels = [lcg.elements_needed(curve, level) for level in (0.6, 0.9)]
+    levels = [elements_needed(curve, level) for level in (0.6, 0.9)]
     return dict(zip(QUANTITIES, (*levels, wrong), strict=True))
 
 
@@ -186,7 +184,8 @@ def main(argv=None):
     folder = experiment.open_sweep(free=("moduli", "seeds")) / cli.PACKS
     executor = process_pools(args.workers) if args.workers else None
     threads = 1 if args.workers else args.threads
-    work = functools.partial(train, device=args.device, threads=threads, folder=folder)
+    where = {"device": args.device, "threads": threads, "tf32": args.tf32, "folder": folder}
+    work = functools.partial(train, **where)
     packs = experiment.sweep([[p] for p in points], work, executor, "network", "trained")
     if packs is None:
         return 1

@@ -24,9 +24,9 @@ import numpy as np  # isort: skip
 
 import _figures_lcg as plots
 import _optimizers as optimizers
-from _lcg_answers import answers, digit_labels, solvers, summary
+from _lcg_answers import LAST, answers, digit_labels, solvers, summary
 from _lcg_presets import PRESETS, QUICK, QUICK_UNSEEN
-from _lcg_setup import make_data, make_model, make_optimizer
+from _lcg_setup import make_data, make_model, make_optimizer, refuse_idle
 from _shares import shares
 
 from tinygrok.engine.rng import generator
@@ -89,9 +89,9 @@ def arguments(argv=None):
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=100, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)
-    p.set_defaults(**PRESETS[p.parse_known_args(argv)[0].preset])
-    chosen = p.parse_known_args(argv)[0]
-    args = cli.parse(p, argv, QUICK_UNSEEN if chosen.mode == "unseen" else QUICK)
+    p.set_defaults(**PRESETS[cli.chosen(p, argv).preset])
+    mode = cli.chosen(p, argv).mode
+    args = cli.parse(p, argv, QUICK_UNSEEN if mode == "unseen" else QUICK)
     if args.quick and args.preset != "small":
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
     if args.test_moduli is not None and (args.mode == "fixed" or args.base):
@@ -101,9 +101,9 @@ def arguments(argv=None):
         raise cli.InputError(f"--generator {args.generator} is for --mode fixed without --base")
     if hidden and args.modulus & (args.modulus - 1):
         raise cli.InputError("a state has whole bits: --modulus must be a power of 2")
-    shares([*args.start, *(args.mixture or ())])  # refused here, whether or not they are used
     if args.mixture and (args.mode == "fixed" or not args.test_moduli):
         raise cli.InputError("--mixture needs --mode unseen and --test-moduli, which it leaves out")
+    refuse_idle(args)
     return args
 
 
@@ -138,7 +138,7 @@ def build(args, dev):
 def tests_of_interest(args, tests):
     """Names of the tests that the progress line and the figure are about, the main one first."""
     if args.mixture:
-        kind = "" if "full" in shares(args.mixture) else ", a = 1"
+        kind = "" if "full" in shares(args.mixture, "--mixture") else ", a = 1"
         return [f"{m}{kind}" for m in args.test_moduli]
     largest = args.base and args.mode == "unseen"
     return [max(tests, key=int) if largest else str(args.modulus)]
@@ -171,23 +171,25 @@ def measured(data, tests, run, main_sets):
 
 
 def log_of(run):
-    """Columns of the log: of every set the accuracy on the last 8 numbers, and the loss."""
+    """Columns of the log: of every set the accuracy on the LAST numbers, and the loss."""
     history = {name: np.asarray(values) for name, values in run.history.items()}
     log = {"step": history["step"]}
     for name in run.sets:
-        log[f"{name}_accuracy"] = history[f"{name}_numbers"][:, -8:].mean(axis=1)
+        log[f"{name}_accuracy"] = history[f"{name}_numbers"][:, -LAST:].mean(axis=1)
     for name in run.sets:
         log[f"{name}_loss"] = history[f"{name}_loss"].mean(axis=1)
     return log
 
 
 def shown(results):
-    """The results without curves; of a further modulus its accuracy."""
+    """The results without curves, a number a line; of a further modulus its accuracy."""
     table = {}
     further = {}
     for name, value in results.items():
         if name.startswith("m = "):
             further[name] = f"{value['accuracy_last']:.4f}"
+        elif name == "accuracy_by_s":
+            table |= {f"accuracy, 2^{s} in a - 1": right for s, right in value.items()}
         elif not name.endswith(("by_context", "digit_accuracy", "each")):
             table[name] = value
     return table | further
@@ -200,13 +202,15 @@ def main(argv=None):
     experiment.open(run)
     main_sets = tests_of_interest(args, tests)
     main_set = main_sets[0]
-    print(f"{run.model!r}\n{len(data.moduli)} moduli to train on; tests mod {', '.join(tests)}")
+    several = "modulus" if len(data.moduli) == 1 else "moduli"
+    print(run.model)
+    print(f"{len(data.moduli)} {several} to train on; tests mod {', '.join(tests)}")
 
     def describe(row):
-        train = row["train_numbers"][-8:].mean()
-        test = np.mean([row[f"{name}_numbers"][-8:].mean() for name in main_sets])
+        train = row["train_numbers"][-LAST:].mean()
+        test = np.mean([row[f"{name}_numbers"][-LAST:].mean() for name in main_sets])
         loss = row["train_loss"].mean()
-        return f"train loss {loss:.3f}  last 8 numbers: train {train:.3f}  test {test:.3f}"
+        return f"train loss {loss:.3f}  last {LAST} numbers: train {train:.3f}  test {test:.3f}"
 
     code = experiment.train(run, args.measure_every, describe, every=10.0)
     if code is not None:

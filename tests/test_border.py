@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from _lcg_opened import order_2_moves
 
 from tinygrok.analytic.polynomial import PolynomialNetwork
 from tinygrok.analytic.verify import evaluator
@@ -16,7 +17,6 @@ from tinygrok.models.tokens import Tokens
 from tinygrok.models.vision import deep_mlp
 from tinygrok.ops.embedding import RowIndex
 from tinygrok.probes import digits, neurons, representation, shots
-from tinygrok.probes.decoder import order_2_moves
 from tinygrok.probes.fourier import neuron_rows
 from tinygrok.tasks import in_context, lcg, modular
 from tinygrok.tasks.corruption import corrupt

@@ -257,8 +257,10 @@ def equal_arrays(a, b):
 
 
 def test_every_example_is_tested():
-    """But those that compute nothing: tests/test_exercises.py, tests/test_pages.py."""
-    assert {p.stem for p in EXAMPLES.glob("[!_]*.py")} == {*QUICK, "exercise", "record"}
+    """But those that compute nothing, and the one for GPUs: tests/test_exercises.py, test_pages.py,
+    test_gpu_check.py."""
+    others = {"exercise", "record", "gpu_check"}
+    assert {p.stem for p in EXAMPLES.glob("[!_]*.py")} == {*QUICK, *others}
 
 
 @slow
@@ -331,7 +333,19 @@ REFUSED = {
         "--dropout 1",
         "--activation swish",
         "--batch-size 100000",
+        "--animate --seeds 2",
+        "--seeds 0",
         "--resume",
+        "--terms 1",
+        "--terms 5",
+        "--terms 3 --task dihedral --p 12",
+        "--terms 3 --task subtraction",
+        "--terms 3 --task multiplication --p 12",
+        "--terms 4 --batch-size 10000",
+        "--keep-every 0",
+        "--keep-every 1 --steps 100000",
+        "--animate --no-plot",
+        "--animate --task dihedral --p 12",
     ],
     "analytic_weights": [
         "--task multiplication --p 12",
@@ -372,6 +386,9 @@ REFUSED = {
         "--regularizer dropout --strengths 1",
         "--regularizer minibatch --strengths 1000000",
         "--regularizer batchnorm --strengths 1",
+        "--regularizer minibatch --strengths 8 --batch-size 8",
+        "--batch-size 1000",
+        "--task division --p 12",
         "--strengths 5 5",
         "--scheduler tcp://127.0.0.1:1",
         "--resume",
@@ -664,6 +681,38 @@ def test_critical_init_of_every_kind(flags, critical, tmp_path):
     if critical is not None:
         assert (written["sigma_w_critical"] is not None) == critical
         assert (written["exponent_theory"] is not None) == critical
+
+
+@slow
+@pytest.mark.parametrize(
+    ("flags", "inputs"), [("--terms 3", 23**3), ("--terms 4", 11**4)], ids=["three", "four"]
+)
+def test_more_terms_grok(flags, inputs, tmp_path):
+    """Every input is measured, on the training set first; with the figure."""
+    done = succeeded(run("grok_addition", flags, "--quick", cwd=tmp_path))
+    folder = tmp_path / "runs/grok_addition"
+    written = results(folder)
+    found = written["results"]
+    assert found["test_accuracy"] > 0.99
+    assert found["step_train_99"] + 50 < found["step_test_99"] <= written["config"]["steps"]
+    assert found["ipr_mean"] > 0.5
+    counts = [int(word) for word in done.stdout.split() if word.isdigit()]
+    assert any(a + b == inputs for a in counts for b in counts)
+    assert (folder / "grok_addition.png").exists()
+    other = refused(run("grok_addition", "--quick --p 23 --resume", cwd=tmp_path))
+    assert "this run has activation = square" in other.stderr
+
+
+def test_flags_that_are_given_stand_against_those_of_the_terms():
+    """Defaults follow the number of terms, also with --quick; two terms keep theirs."""
+    arguments = importlib.import_module("grok_addition").arguments
+    two = arguments([])
+    assert (two.p, two.width, two.activation, two.lr) == (97, 500, "square", 0.01)
+    four = arguments(["--terms", "4"])
+    assert (four.p, four.width, four.activation) == (11, 1000, "power4")
+    given = arguments(words(["--terms 4 --p 7 --activation gelu --width 30 --quick"]))
+    assert (given.p, given.width, given.activation) == (7, 30, "gelu")
+    assert given.weight_decay == arguments(["--quick"]).weight_decay == 2
 
 
 @slow

@@ -2,10 +2,10 @@
 
 import math
 
+import _critical_networks as finite
 import numpy as np
 import pytest
 
-from tinygrok.criticality import finite
 from tinygrok.criticality.meanfield import MeanField, critical_point
 
 

@@ -1,13 +1,18 @@
 """What comes from the command line: absurd values are refused at once, by one line."""
 
+import importlib
 import json
 import subprocess
 import sys
 
 import hostile
+import in_context
 import lcg_scaling
+import predict_lcg
 import pytest
+from _shares import moving_shares, shares
 
+from tinygrok import cli
 from tinygrok.engine.errors import InputError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are Linux's")
@@ -62,12 +67,19 @@ ABSURD = {
         "--grid 100000",
     ],
     "exercise": ["x", "--out nowhere/x.txt 1", "100"],
+    "gpu_check": ["--device cuda:99999999999999999999", "--long --quick", "--only suite --quick"],
     "grok_addition": [
         "--p 1000 --width 1000000",
         "--p 1000 --width 10000 --seeds 1000",
         "--p 1000 --width 100000 --dtype float64",
         "--task dihedral --p 1000 --width 1000000",
         "--threads 1000000",
+        "--terms 4 --p 1000",
+        "--terms 3 --p 1000 --width 1",
+        "--terms 4 --p 97",
+        "--terms 3 --width 1000000 --dtype float64",
+        "--p 97 --width 1000000 --keep-every 10",
+        "--p 11 --keep-every 1 --steps 100000000",
     ],
     "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --seeds 1000"],
     "ground_truth": [
@@ -185,6 +197,133 @@ def test_a_scaling_study_refuses_every_point_before_the_first(bad, monkeypatch, 
     with pytest.raises((SystemExit, InputError)):
         lcg_scaling.main(flags)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_help_shows_the_defaults_that_a_choice_brings(name, monkeypatch):
+    """--preset, --model, --regularizer, --quick, ...: those that hold without --help."""
+    example = importlib.import_module(name)
+    parsers = []
+    monkeypatch.setattr(
+        cli._Parser, "print_help", lambda p, file=None: p.choosing or parsers.append(p)
+    )
+
+    def asked(*words):
+        with pytest.raises(SystemExit) as left:
+            example.arguments([*words, "--help"])
+        assert left.value.code == 0
+        return {action.dest: parsers[-1].get_default(action.dest) for action in actions()}
+
+    def actions():
+        return [a for a in parsers[-1]._actions if a.option_strings and a.dest != "help"]
+
+    asked()
+    choosing = [[a.option_strings[0], str(c)] for a in actions() for c in a.choices or ()]
+    if any(a.dest == "quick" for a in actions()):
+        choosing.append(["--quick"])
+    for words in choosing:
+        defaults = asked(*words)
+        try:
+            taken = vars(example.arguments(words))
+        except InputError:  # a choice that needs other flags
+            continue
+        given = words[0].removeprefix("--").replace("-", "_")
+        for flag, value in defaults.items():
+            if flag != given and value is not None and flag in taken:
+                assert taken[flag] == value, f"{words}: {flag}"
+
+
+IDLE = {
+    "autoinit": [
+        "--patch 2",
+        "--layer-scale 0.5",
+        "--model resmlp --norm pre",
+        "--model mixer --layer-scale 0.5",
+        "--model vgg --depth 3",
+        "--model vgg_bn --mu 0.5",
+        "--steps 0 --lr 1",
+        "--steps 0 --augment 2",
+    ],
+    "in_context": [
+        "--matrix-lr 0.1",
+        "--schedule cosine --hold 0.5",
+        "--ramp 1 2",
+        "--fade 1 2",
+        "--rows axis=1 --fade 1 2",
+    ],
+    "predict_lcg": [
+        "--keep-bits 5",
+        "--matrix-lr 0.1",
+        "--start full=1",
+        "--ramp 1 2",
+        "--moduli 70 80",
+        "--train-moduli 3",
+        "--pool 3",
+        "--base 16 --positions rotary",
+        "--preset unseen --modulus 99",
+        "--preset unseen --pool 3",
+        "--preset unseen --test-draws 3",
+        "--preset pcg --start full=1",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_a_flag_without_effect_is_refused(name):
+    example = importlib.import_module(name)
+    for line in IDLE[name]:
+        with pytest.raises(InputError) as refusal:
+            example.arguments(line.split())
+        idle = [word for word in line.split() if word.startswith("--")]
+        assert str(refusal.value).partition(" ")[0] in idle
+
+
+def test_flags_that_have_an_effect_are_taken():
+    lines = ["--start line=1 --ramp 1 2", "--rows steps=1 --fade 1 2", "--preset paper --hold 0.5"]
+    for line in lines:
+        in_context.arguments(line.split())
+    lines = ["--generator truncated --keep-bits 5", "--mode unseen --pool 3", "--base 16 --pool 3"]
+    for line in [*lines, "--preset unseen --ramp 1 2", "--optimizer muon --matrix-lr 0.1"]:
+        predict_lcg.arguments(line.split())
+
+
+def test_settings_become_the_words_of_their_flags():
+    settings = {"depth": 2, "ramp": [1, 2], "repeats": True, "quick": False, "hold": None}
+    words = cli.words(settings | {"test_rows": 3})
+    assert words == ["--depth=2", "--ramp", "1", "2", "--repeats", "--test-rows=3"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["wrap"], "--mixture: 'wrap' is not of the form"),
+        (["wrap=0.5", "wrap=0.5"], "--mixture: wrap is there twice"),
+        (["wrap=0.5"], "--mixture: {'wrap': 0.5}"),
+    ],
+)
+def test_shares_are_refused_by_the_name_of_their_flag(words, message):
+    start = ("--start", ["wrap=1"])
+    with pytest.raises(InputError, match=message):
+        moving_shares(("wrap", "full"), start, ("--mixture", words), (0, 1))
+    with pytest.raises(InputError, match="--ramp: .* not from 2 to 1"):
+        moving_shares(("wrap", "full"), start, start, (2, 1))
+    assert shares(["wrap=0.2", "full=0.8"], "--mixture") == {"wrap": 0.2, "full": 0.8}
+
+
+def test_a_scaling_study_hands_tf32_to_its_networks(monkeypatch, tmp_path):
+    handed = []
+
+    def refuse(*given):
+        handed.append(given)
+        raise InputError("seen")
+
+    monkeypatch.setattr(lcg_scaling, "get_device", refuse)
+    monkeypatch.setattr(lcg_scaling, "require", lambda args, dev: None)
+    flags = ["--moduli", "16", "32", "--threads", "1", "--out", str(tmp_path / "a")]
+    for tf32 in ([], ["--tf32"]):
+        with pytest.raises(InputError, match="seen"):
+            lcg_scaling.main([*flags, *tf32])
+    assert handed == [("auto", "float32", 1, False), ("auto", "float32", 1, True)]
 
 
 OPTIONAL = ["torch", "sklearn", "distributed", "mpi4py", "tqdm"]

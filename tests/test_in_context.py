@@ -3,6 +3,7 @@ formulas."""
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import _in_context_setup as setup
@@ -224,8 +225,9 @@ def obeys(rule, p, row):
     """Whether a row is of a rule, by its definition."""
     if rule == "direction-free":
         return is_direction_free(p, row)
-    if rule == "line":
-        return [0, 0] not in row and len({inverse_ratio(p, x) for x in map(tuple, row)}) == 1
+    if rule in ("line", "two-lines"):
+        lines = {inverse_ratio(p, x) for x in map(tuple, row)}
+        return [0, 0] not in row and len(lines) <= (1 if rule == "line" else 2)
     on_x = [x > 0 and y == 0 for x, y in row]
     on_y = [x == 0 and y > 0 for x, y in row]
     both = any(on_x[:4]) and any(on_y[:4]) and [0, 0] not in row
@@ -254,6 +256,16 @@ def test_rows_obey_their_rule(rule, p, shots, alpha):
         for row in pairs.tolist():
             assert {tuple(x) for x in row} <= inside
             assert obeys(rule, p, row)
+
+
+def test_two_lines_take_turns_at_random():
+    """Each of the two holds half of a row, and every pair of directions comes."""
+    pairs = Lines(5, all_pairs(5)).draw(3000, 9, generator(0, "batches"), "two-lines")
+    found = [Counter(inverse_ratio(5, x) for x in map(tuple, row)) for row in pairs.tolist()]
+    of_two = [counts for counts in found if len(counts) == 2]
+    assert len(of_two) / len(found) == pytest.approx(1 - 2**-8, abs=0.01)
+    assert len({frozenset(counts) for counts in of_two}) == 6 * 5 / 2
+    assert np.mean([min(counts.values()) for counts in of_two]) == pytest.approx(3.27, abs=0.1)
 
 
 def test_ratio_matching_answers_lines_and_no_direction_free_row():
@@ -336,6 +348,7 @@ def test_places_of_the_axes_are_equally_likely():
     [
         ("direction-free", {"shots": 9}),
         ("line", {"train_pool": np.array([[0, 0]])}),
+        ("two-lines", {"train_pool": np.array([[1, 1], [2, 2], [0, 0]])}),
         ("steps", {"train_pool": np.array([[1, 0], [2, 0], [0, 1]])}),
         ("axis", {"train_pool": np.array([[1, 1], [1, 2], [1, 3], [1, 4], [2, 0], [0, 0]])}),
         ("direction-free", {"train_pool": np.array([[1, 1], [2, 2], [0, 0]])}),
@@ -351,10 +364,10 @@ def test_pools_without_such_rows_are_refused(rule, settings):
 @pytest.mark.parametrize(
     ("step", "shares"),
     [
-        (1, [0, 0, 0, 1, 0]),
-        (150, [0.25, 0.15, 0, 0.6, 0]),
-        (200, [0.5, 0.3, 0, 0.2, 0]),
-        (9999, [0.5, 0.3, 0, 0.2, 0]),
+        (1, [0, 0, 0, 0, 1, 0]),
+        (150, [0.25, 0.15, 0, 0, 0.6, 0]),
+        (200, [0.5, 0.3, 0, 0, 0.2, 0]),
+        (9999, [0.5, 0.3, 0, 0, 0.2, 0]),
     ],
 )
 def test_shares_of_rows_move(step, shares):
@@ -430,7 +443,7 @@ def test_sets_by_rule_are_of_held_out_tasks_and_train_inputs():
         np.testing.assert_array_equal(z, triples[..., 2])
         for row in triples[0, ..., :2].tolist():
             assert {tuple(x) for x in row} <= pool
-    without = [*setup.SETS, "ood_line", "ood_axis", "ood_steps"]  # there are 8 directions mod 7
+    without = [name for name in sets if name != "ood_direction_free"]  # 8 directions mod 7
     assert list(mixed({"line": 1.0}, shots=9).sets(generator(0, "probes"))) == without
     assert list(mixed({"plain": 1.0}, shots=6).sets(generator(0, "probes"))) == [*setup.SETS]
 
@@ -461,9 +474,51 @@ def test_uncovered_queries(host_dev):
     assert results["uncovered_queries"] == len(right) == solved["uncovered"].sum()
     assert row["uncovered"] == np.mean(right) == results["uncovered"] == results["uncovered_best"]
     share = np.mean(right)
-    error = (share * (1 - share) / len(right)) ** 0.5
-    assert results["uncovered_error"] == pytest.approx(error)
-    assert f"uncovered {share:.3f}" in in_context.progress(row)
+    rows = len(tokens) // len(data.ood_tasks)
+    answered = predicted == run.sets["ood_train"].targets
+    error = setup.clustered_error(answered, solved["uncovered"], rows)
+    assert results["uncovered_error"] == row["uncovered_error"] == error
+    assert f" late {100 * share:.0f} %" in in_context.progress(row)
+
+
+def test_fresh_rows(host_dev, monkeypatch):
+    """Other rows than the measured ones; a network that is always right, and one that is not where
+    a or b is 0."""
+    args, data, _, run = example("--shots 11 --batch 32", host_dev)
+    monkeypatch.setattr(setup, "FRESH", 20 * len(data.ood_tasks))
+    drawn = []
+
+    def predicted(batch):
+        drawn.append(batch.targets)
+        zero = ~np.repeat(data.ood_tasks.all(axis=1), 20)[:, None]
+        return (batch.targets + zero) % 7, None
+
+    monkeypatch.setattr(run, "predict", predicted)
+    found = setup.on_fresh_rows(run, data, args.seed)
+    assert found["fresh_rows"] == 20
+    assert found["fresh_a_b"] == 1
+    assert (
+        found["fresh"] == found["fresh_matched"] == pytest.approx(data.ood_tasks.all(axis=1).mean())
+    )
+    assert 1 / 7 < found["fresh_elimination"] < 1
+    measured = data.sets(generator(args.seed, "probes"))["ood_train"][:, 2::3]
+    seen = {tuple(row) for row in measured.tolist()}
+    assert not any(
+        tuple(row) in seen for row in drawn[0][data.ood_tasks.all(axis=1).argmax() :][:20]
+    )
+
+
+def test_the_progress_line_fits_a_terminal(capsys):
+    """At most 100 columns with the longest numbers, the step and the rate around them."""
+    row = {f"{name}_accuracy": np.ones(3) for name in setup.SETS}
+    row |= {f"{name}_late": 1.0 for name in setup.ROWS.values()} | {"uncovered": 1.0}
+    progress = cli.Progress(12_000, every=0)
+    progress.began -= 9000
+    progress(11_500, in_context.progress(row))
+    line = capsys.readouterr().out.strip()
+    assert "id 100/100 ood 100/100 late 100/100/100/100/100/100 %" in line
+    assert len(line) <= 100
+    assert len(in_context.legend(setup.ROWS.values())) <= 100
 
 
 def test_retrieval_is_never_right_where_ratio_matching_has_no_answer(host_dev):
@@ -473,7 +528,8 @@ def test_retrieval_is_never_right_where_ratio_matching_has_no_answer(host_dev):
         _, _, solved, _ = example(f"--shots 12 --batch 32 --seed {seed}", host_dev)
         assert solved["uncovered"].sum() > 100
         assert not solved["retrieved"][solved["uncovered"]].any()
-    results = setup.without_a_match({"uncovered": np.array([0.5]), "step": np.array([0])}, solved)
+    history = {"uncovered": np.array([0.5]), "uncovered_error": np.array([0.1])}
+    results = setup.without_a_match(history | {"step": np.array([0])}, solved)
     assert results["uncovered_retrieval"] == 0
 
 
@@ -482,11 +538,28 @@ def test_where_no_query_is_uncovered():
     solved = {"uncovered": np.zeros((2, 3), bool), "retrieved": np.ones((2, 3), bool)}
     solved["elimination"] = np.nan
     history = {"uncovered": np.array([np.nan, np.nan]), "step": np.array([0, 5])}
+    history["uncovered_error"] = history["uncovered"]
     results = setup.without_a_match(history, solved)
     assert results["uncovered_queries"] == 0
     assert np.isnan(results["uncovered_error"])
     assert np.isnan(results["uncovered_retrieval"])
     assert np.isnan(results["uncovered_best"])
+
+
+def test_the_error_of_queries_that_depend_on_each_other_by_row():
+    """Of rows that are right or wrong as a whole it is that of as many single queries; of
+    independent queries that of all of them."""
+    rng = generator(0, "probes")
+    tasks, rows, shots = 8, 100, 3
+    asked = np.ones((tasks * rows, shots), bool)
+    by_row = np.arange(rows) < 60
+    whole = np.broadcast_to(by_row[:, None], (tasks, rows, shots)).reshape(asked.shape)
+    error = setup.clustered_error(whole, asked, rows)
+    assert error == pytest.approx((0.6 * 0.4 / (rows - 1)) ** 0.5)
+    assert setup.clustered_error(whole, asked & (rng.random(asked.shape) < 0.5), rows) > error / 2
+    found = [setup.clustered_error(rng.random(asked.shape) < 0.6, asked, rows) for _ in range(50)]
+    assert np.mean(found) == pytest.approx((0.6 * 0.4 / asked.size) ** 0.5, rel=0.1)
+    assert np.isnan(setup.clustered_error(whole[:1], asked[:1], 1))
 
 
 def test_a_learner_that_excludes_answers():
@@ -548,7 +621,7 @@ def test_checkpoint_of_before_rows_had_rules(host_dev, tmp_path):
     setup.fill_history(later)
     later.fit(3, 1)
     history = {name: np.asarray(values) for name, values in later.history.items()}
-    assert {len(values) for values in history.values()} == {4}
+    assert {name: len(values) for name, values in history.items() if len(values) != 4} == {}
     assert np.isnan(history["ood_axis_accuracy"]).all(axis=1).tolist() == [True] * 3 + [False]
     assert np.isnan(history["uncovered"]).tolist() == [True] * 3 + [False]
     results, log, _ = setup.measured(history, solved)

@@ -346,6 +346,9 @@ def test_copying_differences_is_told_from_knowing_the_modulus():
     past, before = found["past the order"]
     assert past[0] > before[0] + 0.2
     assert set(by_order) == {1, 2, 4}
+    assert induction.left_out(given) == []
+    alone = given.order == 4
+    assert induction.left_out(estimates.Sequences(*(part[alone] for part in given))) == [16]
     knows = answering(wraps)
     found, _ = induction.accuracy(knows, given)
     assert found["difference seen"][0][0] == found["difference seen"][1][0] == 1
@@ -393,6 +396,8 @@ def test_lines_are_results_and_are_printed(capsys):
     assert "accuracy    0.500   0.100     0.250     nan   before" in said
     table = claims.written(lines)
     assert table["accuracy; before"][:3] == [0.5, 0.1, 0.25]
+    claims.print_lines(lines, [98, 125])
+    assert "r + 2 numbers: without m = 98, 125, whose" in capsys.readouterr().out
     claims.print_lines([])
     assert not capsys.readouterr().out
 

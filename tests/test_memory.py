@@ -20,6 +20,8 @@ RUNS = {
     "convolutions": "autoinit --model vgg --width 8 --inits off --steps 1 --tune-steps 1"
     " --measure-every 1",
     "a step": "benchmark --only tinygrok --p 97 --width 2000",
+    "three terms": "grok_addition --terms 3 --p 101 --width 50 --steps 1",
+    "four terms": "grok_addition --terms 4 --p 29 --width 50 --steps 1",
     "an ensemble": "benchmark --only tinygrok --workload ensemble --p 61 --width 300",
     "a mixture": "predict_lcg --preset unseen --steps 1 --measure-every 1 --test-rows 64",
     "a decoder": "in_context --preset paper --p 7 --shots 8 --tasks 16 --batch 32 --width 192"

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import _lcg_opened as moved
 import numpy as np
 import pytest
 
@@ -41,7 +42,7 @@ def test_accuracy_without_heads(random_decoder):
     assert means.shape == (DEPTH, H, C // H)
     slices = opened.head_slices(decoder, x[:, :-1], 1)
     np.testing.assert_allclose(means[1], slices.reshape(-1, H, C // H).mean(axis=0), rtol=1e-4)
-    found = opened.accuracy_without_heads(decoder, x, means, {3: 2}, 4)
+    found = moved.accuracy_without_heads(decoder, x, means, {3: 2}, 4)
     assert list(found) == ["number", 3, 9]
     clean = decoder.predict(x[:, :-1])
     one = decoder.predict(x[:, :-1], decoder.set_head(0, 1, means[0, 1]))
@@ -54,7 +55,7 @@ def test_accuracy_without_heads(random_decoder):
 
 def test_the_parts_of_the_first_block_add_up(random_decoder):
     decoder, weights, _ = random_decoder
-    parts = opened.first_block(decoder, V)
+    parts = moved.first_block(decoder, V)
     assert list(parts) == ["head 0", "head 1", "MLP"]
     single = np.arange(V)[:, None]
     first = weights["embed.token"] + weights["embed.position"][0]
@@ -69,7 +70,7 @@ def test_the_parts_of_the_first_block_add_up(random_decoder):
 def test_power_of_pure_periods():
     n = np.arange(64)
     scores = np.stack([(-1.0) ** n, np.cos(np.pi * n / 4), np.sin(np.pi * n / 4)], axis=1)
-    power = opened.power_by_period(scores, (2, 4, 8))
+    power = moved.power_by_period(scores, (2, 4, 8))
     np.testing.assert_allclose(power[2], [1, 0, 0], atol=1e-12)
     np.testing.assert_allclose(power[4], [0, 0, 0], atol=1e-12)
     np.testing.assert_allclose(power[8], [0, 1, 1], atol=1e-12)
@@ -83,7 +84,7 @@ def test_moves_of_the_order_2_extrapolation(m, n, backs):
     stub = SimpleNamespace(
         predict=lambda x: (2 * np.roll(x, half - 1, 1) - np.roll(x, 2 * half - 1, 1)) % m
     )
-    results, (looked, deltas, shares) = opened.order_2_moves(stub, rng.integers(m, size=(20, n)), m)
+    results, (looked, deltas, shares) = moved.order_2_moves(stub, rng.integers(m, size=(20, n)), m)
     assert looked == backs
     assert set(results.values()) == {1}
     assert (shares.sum(axis=-1) == 1).all()
@@ -101,7 +102,7 @@ def test_a_head_that_knows_the_largest_number():
     largest = np.maximum.accumulate(tokens, axis=1)
     said = np.stack([embedding[largest], embedding[0 * largest]], axis=1)
     stub = SimpleNamespace(heads=lambda x, at: said[:, None])
-    distances, error, similar = opened.heads_on_modulus(stub, tokens, embedding, V)
+    distances, error, similar = moved.heads_on_modulus(stub, tokens, embedding, V)
     np.testing.assert_allclose(distances, [0, largest[:, T // 2 :].mean() / V])
     assert error == pytest.approx((V - 1 - largest[:, -1]).mean() / V)
     assert similar.shape == (2, T, V)
@@ -115,4 +116,4 @@ def test_the_rule_itself_moves_as_the_extrapolation():
     c = lcg.draw_increments(64, 30, rng, True)
     x = lcg.generate(64, a, c, rng.integers(64, size=30), 32)
     stub = SimpleNamespace(predict=lambda tokens: lcg.look_back(tokens, 64, 2))
-    assert set(opened.order_2_moves(stub, x, 64)[0].values()) == {1}
+    assert set(moved.order_2_moves(stub, x, 64)[0].values()) == {1}

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from _in_context_features import cosine_map, legendre, pair_score
 
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
@@ -129,7 +130,7 @@ def test_legendre_feature():
     symbol = np.array([0] + [1 if pow(n, (P - 1) // 2, P) == 1 else -1 for n in range(1, P)])
     basis = np.linalg.qr(generator(3, "probes").normal(size=(8, 3)))[0].T
     feature = np.column_stack([2 * waves(LOG, 1), symbol]) @ basis + 1
-    result = representation.legendre(feature, ORDER)
+    result = legendre(feature, ORDER)
     assert result["component"] == 2
     assert abs(result["correlation"][2]) == pytest.approx(1)
     assert result["r2"] == pytest.approx(1)
@@ -144,9 +145,9 @@ def test_cosine_maps_of_ratio_and_answer(kind):
     task = np.array([3, 5])
     labels = {"ratio": shots.directions(P), "answer": all_pairs(P) @ task % P}
     table = generator(4, "probes").normal(size=(P + 2, 400))
-    similarity = representation.cosine_map(table[labels[kind]] * 7 + 2)
+    similarity = cosine_map(table[labels[kind]] * 7 + 2)
     np.testing.assert_allclose(np.diag(similarity), 1)
-    scores = {name: representation.pair_score(similarity, label) for name, label in labels.items()}
+    scores = {name: pair_score(similarity, label) for name, label in labels.items()}
     other = "answer" if kind == "ratio" else "ratio"
     assert scores[kind] == pytest.approx(1, abs=0.05)
     assert abs(scores[other]) < 0.1
@@ -163,10 +164,8 @@ def test_cosine_maps_of_ratio_and_answer(kind):
 
 def test_pair_score_by_hand():
     similarity = np.array([[1, 0.5, 0.1, 9], [0.5, 1, 0.3, 9], [0.1, 0.3, 1, 9], [9, 9, 9, 9]])
-    assert representation.pair_score(similarity, np.array([0, 0, 1, -1])) == pytest.approx(
-        0.5 - 0.2
-    )
-    assert math.isnan(representation.pair_score(similarity, np.arange(4)))
+    assert pair_score(similarity, np.array([0, 0, 1, -1])) == pytest.approx(0.5 - 0.2)
+    assert math.isnan(pair_score(similarity, np.arange(4)))
 
 
 # -- shots -----------------------------------------------------------------------------------------

@@ -31,7 +31,13 @@ from .disk.reader import read_json  # noqa: E402
 from .disk.writer import write_csv, write_json  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError, one_line  # noqa: E402
-from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
+from .training.checkpoint import (  # noqa: E402
+    check_config,
+    check_kept,
+    load_training,
+    save_training,
+    save_weights,
+)
 from .training.folder import Folder  # noqa: E402
 from .training.loop import NonFiniteLoss, Run  # noqa: E402
 from .training.parallel import launched, world  # noqa: E402
@@ -45,6 +51,16 @@ LONGEST = 600  # characters of a message
 
 
 class _Parser(argparse.ArgumentParser):
+    choosing = False  # while flags are read that choose the defaults of others, --help waits
+
+    def print_help(self, file=None):
+        if not self.choosing:
+            super().print_help(file)
+
+    def exit(self, status=0, message=None):
+        if status or not self.choosing:
+            super().exit(status, message)
+
     def error(self, message):
         # The usage is a --help away.
         self.exit(2, f"{self.prog}: error: {one_line(message, LONGEST)}\n")
@@ -107,7 +123,7 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-def bare_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+def bare_parser(name: str, doc: str | None) -> _Parser:
     """A parser without flags, whose errors take one line.
 
     doc: the example's docstring, whose first line describes it; None under python -OO"""
@@ -115,7 +131,7 @@ def bare_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     return _Parser(prog=f"{name}.py", description=first, formatter_class=_Help)
 
 
-def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+def parser(name: str, doc: str | None) -> _Parser:
     """A parser with the flags that all examples have; the example adds its own."""
     p = bare_parser(name, doc)
     add = p.add_argument
@@ -131,23 +147,35 @@ def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     return p
 
 
-def add_checkpoints(p: argparse.ArgumentParser, seconds: float) -> None:
-    """The flags of an example that can be interrupted: --save-seconds and --resume."""
+def add_checkpoints(p: argparse.ArgumentParser, seconds: float, kept: bool = True) -> None:
+    """The flags of an example that can be interrupted: --save-seconds and --resume; where it is
+    `Experiment.train` that trains its one run (kept), --keep-every."""
     add = p.add_argument
+    if kept:
+        add("--keep-every", type=integer(), metavar="N", help="keep the weights of every N steps")
     add("--save-seconds", type=real(), default=seconds, help="seconds between checkpoints")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
 
 
-def parse(
-    p: argparse.ArgumentParser, argv: list[str] | None, quick: dict | None = None
-) -> argparse.Namespace:
+def chosen(p: _Parser, argv: list[str] | None) -> argparse.Namespace:
+    """The flags as they are so far, for those among them that choose the defaults of others: the
+    example sets these before it parses, so that --help shows them."""
+    p.choosing = True
+    try:
+        return p.parse_known_args(argv)[0]
+    finally:
+        p.choosing = False
+
+
+def parse(p: _Parser, argv: list[str] | None, quick: dict | None = None) -> argparse.Namespace:
     """Parse; with --quick the values of `quick` replace defaults, and flags given by the user
-    replace those."""
-    args = p.parse_args(argv)
-    defaults = {name: p.get_default(name) for name in config(args)}
-    if args.quick and quick:
+    replace those. `changed`: names of the flags that differ from their defaults."""
+    early = chosen(p, argv)
+    defaults = {name: p.get_default(name) for name in config(early)}
+    if early.quick and quick:
         p.set_defaults(**quick)
-        args = p.parse_args(argv)
+    args = p.parse_args(argv)
+    args.changed = {name for name in config(args) if getattr(args, name) != p.get_default(name)}
     # In a notebook the example is a module, and the words are those given to its main.
     script = getattr(sys.modules.get(Path(p.prog).stem), "__file__", sys.argv[0])
     args.defaults = defaults
@@ -157,12 +185,40 @@ def parse(
 
 # Flags that only say where and how to compute and show.
 HIDDEN = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds"}
-HIDDEN |= {"workers", "scheduler", "command", "defaults"}
+HIDDEN |= {"workers", "scheduler", "command", "defaults", "changed"}
+HIDDEN |= {"keep_every", "animate"}
 
 
 def config(args: argparse.Namespace) -> dict:
     """The settings that determine the numbers of a run: every flag but the HIDDEN ones."""
     return {name: value for name, value in sorted(vars(args).items()) if name not in HIDDEN}
+
+
+def flag(name: str) -> str:
+    """The flag of a setting: test_rows -> --test-rows."""
+    return "--" + name.replace("_", "-")
+
+
+def words(settings: Mapping) -> list[str]:
+    """Settings as words of a command line: {"depth": 2, "moduli": [5, 7], "repeats": True} ->
+    --depth=2 --moduli 5 7 --repeats. What is None or False needs no word."""
+    found = []
+    for name, value in settings.items():
+        if value is True:
+            found.append(flag(name))
+        elif isinstance(value, list):
+            found += [flag(name), *map(str, value)]
+        elif value is not None and value is not False:
+            found.append(f"{flag(name)}={value}")
+    return found
+
+
+def refuse_idle(args: argparse.Namespace, why: str, *names: str) -> None:
+    """Refuse flags that were changed where they have no effect; why: what they need, or what
+    overrides them."""
+    for name in names:
+        if name in args.changed:
+            raise InputError(f"{flag(name)} {why}")
 
 
 def main(run: Callable[[], int | None]) -> None:
@@ -222,6 +278,7 @@ def leave(code: int) -> None:
 CHECKPOINT = "checkpoint.npz"
 SETTINGS = "config.json"  # of a sweep
 PACKS = "packs"
+WEIGHTS = "weights"  # of --keep-every
 
 
 class Experiment:
@@ -264,6 +321,9 @@ class Experiment:
 
         state: the file in it that --resume goes on from."""
         resume = getattr(self.args, "resume", False)
+        keep_every = getattr(self.args, "keep_every", None)
+        if keep_every and run is not None:
+            check_kept(run, self.args.steps, keep_every)
         if resume and not (self.out / state).exists():
             raise InputError(f"--resume: there is no {state} in {self.out}")
         if run is not None:
@@ -274,6 +334,8 @@ class Experiment:
             own = {"run.json", "log.csv", state}
             if state == SETTINGS:
                 own.add(PACKS)
+            if keep_every:
+                own.add(WEIGHTS)
             try:
                 self.folder = Folder(self.out, own, resume)
             except OSError as error:
@@ -301,6 +363,19 @@ class Experiment:
                 say(f"step {run.t} is not saved: {error}")
 
         return save
+
+    def keep(self, run: Run) -> None:
+        """Every --keep-every steps: weights and settings into DIR/weights/step_00000100.npz.
+
+        On a full disk those of one step are missing, and later ones may fit."""
+        every = getattr(self.args, "keep_every", None)
+        if not every or run.t % every:
+            return
+        try:
+            save_weights(self.out / WEIGHTS, run, config(self.args))
+            self.note_files()
+        except OSError as error:
+            say(f"the weights of step {run.t} are not kept: {error}")
 
     def note_files(self) -> list[str]:
         """List in the folder what runs left there, for those that come after."""
@@ -337,7 +412,7 @@ class Experiment:
         when = (args.steps, log_every, show, save, args.save_seconds)
         with Interrupt() as interrupt:
             try:
-                run.fit(*when, stop=lambda: world().any(interrupt()))
+                run.fit(*when, stop=lambda: world().any(interrupt()), on_step=self.keep)
             except NonFiniteLoss as error:
                 print(f"stopped: {error}")
                 broken = self.out / "nonfinite.npz"

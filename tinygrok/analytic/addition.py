@@ -38,7 +38,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engine.errors import InputError
+from ..engine.errors import InputError, require_known
 from ..engine.rng import generator
 from ..tasks.modular import Circle, ModularTask
 
@@ -179,8 +179,7 @@ def choose_waves(task: ModularTask, circle: Circle, width, phases: str, rng, ext
             needed = f"{task.name} needs at least {extra + 1} neurons"
             raise AnalyticError(f"width {width} is too small: {needed}")
         return random_waves(circle.period, S, count, rng or generator(0, "init"))
-    if phases not in DESIGNS:
-        raise AnalyticError(f"unknown phases {phases!r}: choose random, {', '.join(DESIGNS)}")
+    require_known(phases, ("random", *DESIGNS), "phases", AnalyticError)
     if phases == "equal" and circle.period % 2 == 0:
         raise AnalyticError(f"equal phases need a circle of odd length, not {circle.period}")
     _check_size(task, max(group_size(S), width or 0))  # before anything of that size is made

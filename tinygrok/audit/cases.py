@@ -31,7 +31,7 @@ def _tensors(name: str, net, lead: tuple = (), tuned: tuple = ()) -> tuple[Tenso
 
 def _on(dev, arrays: Tensors) -> Tensors:
     """Copies, since running statistics move."""
-    return {k: x.astype(dev.dtype) for k, x in arrays.items()}
+    return {k: dev.to_device(x.copy()) for k, x in arrays.items()}
 
 
 def _network(name: str, net, read: Callable, lead: tuple = (), mode: Mode = TRAINING) -> Case:
@@ -106,7 +106,8 @@ def _pair(name: str) -> Case:
         p, caches, dots = cache
         for gradient in g.values():
             gradient.fill(0)  # the pair adds
-        g["x"], g["xdot"] = chain.pair(replace(p, g=g), ops, *dy, caches, dots)
+        adjoints = (dy[0], dy[1])
+        g["x"], g["xdot"] = chain.pair(replace(p, g=g), ops, *adjoints, caches, dots)
 
     def by_complex_step(t, dy):
         """The tangent is the derivative along xdot."""
@@ -163,7 +164,8 @@ def _training(name: str, net, batch: Callable, members=None, loss="mse", dropout
 
     def run(dev, t, at_once=False):
         params, grads = (Arena(dev, net.shapes, members) for _ in range(2))
-        params.load(t)
+        for k, view in params.views.items():
+            view[...] = t[k]
         data = batch(dev)
         at_once = at_once or dev is COMPLEX  # as a GPU takes it
         if at_once and members is None:
@@ -171,7 +173,7 @@ def _training(name: str, net, batch: Callable, members=None, loss="mse", dropout
         elif at_once:
             data._stack(dev, net)
         losses = objective.Objective(dev, net, params, loss).gradient(grads, data, dropout)
-        return np.asarray(losses, dev.dtype), grads
+        return dev.xp.asarray(losses, dev.dtype), grads
 
     def back(dev, dloss, grads, g):
         for k, gradient in grads.views.items():
@@ -188,7 +190,10 @@ def _table(name: str, counts: tuple, rates: tuple = (), **options) -> Case:
     """Members with data of their own, of different sizes: at once some rows have weight 0."""
     net = mlp.TwoLayerNet(5, 6, **options)
     rng = seeded(name)
-    data = [(rng.integers(0, 5, (2, n)), rng.integers(0, 5, n)) for n in counts]
+    data = []
+    for n in counts:
+        inputs = rng.integers(0, 5, (net.terms, n))
+        data.append((inputs, rng.integers(0, 5, n)))
     batch = partial(batches.TableBatch, model=net, data=data, whole=net.batchnorm)
     members = len(counts)
     dropout = (mask_keys(range(members), step=1), np.array(rates)) if rates else None
@@ -213,6 +218,8 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "two-layer batchnorm": partial(_two_layer, kind="square", members=2, batchnorm=True),
     "two-layer eval": partial(_two_layer, kind="square", batchnorm=True, train=False),
     "two-layer dropout": partial(_two_layer, kind="square", members=2, rate=0.4),
+    "two-layer three terms": partial(_two_layer, kind=None, members=2, terms=3),
+    "two-layer four terms": partial(_two_layer, kind=None, rate=0.4, terms=4),
     "two-layer stage": partial(_stage, net=mlp.TwoLayerNet(3, 4, batchnorm=True), x="5x4"),
     "gpt rotary": partial(_gpt, select=slice(1, None, 2)),
     "gpt learned": partial(_gpt, positions="learned", shift=False),
@@ -228,6 +235,7 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     **{f"square loss {which}": _jacobian_loss for which in CHAINS},
     "training table": partial(_table, counts=(11, 7, 1), activation="tanh"),
     "training dropout": partial(_table, counts=(11, 7, 9), rates=(0.3, 0.0, 0.6)),
+    "training four terms": partial(_table, counts=(11, 7, 1), terms=4),
     "training neurons": partial(_table, counts=(11, 7), batchnorm=True),
     "training sequences": _sequences,
 }

@@ -72,7 +72,7 @@ def _embedding(name: str, u: str, inputs: int = 7, own: bool = False) -> Case:
     *lead, terms, P, _ = sizes(u)
     index = seeded(name).integers(0, P, (*(lead if own else ()), terms, inputs))
     index[..., 0, :].sort(axis=-1)  # the first table takes the path of sorted inputs
-    rows = embedding.RowIndex(DEV, index, P)
+    rows = partial(embedding.RowIndex, index=index, rows=P)
     return pair(name, "embedding", normal(name, u=u), rows, dx="")
 
 
@@ -99,7 +99,7 @@ def _second(name: str) -> Case:
 
     def run(dev, t):
         x = t["x"]
-        return activation.activation_backward(dev, np.ones_like(x), (x, kind)), x
+        return activation.activation_backward(dev, dev.xp.ones_like(x), (x, kind)), x
 
     def back(dev, dy, x, g):
         activation.activation_second(dev, x, kind, g["x"])
@@ -111,7 +111,7 @@ def _second(name: str) -> Case:
 
 def _dropout(name: str, rate: float | list) -> Case:
     keys = mask_keys([1, 2], step=3)
-    return pair(name, "dropout", normal(name, x="2x4x3"), rate, keys, layout=even)
+    return pair(name, "dropout", normal(name, x="2x4x3"), rate, lambda dev: keys, layout=even)
 
 
 def _row_weights(*shape: int) -> np.ndarray:
@@ -154,7 +154,8 @@ def _rotary(name: str, x: str, positions: slice | list = slice(None)) -> Case:
     heads = inputs["x"].shape[-1] // 4
 
     def angles(dev):
-        return attention.rotary_table_host(dev, 5, 4, heads + 1, base=10.0).at(positions)
+        at = positions if isinstance(positions, slice) else dev.to_device(positions)
+        return attention.rotary_table_host(dev, 5, 4, heads + 1, base=10.0).at(at)
 
     return pair(name, "rotary", inputs, angles, layout=np.array)  # pairs stand side by side
 

@@ -184,19 +184,3 @@ def autoinit(
             w[name] = w[name] * factor
     names = [*model.shapes, *(name for name in multipliers if name in model.buffers)]
     return {name: dev.to_host(w[name]) for name in names}, history
-
-
-# -- ReLU layers without norms: every layer alone, J = (a/a*)^2 = y^2, kappa = lr sigma_w^2 --------
-
-
-def predicted_loss(J: np.ndarray, steps: int, lr: float, schedule=constant) -> list[float]:
-    """The Jacobian log loss before every step of a tuning, from the J of the blocks at its start.
-
-    Every block alone, one multiplier a of its weights, J ~ a^2 (ReLU, no residual connections):
-    ln J changes by twice the change of ln a, which is -lr dL/d ln a = -2 lr ln J, at most 0.3."""
-    logs = np.log(J)
-    losses = []
-    for t in range(steps):
-        losses.append(0.5 * (logs**2).sum())
-        logs = logs + 2 * np.clip(-2 * lr * schedule(t + 1) * logs, -0.3, 0.3)
-    return losses

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..engine.device import Device
-from ..engine.errors import InputError
+from ..engine.errors import InputError, require_known
 from ..engine.kernels import LEAK
 from ..models.vision import NORMS
 from ..ops.activation import activation_backward, activation_forward, resolve
@@ -178,8 +178,7 @@ class MeanField:
 
     def __post_init__(self):
         averages(self.activation)
-        if self.norm not in NORMS:
-            raise InputError(f"unknown norm {self.norm!r}: choose {', '.join(NORMS)}")
+        require_known(self.norm, NORMS, "norm")
 
     def branch(self, K):
         """(A, B): the branch W f(h) adds sw2 A to the kernel and sw2 B to the Jacobian.

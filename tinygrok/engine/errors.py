@@ -13,6 +13,12 @@ class InputError(ValueError):
     """
 
 
+def require_known(name, names, what: str, error: type[InputError] = InputError) -> None:
+    """Refuse a name that is none of these, as an unknown `what`."""
+    if name not in names:
+        raise error(f"unknown {what} {name!r}: choose {', '.join(names)}")
+
+
 def one_line(x: object, most: int = 200) -> str:
     """x as text, without line ends and control characters; of more than `most` characters the
     middle is left out."""

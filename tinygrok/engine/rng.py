@@ -7,7 +7,7 @@ the same bits; dropout masks come from a counter hash that gives the same mask o
 import numpy as np
 
 from .border import integer
-from .errors import InputError
+from .errors import require_known
 
 # Append only: the position of a name is its key.
 STREAMS = ("init", "split", "corruption", "batches", "dropout", "probes")
@@ -23,8 +23,7 @@ def generator(seed: int, stream: str) -> np.random.Generator:
     >>> generator(0, "init").integers(100, size=4).tolist()
     [80, 94, 0, 31]
     """
-    if stream not in STREAMS:
-        raise InputError(f"unknown stream {stream!r}: choose {', '.join(STREAMS)}")
+    require_known(stream, STREAMS, "stream")
     key = (STREAMS.index(stream),)
     entropy = integer(seed, "a seed", 0)
     return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))

@@ -30,7 +30,7 @@ import numpy as np
 
 from ..engine.border import integer
 from ..engine.device import Array, Device
-from ..engine.errors import InputError
+from ..engine.errors import require_known
 from ..ops import activation, conv, linear, norm
 from .protocol import EVALUATION, Shapes, Stage
 
@@ -342,8 +342,7 @@ class Chain:
             name, mu, inner = args
             params = self._declare(name, {"mu": ((1,), mu)})
             return Op(kind, name, (), params, self._compile(inner))
-        if kind not in RULES:
-            raise InputError(f"unknown operation {kind!r}: choose residual, {', '.join(RULES)}")
+        require_known(kind, ("residual", *RULES), "operation")
         if kind == "act":
             activation.resolve(*args)  # refuse an unknown name here, not in the first step
         rule = RULES[kind]

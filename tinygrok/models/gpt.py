@@ -8,7 +8,7 @@ import numpy as np
 
 from ..engine.border import integer
 from ..engine.device import Array, Device
-from ..engine.errors import InputError
+from ..engine.errors import InputError, require_known
 from ..engine.gemm import matmul
 from ..ops.activation import resolve
 from ..ops.embedding import embedding_backward, embedding_forward
@@ -76,9 +76,7 @@ class GPT:
         resolve(self.activation)  # refuse an unknown name here, not in the first step
         for size in ("vocab", "width", "depth", "heads", "context", "digits"):
             setattr(self, size, integer(getattr(self, size), size, 1))
-        if self.positions not in POSITIONS:
-            known = ", ".join(POSITIONS)
-            raise InputError(f"unknown positions {self.positions!r}: choose {known}")
+        require_known(self.positions, POSITIONS, "positions")
         rotary = self.positions == "rotary"
         if self.width % self.heads or (rotary and self.width // self.heads % 2):
             even = " of even size" if rotary else ""

@@ -5,7 +5,7 @@ Sources: Doshi, He, Gromov, arXiv 2111.12143 (MLPs, Mixer); Touvron et al., arXi
 (ResMLP); Simonyan and Zisserman, arXiv 1409.1556, in its form for small images (VGG-19).
 """
 
-from ..engine.errors import InputError
+from ..engine.errors import InputError, require_known
 from .chain import Chain
 
 VGG19 = (  # channels, and where to pool
@@ -34,8 +34,7 @@ def deep_mlp(
     >>> deep_mlp(784, 100, 3, 10, "tanh", "pre", mu=0.9)
     Chain(5 blocks, 110,410 parameters)
     """
-    if norm not in NORMS:
-        raise InputError(f"unknown norm {norm!r}: choose {', '.join(NORMS)}")
+    require_known(norm, NORMS, "norm")
 
     def block(name: str) -> tuple[str, tuple]:
         act = ("act", activation)

@@ -5,8 +5,6 @@ U^(1) e(n_1) + ... + U^(S) e(n_S) in its first layer: S rows gathered and added.
 v of table s is the sum of the cotangent rows b with n_s(b) = v; RowIndex lists those rows once, so
 backward is a sum over contiguous segments, with no atomics and no add.at."""
 
-import math
-
 import numpy as np
 
 from ..engine import kernels
@@ -19,7 +17,8 @@ class RowIndex:
     """Which row of each of S tables every input takes, and the inputs grouped by row.
 
     host     the index, int64 in [0, P): (S, B), or (E, S, B) when members see different inputs
-    groups   on a CPU only, by member and table: the inputs of every row
+    groups   on a CPU only, {place of a member's arrays: by table, the inputs of every row}; the
+             place is (e,), or () of inputs that all members share
     index    on a GPU only: host as int32
     order    on a GPU only: argsort of index along B
     starts   on a GPU only, (..., S, P + 1): the inputs of row v are order[starts[v]:starts[v + 1]]
@@ -41,7 +40,7 @@ class RowIndex:
         if dev.kind == "cuda":
             self.index = dev.to_device(index.astype(np.int32))
         if not backward:
-            self.groups = [[None] * S] * math.prod(lead)
+            self.groups = {at: [None] * S for at in np.ndindex(*lead)}
             return
         order = np.argsort(index, axis=-1, kind="stable")
         grouped = np.take_along_axis(index, order, axis=-1)
@@ -52,10 +51,10 @@ class RowIndex:
             self.order = dev.to_device(order.astype(np.int32))
             self.starts = dev.to_device(starts.astype(np.int32))
             return
-        self.groups = []  # by member, by table
+        self.groups = {}
         for at in np.ndindex(*lead):
             tables = zip(index[at], order[at], starts[at], strict=True)
-            self.groups.append([_HostGroups(n, o, first.tolist()) for n, o, first in tables])
+            self.groups[at] = [_HostGroups(n, o, first.tolist()) for n, o, first in tables]
 
     def __len__(self) -> int:
         return self.host.shape[-1]
@@ -111,11 +110,9 @@ def embedding_forward(dev: Device, u: Array, rows: RowIndex, out=None):
     if dev.kind == "cuda":
         stride = S * B if rows.index.ndim == 3 else 0
         kernels.gather_sum(dev, u, rows.index, S, P, N, B, stride, h)
-    elif rows.host.ndim == 3:
-        for e, index in enumerate(rows.host):
-            _gather_host(dev, u[e], index, rows.groups[e], h[e])
-    else:
-        _gather_host(dev, u, rows.host, rows.groups[0], h)
+        return h, (rows,)
+    for at, groups in rows.groups.items():
+        _gather_host(dev, u[at], rows.host[at], groups, h[at])
     return h, (rows,)
 
 
@@ -150,11 +147,8 @@ def embedding_backward(dev: Device, dh: Array, cache: tuple, du: Array, accumula
         return
     if not accumulate:
         du.fill(0)
-    if rows.host.ndim == 3:
-        for e, groups in enumerate(rows.groups):
-            _add_groups_host(dev, dh[e], groups, du[e])
-    else:
-        _add_groups_host(dev, dh, rows.groups[0], du)
+    for at, groups in rows.groups.items():
+        _add_groups_host(dev, dh[at], groups, du[at])
 
 
 def _add_groups_host(dev: Device, dh: Array, groups: list, du: Array) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..engine.border import integers
-from ..engine.errors import InputError
+from ..engine.errors import InputError, require_known
 from .fourier import neuron_ipr, neuron_rows, spectrum
 from .representation import unit
 
@@ -25,8 +25,7 @@ def scores(weights: Weights, kind: str, seed=0, order=None) -> np.ndarray:
     "readout"  |gain_k| |W_k|: the strength of a unit of variance 1
     "random"   a random order
     """
-    if kind not in SCORES:
-        raise InputError(f"unknown score {kind!r}: choose {', '.join(SCORES)}")
+    require_known(kind, SCORES, "score")
     if kind in ("gain", "readout") and "norm.gain" not in weights:
         raise InputError(f"the score {kind!r} needs a network with BatchNorm")
     match kind:

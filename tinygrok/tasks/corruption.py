@@ -5,6 +5,7 @@ earlier labels alone."""
 
 import numpy as np
 
+from ..engine.errors import require_known
 from .modular import ModularTask, TaskError
 
 RULES = ("uniform", "strict", "symmetric", "subtraction")
@@ -32,8 +33,7 @@ def corrupt(
     """
     if not 0 <= fraction <= 1:
         raise TaskError(f"the corrupted fraction must lie between 0 and 1, not {fraction}")
-    if rule not in RULES:
-        raise TaskError(f"unknown corruption rule {rule!r}: choose {', '.join(RULES)}")
+    require_known(rule, RULES, "corruption rule", TaskError)
     n = len(numbers)
     inputs = task.inputs(numbers)
     true = task.labels(inputs)

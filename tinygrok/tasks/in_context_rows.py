@@ -8,6 +8,7 @@ little to be learnt. Here a share of the rows asks for more, or for one thing at
                      answer. A direction is drawn for every input, all of them different and all
                      equally likely, then one of its inputs
     line             all inputs of one direction: ratio matching and nothing else
+    two-lines        inputs of two directions: which example to match has to be found
     axis             among the first 4 inputs are (u, 0) and (0, v), at places drawn at random; the
                      others are off the axes: x/u z(u, 0) + y/v z(0, v) answers them
     steps            axis rows that show such a sum in steps: before (x, y) also (x, 0) and (0, y),
@@ -24,9 +25,9 @@ import numpy as np
 
 from .in_context import InContextData
 from .modular import TaskError, directions, pair_numbers
-from .shares import MovingShares
+from .shares import MovingShares, moved
 
-RULES = ("plain", "direction-free", "line", "axis", "steps")
+RULES = ("plain", "direction-free", "line", "two-lines", "axis", "steps")
 EARLY = 4  # shots among which the two inputs on the axes stand
 
 
@@ -57,6 +58,7 @@ class Lines:
             "plain": True,
             "direction-free": count >= shots,
             "line": count > 0,
+            "two-lines": count > 1,
             "axis": both_axes,
             "steps": both_axes,
         }
@@ -71,8 +73,10 @@ class Lines:
         if rule == "line":
             one = rng.integers(count, size=(rows, 1))
             return self._of(np.broadcast_to(one, (rows, shots)), rng)
-        if rule == "direction-free":
+        if rule in ("direction-free", "two-lines"):
             order = np.argsort(rng.random((rows, count)), axis=1)
+            if rule == "two-lines":
+                order = np.take_along_axis(order, rng.integers(2, size=(rows, shots)), axis=1)
             return self._of(order[:, :shots], rng)
         return self._sums(rows, shots, rng, shown if rule == "steps" else 0.0)
 
@@ -132,7 +136,7 @@ class MixedRows(InContextData):
         """(rows, shots, 2) train inputs of the batch of a step."""
         pairs = super().train_rows(rows, rng, step)
         first, last = self.fade
-        shown = min(max((last - step) / (last - first), 0.0), 1.0)
+        shown = moved(step, last, first)
         rules = np.repeat(RULES, rng.multinomial(rows, self.shares(step)))
         for rule in np.unique(rules[rules != "plain"]):
             chosen = rules == rule
@@ -141,7 +145,8 @@ class MixedRows(InContextData):
 
     def sets(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The four of InContextData; then, unless all training rows are plain, ood_direction_free,
-        ood_line, ood_axis, ood_steps: held-out tasks on train inputs by these rules, if any."""
+        ood_line, ood_two_lines, ood_axis, ood_steps: held-out tasks on train inputs by these rules,
+        if any."""
         result = super().sets(rng)
         if self.shares.used == ["plain"]:
             return result

@@ -396,16 +396,6 @@ def _first_unused(best, others, used: np.ndarray, count: int) -> list[int]:
     return list(dict.fromkeys(free.tolist()))[:count]
 
 
-def elements_needed(accuracy: np.ndarray, level: float) -> int | None:
-    """The fewest numbers in context from which on the accuracy stays at least at a level.
-
-    accuracy (T,), with 1, 2, ..., T numbers in context. None if it never does."""
-    reached = np.asarray(accuracy) >= level
-    missed = np.flatnonzero(~reached)
-    needed = int(missed[-1]) + 2 if len(missed) else 1
-    return needed if needed <= len(reached) else None
-
-
 # -- classical predictors --------------------------------------------------------------------------
 # Like a network they read x_0 ... x_t and answer x_{t+1}, at every t: (B, T) -> (B, T), -1 where
 # they have no answer.

@@ -43,6 +43,11 @@ def of_small_order(m: int, largest: int) -> np.ndarray:
     return a[small]
 
 
+def of_full_period(a: np.ndarray, m: int) -> np.ndarray:
+    """Those of the multipliers a with which mod m every seed has the full period (Hull-Dobell)."""
+    return a[(a - 1) % hull_dobell_step(m) == 0]
+
+
 def units(m: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A number below m and prime to it for every modulus (n,), all equally likely."""
     c = rng.integers(1, m)
@@ -149,7 +154,7 @@ def mixed_moduli(
     full = {}
     for m in moduli.tolist():
         free[m] = of_small_order(m, length // 2)
-        full[m] = free[m][(free[m] - 1) % hull_dobell_step(m) == 0]
+        full[m] = of_full_period(free[m], m)
     a, c = (rng.permutation(np.arange(1, high))[None, :128] for _ in range(2))
     data = MixedLcg(
         moduli, a, c, tests, length, high, full=Pairs(full), free=Pairs(free), shares=shares

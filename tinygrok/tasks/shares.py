@@ -9,6 +9,11 @@ from .modular import TaskError
 Shares = Mapping[str, float]
 
 
+def moved(step: float, start: int, end: int) -> float:
+    """How far a step is on the way from one step to another: from 0 to 1, linear in between."""
+    return min(max((step - start) / (end - start), 0.0), 1.0)
+
+
 class MovingShares:
     """Called with a step: (names,) shares of the kinds `names`, which sum to 1.
 
@@ -37,6 +42,4 @@ class MovingShares:
         self.used = [name for name in names if start.get(name) or end.get(name)]
 
     def __call__(self, step: float) -> np.ndarray:
-        first, last = self.ramp
-        moved = min(max((step - first) / (last - first), 0.0), 1.0)
-        return self.start + moved * (self.end - self.start)
+        return self.start + moved(step, *self.ramp) * (self.end - self.start)

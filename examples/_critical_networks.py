@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engine.device import Device
-from ..models.vision import deep_mlp
-from .jacobian import Propagation, mean_and_error
-from .meanfield import MeanField, critical_point
+from tinygrok.criticality.jacobian import Propagation, mean_and_error
+from tinygrok.criticality.meanfield import MeanField, critical_point
+from tinygrok.engine.device import Device
+from tinygrok.models.vision import deep_mlp
 
 INPUTS = 256  # entries of an input
 ANY = 1000  # K* where any will do (critical_point)
