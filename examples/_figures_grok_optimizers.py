@@ -8,16 +8,16 @@ from tinygrok.plots.colors import GREEN, ORANGE, PURPLE, TEST, TRAIN
 from tinygrok.plots.style import SHARE, figure, save
 
 SKY = "#56b4e9"  # the seventh colour of Okabe and Ito
-COLORS = (TEST, "0.6", GREEN, TRAIN, ORANGE, PURPLE, SKY)
+COLORS = (TEST, GREEN, TRAIN, ORANGE, PURPLE, SKY, "0.5")
 MARKS = "os^DvPX"
 
 
 def race(rows: dict, reported: dict, args, path: Path) -> None:
     """Optimisers against each other.
 
-    rows      {method: {"lr", "median", "quartiles", "grokked", "networks", "median_by_lr"}}
+    rows      {method: {"lr", "median", "quartiles", "grokked", "networks", "median_by_factor"}}
     reported  {method: outcome of every network: {"step_grok", "test_accuracy": its curve}}
-    args      steps, log_every, p"""
+    args      steps, log_every, p, factors"""
     fig = figure(9, 7)
     top, below = fig.subfigures(2, 1, height_ratios=(1, 1))
     curves, legend = top.subplots(1, 2, width_ratios=(3, 1))
@@ -26,7 +26,7 @@ def race(rows: dict, reported: dict, args, path: Path) -> None:
     for method, (color, mark) in looks.items():
         name = f"{method}, lr {rows[method]['lr']:g}"
         _curve(curves, reported[method], args, color, name)
-        _by_rate(rates, rows[method]["median_by_lr"], args.steps, color, mark)
+        _by_rate(rates, rows[method]["median_by_factor"], args.steps, color, mark)
     legend.axis("off")
     legend.legend(*curves.get_legend_handles_labels(), loc="center left", frameon=False)
     curves.axhline(1 / args.p, color="0.3", lw=0.8, ls=":")
@@ -36,8 +36,9 @@ def race(rows: dict, reported: dict, args, path: Path) -> None:
     rates.axhline(args.steps, color="0.3", lw=0.8, ls=":")
     limits = (0, 1.2 * args.steps)
     title = f"Median by learning rate, other seeds\n(above the line: > {args.steps})"
-    rates.set(xscale="log", xlabel="learning rate", ylabel="step", title=title, ylim=limits)
-    rates.set_xticks(args.lr, [f"{lr:g}" for lr in args.lr])
+    rates.set(xscale="log", ylabel="step", title=title, ylim=limits)
+    rates.set_xlabel("learning rate / the rate of the method")
+    rates.set_xticks(args.factors, [f"{factor:g}" for factor in args.factors])
     rates.minorticks_off()
     for ax in (curves, dots):
         _plain_ticks(ax)
@@ -91,6 +92,6 @@ def _dots(ax, rows: dict, reported: dict, last: int, looks: dict) -> None:
 
 def _by_rate(ax, medians: dict, last: int, color: str, mark: str) -> None:
     """A median that is not known is drawn above the last step."""
-    rates = [float(lr) for lr in medians]
+    factors = [float(factor) for factor in medians]
     steps = [1.1 * last if step is None else step for step in medians.values()]
-    ax.plot(rates, steps, color=color, marker=mark, ms=5, lw=1.2, alpha=0.8)
+    ax.plot(factors, steps, color=color, marker=mark, ms=5, lw=1.2, alpha=0.8)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tinygrok.engine.device import get_device
-from tinygrok.engine.optim import OPTIMIZERS
+from tinygrok.engine.optim import OPTIMIZERS, global_norm
 from tinygrok.engine.params import Arena
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
@@ -18,16 +18,22 @@ from tinygrok.training.ensembles import member_history
 from tinygrok.training.loop import NonFiniteLoss
 from tinygrok.training.tables import Evaluation, Training
 
-# What is compared -> its optimiser, the options of it, and what else it changes. AdamW has the
-# betas of grok_addition.py everywhere.
+# What is compared: its optimiser, the options of it, and what else it changes. AdamW has the betas
+# of grok_addition.py everywhere.
+#   rate    the learning rate that the factors of --factors multiply
+#   decay   times --weight-decay is the weight decay. It means another thing to SGD, where it is
+#           added to the gradient, and to Muon, whose updates are of length 1: round numbers with
+#           which these grok at all, found at p = 59 on other seeds
+#   norm    the constant norm of all weights, as a multiple of the first one: that of AdamW's
+#           networks when they grok is about three times as large
 METHODS = {
-    "AdamW": {"optimizer": "adamw", "decayed": True},
-    "AdamW, no decay": {"optimizer": "adamw"},  # the control of the three without decay
-    "SGD with momentum": {"optimizer": "sgd", "options": {"momentum": 0.9}},
-    "Muon": {"optimizer": "muon", "decayed": True, "options": {"matrices": ["U", "W"]}},
-    "Grokfast": {"optimizer": "grokfast", "decayed": True},
-    "constant norm": {"optimizer": "constant_norm"},
-    "StableMax": {"optimizer": "adamw", "loss": "stablemax"},
+    "AdamW": {"optimizer": "adamw", "rate": 0.01, "decay": 1},
+    "SGD with momentum": {"optimizer": "sgd", "rate": 1, "decay": 1e-4, "momentum": 0.9},
+    "Muon": {"optimizer": "muon", "rate": 0.1, "decay": 0.2, "matrices": ["U", "W"]},
+    "Grokfast": {"optimizer": "grokfast", "rate": 0.01, "decay": 1},
+    "constant norm": {"optimizer": "constant_norm", "rate": 0.01, "norm": 3},
+    "StableMax": {"optimizer": "adamw", "rate": 0.01, "loss": "stablemax"},
+    "no decay": {"optimizer": "adamw", "rate": 0.01},  # the control of the two before
 }
 GROKKED = 0.99
 
@@ -59,15 +65,18 @@ def build(dev, points):
 
 
 def make_optimizer(dev, net, params, method, common):
-    options = dict(method.get("options", {}))
-    if method.get("decayed"):
-        options["weight_decay"] = common["weight_decay"]
+    lr = common["lr"]
+    options = {name: method[name] for name in ("momentum", "matrices") if name in method}
+    options["weight_decay"] = method.get("decay", 0) * common["weight_decay"]
     if method["optimizer"] != "sgd":
         options["betas"] = (0.9, 0.98)
     if method["optimizer"] == "muon":  # all of its weights are matrices
-        options["matrix_lr"] = common["lr"]
+        options["matrix_lr"] = lr
+    if "norm" in method:
+        first = dev.to_host(global_norm(dev, params)).ravel()
+        options["norm"] = method["norm"] * first
     grads = Arena(dev, net.shapes, params.members)
-    return OPTIMIZERS[method["optimizer"]](dev, params, grads, lr=common["lr"], **options)
+    return OPTIMIZERS[method["optimizer"]](dev, params, grads, lr=lr, **options)
 
 
 def all_grokked(run):

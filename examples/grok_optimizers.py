@@ -1,18 +1,20 @@
-"""How soon a network groks under seven optimisers, each at its best learning rate, with quartiles.
+"""How soon a network groks under six optimisers, each at its best learning rate, with quartiles.
 
     python examples/grok_optimizers.py              # 25 networks each; --resume goes on
     python examples/grok_optimizers.py --quick      # p = 59 in under a minute
     python examples/grok_optimizers.py --workers 2  # the same numbers, a pack a process
+    python examples/grok_optimizers.py --methods StableMax "no decay" --steps 2000
 
-The networks are those of grok_addition.py; what is compared is AdamW with and without decay, SGD
-with momentum, Muon, Grokfast (arXiv 2405.20233), AdamW at a constant norm of the weights (Omnigrok,
-arXiv 2210.01117), and the StableMax cross-entropy (arXiv 2501.04697). Formulas:
-tinygrok/engine/optim.py, tinygrok/ops/loss.py.
+The networks are those of grok_addition.py; what is compared is AdamW, SGD with momentum, Muon,
+Grokfast (arXiv 2405.20233), AdamW without decay at a constant norm of the weights (Omnigrok, arXiv
+2210.01117) and without decay on the StableMax cross-entropy (arXiv 2501.04697). Formulas:
+tinygrok/engine/optim.py, tinygrok/ops/loss.py; decays and norms: METHODS of
+examples/_grok_optimizers.py.
 
-A network groks at the first measurement with 99 % of the held-out pairs right. All optimisers try
-the same learning rates, on seeds of their own: the one with the smallest median there is the one
-whose 25 other seeds are reported. Networks that never grok within the steps count as later than all
-others: where they are half or more, the median is "> steps"."""
+A network groks at the first measurement with 99 % of the held-out pairs right. Every optimiser
+tries its own rate times the same factors, on other seeds than those that are reported: the rate
+with the smallest median there is taken. Networks that never grok within the steps count as later
+than all others: where they are half or more, the median is "> steps"."""
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
@@ -24,8 +26,8 @@ import _figures_grok_optimizers as plots
 from _grok_optimizers import METHODS, order_statistic, train
 from phase_diagram import make_executor
 
-QUICK = {"p": 59, "width": 100, "weight_decay": 2.0, "steps": 200, "seeds": 5, "choosing": 1}
-QUICK |= {"lr": [0.01, 0.03]}
+QUICK = {"p": 59, "width": 200, "weight_decay": 2.0, "steps": 200}  # grok_addition.py --quick
+QUICK |= {"seeds": 5, "choosing": 1, "factors": [3, 10]}
 OTHER_SEEDS = 1_000_000  # where the seeds begin with which learning rates are chosen
 MOST_NETWORKS = 10_000
 
@@ -38,11 +40,12 @@ def arguments(argv=None):
     workers = cli.integer(0, cli.MOST_WORKERS)
     names = list(METHODS)
     dask = "address of a Dask scheduler; it and its workers need PYTHONPATH=examples"
-    decay = "decoupled decay of AdamW, Muon and Grokfast; the others have none"
-    grid = "learning rates to choose from, the same for all"
+    decay = "of AdamW and Grokfast; SGD and Muon have a part of it, the others none"
+    grid = "learning rates to choose from, times the rate of a method: the same for all"
     choosing = "networks that choose a learning rate, of other seeds"
-    add("--methods", nargs="+", default=names, choices=names, metavar="NAME", help=", ".join(names))
-    add("--lr", type=cli.positive(), nargs="+", default=[0.003, 0.01, 0.03, 0.1], help=grid)
+    six = names[:-1]
+    add("--methods", nargs="+", default=six, choices=names, metavar="NAME", help=", ".join(names))
+    add("--factors", type=cli.positive(), nargs="+", default=[1, 3, 10, 30], help=grid)
     add("--p", type=cli.integer(5, 1000), default=97, help="modulus")
     add("--width", type=cli.integer(1, 10**6), default=500, help="hidden neurons")
     add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
@@ -57,41 +60,46 @@ def arguments(argv=None):
     add("--scheduler", metavar="tcp://HOST:PORT", help=dask)
     add("--resume", action="store_true", help="keep the finished packs in --out, and go on")
     args = cli.parse(p, argv, QUICK)
-    for name in ("methods", "lr"):
+    for name in ("methods", "factors"):
         if len(set(getattr(args, name))) < len(getattr(args, name)):
             raise cli.InputError(f"--{name}: every value once")
-    args.lr.sort()
-    networks = len(args.methods) * (len(args.lr) * args.choosing + args.seeds)
+    args.factors.sort()
+    networks = len(args.methods) * (len(args.factors) * args.choosing + args.seeds)
     if networks > MOST_NETWORKS:
         sizes = "methods x (learning rates x choosing + seeds)"
         raise cli.InputError(f"{sizes}: {networks:,} networks, and {MOST_NETWORKS:,} at most")
     return args
 
 
-def pack(args, method, lr, first, count):
+def pack(args, method, factor, first, count):
     """Points of networks that train together, with the seeds first, first + 1, ..."""
     names = ("p", "width", "train_frac", "weight_decay", "steps", "log_every", "dtype")
-    point = {name: getattr(args, name) for name in names} | {"method": method, "lr": lr}
+    point = {name: getattr(args, name) for name in names}
+    point |= {"method": method, "lr": learning_rate(method, factor)}
     return [point | {"seed": first + s} for s in range(count)]
 
 
+def learning_rate(method, factor):
+    return float(f"{factor * METHODS[method]['rate']:.6g}")  # 0.3, and not 0.30000000000000004
+
+
 def choosing_packs(args):
-    """{(method, lr): pack}"""
+    """{(method, factor): pack}"""
     first = args.seed + OTHER_SEEDS
     packs = {}
     for method in args.methods:
-        for lr in args.lr:
-            packs[method, lr] = pack(args, method, lr, first, args.choosing)
+        for factor in args.factors:
+            packs[method, factor] = pack(args, method, factor, first, args.choosing)
     return packs
 
 
 def chosen(args, tried):
-    """{method: learning rate}: that of the smallest median step of grokking; where no median is
-    known, of the best mean test accuracy ever seen.   tried {(method, lr): outcomes}"""
+    """{method: factor}: that of the smallest median step of grokking; where no median is known, of
+    the best mean test accuracy ever seen.   tried {(method, factor): outcomes}"""
     best = {}
     for method in args.methods:
-        ranks = {lr: rank(tried[method, lr]) for lr in args.lr}
-        best[method] = min(args.lr, key=ranks.get)
+        ranks = {factor: rank(tried[method, factor]) for factor in args.factors}
+        best[method] = min(args.factors, key=ranks.get)
     return best
 
 
@@ -110,12 +118,12 @@ def measured(args, tried, best, reported):
         quarters = [order_statistic(steps, share) for share in (1 / 4, 1 / 2, 3 / 4)]
         of_train = [x["step_train"] for x in outcomes]
         medians = {}
-        for lr in args.lr:
-            of_lr = [x["step_grok"] for x in tried[method, lr]]
-            medians[f"{lr:g}"] = order_statistic(of_lr, 1 / 2)
+        for factor in args.factors:
+            of_rate = [x["step_grok"] for x in tried[method, factor]]
+            medians[f"{factor:g}"] = order_statistic(of_rate, 1 / 2)
         rows[method] = {
-            "lr": best[method],
-            "lr_at_the_edge": best[method] in (args.lr[0], args.lr[-1]),
+            "lr": learning_rate(method, best[method]),
+            "at_the_edge": best[method] in (args.factors[0], args.factors[-1]),
             "median": quarters[1],
             "quartiles": [quarters[0], quarters[2]],
             "grokked": sum(step is not None for step in steps),
@@ -123,7 +131,7 @@ def measured(args, tried, best, reported):
             "diverged": sum(x["diverged"] for x in outcomes),
             "median_train": order_statistic(of_train, 1 / 2),
             "best_test_accuracy": max(max(x["test_accuracy"]) for x in outcomes),
-            "median_by_lr": medians,
+            "median_by_factor": medians,
         }
     return rows
 
@@ -139,14 +147,16 @@ def show(args, rows):
     )
     print(f"\n{'step to 99 % test':<20}{'lr':>7} {columns}")
     for method, row in rows.items():
-        lr = f"{row['lr']:g}{'*' if row['lr_at_the_edge'] else ' '}"
+        lr = f"{row['lr']:g}{'*' if row['at_the_edge'] else ' '}"
         quartiles = " to ".join(text(step) for step in row["quartiles"])
         share = f"{row['grokked']}/{row['networks']}"
         memorised = text(row["median_train"])
         numbers = f"{text(row['median']):>8}{quartiles:>16}{share:>10}{memorised:>12}"
         print(f"{method:<20}{lr:>8}{numbers}{row['best_test_accuracy']:>12.4f}")
-    print(f"> {args.steps}: not within the steps; *: at the edge of {args.lr}, so that a better")
-    print("learning rate may lie outside; every one was chosen on other seeds than these")
+    print(
+        f"> {args.steps}: not within the steps; *: the first or last of the rates that were tried,"
+    )
+    print("a better one may lie outside; every rate was chosen on other seeds than these")
 
 
 def log_of(packs, results):
@@ -170,7 +180,9 @@ def main(argv=None):
     where = {"device": args.device, "threads": 1 if executor else args.threads}
     work = functools.partial(train, **where, tf32=args.tf32, folder=folder)
     tries = choosing_packs(args)
-    print(f"{len(args.methods)} optimisers, {len(args.lr)} learning rates, {args.choosing} seeds")
+    print(
+        f"{len(args.methods)} optimisers, {len(args.factors)} learning rates, {args.choosing} seeds"
+    )
     results = experiment.sweep(list(tries.values()), work, executor, "pack", "packs: rates")
     if results is None:
         return 1
