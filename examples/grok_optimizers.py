@@ -26,8 +26,11 @@ import _figures_grok_optimizers as plots
 from _grok_optimizers import METHODS, order_statistic, train
 from phase_diagram import make_executor
 
+from tinygrok.engine.rng import generator
+from tinygrok.tasks.modular import addition
+
 QUICK = {"p": 59, "width": 200, "weight_decay": 2.0, "steps": 200}  # grok_addition.py --quick
-QUICK |= {"seeds": 5, "choosing": 1, "factors": [3, 10]}
+QUICK |= {"seeds": 5, "choosing": 1, "factors": [1, 3, 10]}
 OTHER_SEEDS = 1_000_000  # where the seeds begin with which learning rates are chosen
 MOST_NETWORKS = 10_000
 
@@ -68,6 +71,7 @@ def arguments(argv=None):
     if networks > MOST_NETWORKS:
         sizes = "methods x (learning rates x choosing + seeds)"
         raise cli.InputError(f"{sizes}: {networks:,} networks, and {MOST_NETWORKS:,} at most")
+    addition(args.p).split(args.train_frac, generator(args.seed, "split"))  # or a line why not
     return args
 
 

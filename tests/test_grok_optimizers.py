@@ -193,6 +193,7 @@ def test_a_run_and_its_continuation(tmp_path, capsys):
         ("--factors 0.1 0.1", "--factors: every value once"),
         ("--methods AdamW AdamW", "--methods: every value once"),
         ("--seeds 1000 --choosing 1000", "10,000 at most"),
+        ("--p 11 --train-frac 0.0001", "training"),
     ],
 )
 def test_refusals(flags, said):
