@@ -58,7 +58,7 @@ def arguments(argv=None):
         "--seeds", type=some, default=25, help="networks that are reported: --seed, --seed + 1, ..."
     )
     add("--choosing", type=some, default=3, help=choosing)
-    add("--log-every", type=count, default=5, help="steps between measurements")
+    add("--log-every", type=count, default=2, help="steps between measurements")
     add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
     add("--scheduler", metavar="tcp://HOST:PORT", help=dask)
     add("--resume", action="store_true", help="keep the finished packs in --out, and go on")

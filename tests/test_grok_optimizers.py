@@ -37,7 +37,7 @@ def run(folder, *flags):
 
 def test_a_member_is_a_run_of_grok_addition(host_dev):
     """Bit by bit, with the defaults of both."""
-    flags = ["--p", "13", "--width", "20", "--seed", "6"]
+    flags = ["--p", "13", "--width", "20", "--seed", "6", "--log-every", "5"]
     alone = grok_addition.build(grok_addition.arguments(flags), host_dev)
     args = grok_optimizers.arguments(flags)
     points = grok_optimizers.pack(args, "AdamW", 1, 5, 2)
