@@ -26,6 +26,7 @@ PAPER_MSE = {  # appendix B
 }
 # What a survey sets itself: of these a user gives none.
 OWN = ("coefficients", "exponents", "polynomial", "width", "expert_width")
+MOST_WEIGHTS = 30_000_000  # of a network: a quarter of a GB, and some seconds
 MODULI = {"addition": range(5, 98), "polynomial": (97, 23)}
 
 
@@ -46,6 +47,11 @@ def check(args):
         args.terms = args.terms or (3 if args.quick else 5)
         if args.terms > 5:
             raise InputError(f"--terms {args.terms}: at most 5 with --survey")
+        widest = max(widths_of(args.p, args.terms))
+        weights = widest * args.p * (args.terms + 1)
+        if weights > MOST_WEIGHTS:
+            problem = f"--terms {args.terms} mod {args.p} needs networks of {widest:,} neurons"
+            raise InputError(f"{problem}, too many for a survey: choose fewer --terms")
 
 
 def mse_at_paper_scale(mse, terms, p):

@@ -101,6 +101,7 @@ def test_smallest():
         ("--coefficients 1 2", "--coefficients means nothing"),
         ("--terms 6", "at most 5"),
         ("--p 101", "5 to 97"),
+        ("--p 97", "164,798 neurons, too many"),
         ("--p 3", "5 to 97"),
         ("--task polynomial --p 31", "97, 23, or both"),
         ("--task polynomial --terms 3", "--terms means nothing"),
