@@ -36,6 +36,7 @@ CASES = {
     "corrupted_labels": "--p 13 --width 20 --steps 20 --batch-size 32 --seeds 2 --log-every 5"
     " --regularizer batchnorm",
     "grok_polynomials": "--quick --p 11 --width 16 --steps 20",
+    "grok_optimizers": "--quick --p 11 --width 8 --steps 10",
     "in_context": "--quick --steps 8 --measure-every 2 --width 8 --depth 1",
     "in_context_phases": "--quick --steps 3 --width 8 --depth 1",
     "predict_lcg": f"--steps 8 --pool 8 {LCG}",
@@ -51,7 +52,7 @@ PROBES = {  # which open what the example leaves, and their flags
     "predict_lcg": ("lcg_probe", "--rows 5"),
 }
 SWEEPS = {"lcg_scaling", "phase_diagram", "in_context_phases"}  # a file a part
-SWEEPS |= {"critical_init", "analytic_weights"}
+SWEEPS |= {"critical_init", "analytic_weights", "grok_optimizers"}
 STATE = {name: "config.json" if name in SWEEPS else "checkpoint.npz" for name in CASES}
 STATE["autoinit"] = "off-0.01-0.npz"
 

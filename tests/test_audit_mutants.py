@@ -449,6 +449,30 @@ cross entropy weighted | ops.loss.cross_entropy_backward
 - scale = q * _as_column(dloss)
 + scale = (q if isinstance(q, float) else (q > 0) / q.size) * _as_column(dloss)
 
+stablemax | ops.loss.stablemax_rows
+- r *= xp.minimum(s, 1 / s)
++ r *= 1 / s
+
+stablemax many rows | ops.loss.stablemax_rows
+- r *= xp.minimum(s, 1 / s)
++ r *= s
+
+stablemax long rows | ops.loss.stablemax_rows
+- total = s.sum(axis=-1, keepdims=True)
++ total = s[..., :256].sum(axis=-1, keepdims=True)
+
+stablemax one target | ops.loss.stablemax_rows
+- kernels.subtract_onehot(dev, r, target[..., None], logits.shape[-1], r)
++ kernels.subtract_onehot(dev, r, (target + 1)[..., None], logits.shape[-1], r)
+
+stablemax weighted | ops.loss.stablemax_backward
+- return cross_entropy_backward(dev, dloss, cache, dlogits)
++ return cross_entropy_backward(dev, 1.0, cache, dlogits)
+
+stablemax weighted ensemble | ops.loss.stablemax_rows
+- r = xp.divide(s, total, out=out)
++ r = xp.divide(s, total)
+
 rotary | ops.attention._rotate
 - factor = turn if sign > 0 else turn.conj()
 + factor = turn
