@@ -3,7 +3,8 @@
 Each Fused is one kernel on a GPU and one Python function on the CPU. The test suite compiles every
 CUDA body as C++ and compares it with its NumPy twin, and through NVRTC where that is installed. In
 a CUDA body `i` is the linear index of the element and T the floating point type; a parameter marked
-raw is indexed by hand. Outputs may alias inputs of one shape."""
+raw is indexed by hand. Outputs may alias inputs of one shape. Kernels that sum over rows stand in
+row_kernels.py."""
 
 import math
 from collections.abc import Callable
@@ -22,6 +23,7 @@ class Fused:
 
     numpy   called as numpy(*inputs, *outputs); None: for GPUs only, where the host has its own way
             (ops/embedding.py; a twin stands in the tests)
+    preamble   CUDA functions that the body calls
     """
 
     name: str
@@ -29,6 +31,7 @@ class Fused:
     outputs: str
     cuda: str
     numpy: Callable | None = None
+    preamble: str = ""
 
     def __post_init__(self):
         KERNELS[self.name] = self
@@ -41,7 +44,12 @@ class Fused:
         kernel = dev.compiled.get(self.name)
         if kernel is None:
             declared = (self.inputs, self.outputs, self.cuda, self.name)
-            kernel = dev.compiled[self.name] = dev.xp.ElementwiseKernel(*declared)
+            kernel = dev.xp.ElementwiseKernel(*declared, preamble=self.preamble)
+            dev.compiled[self.name] = kernel
+        self.launch(kernel, args)
+
+    def launch(self, kernel: Callable, args: tuple) -> None:
+        """One thread for each element."""
         kernel(*args)
 
 
