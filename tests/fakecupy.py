@@ -584,6 +584,7 @@ template <typename T> struct Raw {  // a raw parameter, with the bounds that a G
     return p[*outside ? 0 : j];
   }
 };
+struct Call { std::ptrdiff_t size; void** args; const std::ptrdiff_t* n; bool outside; };
 struct Dim3 { unsigned int x; };
 #define __device__ static inline
 """
@@ -596,23 +597,24 @@ static const Dim3 blockDim = {1}, threadIdx = {0};
 static void launch(void (*body)(void*), void* arguments) { body(arguments); }
 """
 
-# A block of THREADS threads on one: each runs from barrier to barrier, in the order of their
-# numbers or against it. What two threads touch between the same two barriers depends on the order.
+# A block of threads on one: each runs from barrier to barrier, in the order of their numbers or
+# against it. What two of them touch between the same two barriers then depends on the order.
 TOGETHER = """
 #include <ucontext.h>
-static const Dim3 blockDim = {THREADS};
-static Dim3 threadIdx;
+const int MOST = 256;
+extern "C" { int threads = 1, forwards = 1; }
+static Dim3 blockDim, threadIdx;
 #define __shared__ static
-static ucontext_t scheduler, thread[THREADS];
-static bool done[THREADS];
+static ucontext_t scheduler, thread[MOST];
+static bool done[MOST];
 static void (*code)(void*);
 static void* given;
 static void run() { code(given); done[threadIdx.x] = true; }
 static void __syncthreads() { swapcontext(&thread[threadIdx.x], &scheduler); }
 static void launch(void (*body)(void*), void* arguments) {
-  static char stack[THREADS][1 << 16];
-  code = body; given = arguments;
-  for (int t = 0; t < THREADS; ++t) {
+  static char stack[MOST][1 << 16];
+  code = body; given = arguments; blockDim.x = threads;
+  for (int t = 0; t < threads; ++t) {
     getcontext(&thread[t]);
     thread[t].uc_stack.ss_sp = stack[t];
     thread[t].uc_stack.ss_size = sizeof stack[t];
@@ -620,10 +622,10 @@ static void launch(void (*body)(void*), void* arguments) {
     done[t] = false;
     makecontext(&thread[t], run, 0);
   }
-  for (int left = THREADS; left > 0;) {
+  for (int left = threads; left > 0;) {
     left = 0;
-    for (int k = 0; k < THREADS; ++k) {
-      threadIdx.x = FORWARDS ? k : THREADS - 1 - k;
+    for (int k = 0; k < threads; ++k) {
+      threadIdx.x = forwards ? k : threads - 1 - k;
       if (!done[threadIdx.x]) swapcontext(&scheduler, &thread[threadIdx.x]);
       left += !done[threadIdx.x];
     }
@@ -635,9 +637,9 @@ _block = SimpleNamespace(threads=1, forwards=True)
 
 
 @contextmanager
-def threads(count: int, forwards: bool):
-    """Inside, kernels by row run a block of so many threads, a power of two."""
-    _block.__dict__.update(threads=count, forwards=forwards)
+def block_of(threads: int, forwards: bool):
+    """Inside, kernels by row run a block of so many threads, a power of two up to 256."""
+    _block.__dict__.update(threads=threads, forwards=forwards)
     try:
         yield
     finally:
@@ -681,11 +683,6 @@ static void {name}_host(void* _given) {{
 {instances}"""
 
 
-CALL = """
-struct Call { std::ptrdiff_t size; void** args; const std::ptrdiff_t* n; bool outside; };
-"""
-
-
 @functools.cache
 def _library(source: str) -> ctypes.CDLL:
     user = os.getuid() if hasattr(os, "getuid") else "user"
@@ -717,21 +714,30 @@ def _library(source: str) -> ctypes.CDLL:
 
 
 @functools.cache
-def _host_function(inputs, outputs, body, name, preamble, ctype, count=1, forwards=True):
-    """The compiled loop; all of tinygrok's kernels go into one library, which takes one run of the
-    compiler."""
+def _kernels(inputs, outputs, body, name, preamble, block: str) -> ctypes.CDLL:
+    """The library that a kernel is in: all of tinygrok's go into one, which takes one run of the
+    compiler, and those by row into a second one for blocks of threads."""
     from tinygrok.engine import row_kernels  # noqa: F401  (its kernels are in KERNELS)
     from tinygrok.engine.kernels import KERNELS
 
     known = {k.name: (k.inputs, k.outputs, k.cuda, k.name, k.preamble) for k in KERNELS.values()}
     mine = (inputs, outputs, body, name, preamble)
-    sources = list(known.values()) if known.get(name) == mine else [mine]
-    block = ALONE if count == 1 else f"#define THREADS {count}\n#define FORWARDS {int(forwards)}\n"
-    block += "" if count == 1 else TOGETHER
-    preambles = dict.fromkeys(preamble for *_, preamble in sources)
-    kernels = (cpp_source(*s) for *s, _ in sources)
-    library = _library("".join((HEADER, block, CALL, *preambles, *kernels)))
-    return getattr(library, f"{name}_{ctype}")
+    sources = [mine]
+    if known.get(name) == mine:
+        sources = [k for k in known.values() if block == ALONE or k[-1] == preamble]
+    preambles = dict.fromkeys(k[-1] for k in sources)
+    return _library("".join((HEADER, block, *preambles, *(cpp_source(*k[:-1]) for k in sources))))
+
+
+def _run_kernel(key, ctype, size: int, pointers, steps, by_row: bool) -> bool:
+    """Run it on a size; True: it left the bounds of a raw parameter."""
+    together = by_row and _block.threads > 1
+    library = _kernels(*key, TOGETHER if together else ALONE)
+    if together:
+        ctypes.c_int.in_dll(library, "threads").value = _block.threads
+        ctypes.c_int.in_dll(library, "forwards").value = _block.forwards
+        size *= _block.threads
+    return getattr(library, f"{key[3]}_{ctype}")(ctypes.c_ssize_t(size), pointers, steps)
 
 
 def _scalar(value, dtype, what):
@@ -844,9 +850,7 @@ class ElementwiseKernel:
             with np.errstate(all="ignore"):
                 twin(*(a._a if isinstance(a, ndarray) else a for a in given))
             return
-        block = (1, True) if size is None else (_block.threads, _block.forwards)
         ctype = "double" if dtype == np.float64 else "float"
-        function = _host_function(*self.key, ctype, *block)
         flat = self._contiguous(arrays)
         pointers = (ctypes.c_void_p * len(flat))(*(a.ctypes.data for a in flat))
         raws = [raw for raw, _, _ in self.params]
@@ -855,7 +859,7 @@ class ElementwiseKernel:
             for a, raw in zip(args, raws, strict=True)
         ]
         steps = (ctypes.c_ssize_t * len(flat))(*steps)
-        if function(ctypes.c_ssize_t(math.prod(shape) * block[0]), pointers, steps):
+        if _run_kernel(self.key, ctype, math.prod(shape), pointers, steps, size is not None):
             what = "an index outside a raw parameter; a GPU would read or write other memory"
             raise Refused(f"{self.name}: {what}")
         for given, used in zip(arrays[self.nin :], flat[self.nin :], strict=True):
