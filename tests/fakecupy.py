@@ -111,6 +111,8 @@ def _wrap(result, sources=()):
     if not isinstance(result, np.ndarray | np.generic):
         return result
     if isinstance(result, np.ndarray):
+        if result.size == 0 and result.base is not None:
+            return ndarray(result)
         for s in sources:
             if result is s or (result.base is not None and np.may_share_memory(result, s)):
                 return ndarray(result)
@@ -261,8 +263,9 @@ class ndarray:
 
     def __getitem__(self, index):
         a = _unwrap(self, "index")
+        buffers = counts.allocs
         result = _wrap(a[self._index(index)], (a,))
-        counts.launches += not np.may_share_memory(result._a, a)
+        counts.launches += counts.allocs > buffers  # and not a view
         return result
 
     def __setitem__(self, index, value):
@@ -593,7 +596,7 @@ struct Dim3 { unsigned int x; };
 ALONE = """
 static const Dim3 blockDim = {1}, threadIdx = {0};
 #define __shared__ static thread_local
-#define __syncthreads()
+static inline void __syncthreads() {}
 static void launch(void (*body)(void*), void* arguments) { body(arguments); }
 """
 

@@ -133,10 +133,7 @@ def attention_forward(
     Source: Vaswani et al., arXiv 1706.03762.
     """
     y = dev.empty(q.shape) if out is None else out
-    qh = _split(dev, q, heads)
-    kh = _split(dev, k, heads)
-    vh = _split(dev, v, heads)
-    yh = _split(dev, y, heads)
+    qh, kh, vh, yh = (_split(dev, x, heads) for x in (q, k, v, y))
     q *= 1 / math.sqrt(qh.shape[-1])
     shape = (*qh.shape[:-1], kh.shape[-2])
     att = dev.empty(shape) if pattern is None else pattern
@@ -145,10 +142,8 @@ def attention_forward(
         keys = slice(b)  # those that they see
         scores = att[..., queries, keys]
         matmul(dev, _at(qh, queries), _at(kh, keys), scores, tb=True)
-        if mask is None:
-            row_kernels.softmax(dev, scores, scores)
-        else:
-            row_kernels.masked_softmax(dev, mask[queries, keys], scores)
+        masked = None if mask is None else mask[queries, keys]
+        row_kernels.softmax(dev, scores, masked, scores)
         if b is not None:
             att[..., queries, b:] = 0.0
     nonzero = blocks
@@ -172,14 +167,8 @@ def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Arra
     """
     q, k, v, att, y, blocks = cache  # this q is q / sqrt D already
     heads = att.shape[0]
-    qh = _split(dev, q, heads)
-    kh = _split(dev, k, heads)
-    vh = _split(dev, v, heads)
-    dyh = _split(dev, dy, heads)
-    dqh = _split(dev, dq, heads)
-    dkh = _split(dev, dk, heads)
-    dvh = _split(dev, dv, heads)
-    yh = _split(dev, y, heads)
+    arrays = (q, k, v, y, dy, dq, dk, dv)
+    qh, kh, vh, yh, dyh, dqh, dkh, dvh = (_split(dev, x, heads) for x in arrays)
     dscores = dev.workspace.get("attention.scores", att.shape)
     for a, b in blocks:
         queries = slice(a, b)

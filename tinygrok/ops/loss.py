@@ -57,7 +57,7 @@ def mse_backward(dev: Device, dloss, cache: tuple, dlogits=None):
 def softmax_forward(dev: Device, x: Array, out=None):
     """y_c = exp(x_c - max x) / sum_c exp(x_c - max x) over the last axis. out may be x."""
     y = dev.xp.empty_like(x) if out is None else out
-    row_kernels.softmax(dev, x, y)
+    row_kernels.softmax(dev, x, None, y)
     return y, (y,)
 
 

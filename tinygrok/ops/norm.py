@@ -107,8 +107,7 @@ def layernorm_forward(
     rstd = dev.empty((*x.shape[:-1], 1), x.dtype)
     xhat = dev.xp.empty_like(x) if xhat is None else xhat
     y = dev.xp.empty_like(x) if out is None else out
-    shifted = shift is not None
-    row_kernels.layernorm(dev, x, gain, shift if shifted else gain, shifted, eps, rstd, xhat, y)
+    row_kernels.layernorm(dev, x, gain, shift, eps, rstd, xhat, y)
     return y, (xhat, rstd, gain)
 
 
