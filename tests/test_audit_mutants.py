@@ -434,8 +434,8 @@ cross entropy | ops.loss.cross_entropy_backward
 + scale = q
 
 cross entropy many rows | engine.row_kernels
-- labelled = (*np.indices(y.shape[:-1], sparse=True), target)
-+ labelled = (*np.indices(y.shape[:-1], sparse=True), (target + 1) % y.shape[-1])
+- y[labelled] -= 1
++ y[labelled] -= np.arange(y.size // y.shape[-1]).reshape(y.shape[:-1]) < 256
 
 cross entropy long rows | engine.row_kernels
 - total = y.sum(axis=-1)
