@@ -6,7 +6,7 @@ weight (..., B) holds the share of each row: 1 and 0 make a mask. norm is what t
 divided by, the sum of the weights (or B) unless given; a shard passes the norm of the whole batch.
 """
 
-from ..engine import kernels
+from ..engine import kernels, row_kernels
 from ..engine.device import Array, Device
 
 
@@ -56,41 +56,27 @@ def mse_backward(dev: Device, dloss, cache: tuple, dlogits=None):
 
 def softmax_forward(dev: Device, x: Array, out=None):
     """y_c = exp(x_c - max x) / sum_c exp(x_c - max x) over the last axis. out may be x."""
-    xp = dev.xp
-    y = xp.subtract(x, _real_max(x), out=out)
-    xp.exp(y, out=y)
-    y /= y.sum(axis=-1, keepdims=True)
+    y = dev.xp.empty_like(x) if out is None else out
+    row_kernels.softmax(dev, x, None, y)
     return y, (y,)
-
-
-def _real_max(x: Array) -> Array:
-    """The maximum that keeps exp in range.
-
-    It drops out of the result, so that a complex step may take the real part."""
-    real = x.real if x.dtype.kind == "c" else x
-    return real.max(axis=-1, keepdims=True)
 
 
 def softmax_backward(dev: Device, dy: Array, cache: tuple):
     """dx = y (dy - sum_c dy_c y_c)"""
     (y,) = cache
-    along = (dy * y).sum(axis=-1, keepdims=True)
-    return y * (dy - along)
+    dx = dev.xp.empty_like(dy)
+    row_kernels.softmax_backward(dev, dy, y, y, dy, dx)
+    return dx
 
 
 def cross_entropy_rows(dev: Device, logits: Array, target: Array, out=None) -> tuple[Array, Array]:
     """(l, r): l_b = log sum_c exp z_bc - z_b,target and r = softmax(z) - onehot(target)
 
     l (..., B)   r (..., B, C), in out where given"""
-    xp = dev.xp
-    y = xp.subtract(logits, _real_max(logits), out=out)
-    labels = xp.broadcast_to(target, logits.shape[:-1])[..., None]
-    picked = xp.take_along_axis(y, labels, axis=-1)
-    xp.exp(y, out=y)
-    total = y.sum(axis=-1, keepdims=True)
-    y /= total
-    kernels.subtract_onehot(dev, y, target[..., None], logits.shape[-1], y)
-    return (xp.log(total) - picked)[..., 0], y
+    rows = dev.empty(logits.shape[:-1], logits.dtype)
+    r = dev.xp.empty_like(logits) if out is None else out
+    row_kernels.cross_entropy(dev, logits, target, rows, r)
+    return rows, r
 
 
 def cross_entropy_forward(
