@@ -85,6 +85,12 @@ QUICK = {
             x["accuracy_with_siblings"] > 0.97 and x["accuracy_without"] < 0.03
         ),
     },
+    "grok_optimizers": {
+        "AdamW": lambda x: x["grokked"] == 5 and x["median"] < 100,
+        "Muon": lambda x: x["lr"] in (0.3, 1) and x["networks"] == 5,
+        "constant norm": lambda x: x["median"] < 120,
+        "StableMax": lambda x: x["median"] is None and x["best_test_accuracy"] > 0.2,
+    },
     "in_context": {
         "id_train": lambda x: x > 0.7,
         "ood_best_step": lambda x: x > 0,
@@ -199,6 +205,7 @@ FIGURES = {
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
     "grok_polynomials": ["grok_polynomials.png"],
+    "grok_optimizers": ["grok_optimizers.png"],
     "ground_truth": ["ground_truth.png"],
 }
 
@@ -357,6 +364,9 @@ REFUSED = {
         "--task polynomial --polynomial n1^2+x",
         "--task polynomial --polynomial n1^",
         "--phases equal --terms 3",
+        "--survey --task multiplication",
+        "--survey --width 100",
+        "--survey --p 101",
     ],
     "autoinit": [
         "--data nowhere",
@@ -447,6 +457,16 @@ REFUSED = {
     ],
     "lcg_scaling": ["--moduli 64", "--moduli 64 64", "--moduli 64 97", "--resume"],
     "grok_polynomials": ["--p 60"],
+    "grok_optimizers": [
+        "--methods Adam",
+        "--methods Muon Muon",
+        "--factors 3 3",
+        "--factors 0",
+        "--train-frac 0.0001 --p 11",
+        "--seeds 1000 --choosing 1000",
+        "--scheduler tcp://127.0.0.1:1",
+        "--resume",
+    ],
     "ground_truth": [
         "--p 2",
         "--p 601",
@@ -608,6 +628,7 @@ FINISHED = {
     "predict_lcg": "--quick --steps 2",
     "lcg_scaling": "--moduli 16 32 --steps 2",
     "in_context_phases": "--quick --steps 2",
+    "grok_optimizers": "--quick --steps 5 --p 11 --width 8 --seeds 2",
     "autoinit": "--quick --steps 2 --tune-steps 4 --seeds 1",
 }
 

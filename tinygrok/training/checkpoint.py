@@ -217,15 +217,17 @@ def check_config(
             raise CheckpointError(f"{path}: {difference}")
 
 
-def fit_in_pack(run: Run, points: list[dict], folder: Path | None, steps: int, log_every: int):
+def fit_in_pack(
+    run: Run, points: list[dict], folder: Path | None, steps: int, log_every: int, **options
+):
     """run.fit for a pack of a sweep: with a folder it keeps a checkpoint there while it is under
-    way, and goes on from it."""
+    way, and goes on from it. options: of run.fit."""
     if folder is None:
-        run.fit(steps, log_every)
+        run.fit(steps, log_every, **options)
         return
     path = (folder / pack_name(points)).with_suffix(".npz")
     config = {"points": points}
     with suppress(InputError):  # there is none
         load_training(path, run, config)
-    run.fit(steps, log_every, save=lambda run: save_training(path, run, config))
+    run.fit(steps, log_every, save=lambda run: save_training(path, run, config), **options)
     path.unlink(missing_ok=True)
