@@ -35,7 +35,8 @@ CASES = {
     "grok_addition": "--p 13 --width 16 --steps 40 --log-every 10 --dropout 0.2 --batch-size 20",
     "corrupted_labels": "--p 13 --width 20 --steps 20 --batch-size 32 --seeds 2 --log-every 5"
     " --regularizer batchnorm",
-    "grok_polynomials": "--quick --p 11 --width 16 --steps 20",
+    "grok_polynomials": "--quick --p 11 --width 16 --steps 20 --seeds 2",
+    "neuron_dynamics": "--quick --p 11 --width 12 --steps 20",
     "grok_optimizers": "--quick --p 11 --width 8 --steps 10",
     "in_context": "--quick --steps 8 --measure-every 2 --width 8 --depth 1",
     "in_context_phases": "--quick --steps 3 --width 8 --depth 1",
@@ -44,6 +45,7 @@ CASES = {
     " --lr 0.01 --width 8 --depth 2 --data IMAGES",
     "lcg_scaling": "--moduli 16 32 --steps 3",
     "phase_diagram": "--quick --p 11 --width 8 --steps 10",
+    "width_scan": "--quick --p 11 --widths 8 12 --steps 10",
     "critical_init": "--width 20 --depth 4 --networks 2 --grid 2 --batch 4 --probes 1",
     "analytic_weights": "--p 11",
 }
@@ -52,7 +54,7 @@ PROBES = {  # which open what the example leaves, and their flags
     "predict_lcg": ("lcg_probe", "--rows 5"),
 }
 SWEEPS = {"lcg_scaling", "phase_diagram", "in_context_phases"}  # a file a part
-SWEEPS |= {"critical_init", "analytic_weights", "grok_optimizers"}
+SWEEPS |= {"critical_init", "analytic_weights", "grok_optimizers", "width_scan"}
 STATE = {name: "config.json" if name in SWEEPS else "checkpoint.npz" for name in CASES}
 STATE["autoinit"] = "off-0.01-0.npz"
 

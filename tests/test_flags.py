@@ -72,6 +72,7 @@ ABSURD = {
     "gpu_check": ["--device cuda:99999999999999999999", "--long --quick", "--only suite --quick"],
     "grok_addition": [
         "--p 1000 --width 1000000",
+        "--p 1000 --width 10000 --seeds 1000",
         "--p 1000 --width 100000 --dtype float64",
         "--task dihedral --p 1000 --width 1000000",
         "--threads 1000000",
@@ -89,7 +90,7 @@ ABSURD = {
         "--seeds 1000 --choosing 1000",
         "--factors 1e308",
     ],
-    "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --width 100000"],
+    "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --seeds 1000"],
     "ground_truth": [
         "--p 600 --width 1000000",
         "--circuit random --p 600 --width 1000000",
@@ -127,6 +128,12 @@ ABSURD = {
         "--steps 1000000000",
         "--seed 1000000000000000000 --seeds 2",
     ],
+    "neuron_dynamics": [
+        "--p 1000 --width 1000000",
+        "--seeds 1000 --width 10000",
+        "--steps 100000000 --log-every 1",
+        "--threads 1000000",
+    ],
     "phase_diagram": [
         "--workers 10000",
         "--grid 200",
@@ -135,6 +142,17 @@ ABSURD = {
         "--pack 1000 --width 100000 --grid 100",
         "--p 1000 --width 100000",
         "--p 1000 --pack 1000 --grid 50",
+    ],
+    "width_scan": [
+        "--workers 10000",
+        "--p 1000 --widths 100000",
+        "--widths 1000000 --p 97",
+        "--seeds 1000 --p 5 7 11 13 17 19 23 29 31 37 41 43 47 53 59",
+    ],
+    "pruning_phases": [
+        "--workers 10000",
+        "--p 1000 --width 1000000",
+        "--p 500 --width 1000000 --seeds 9",
     ],
     "predict_lcg": [
         "--depth 1000000",
