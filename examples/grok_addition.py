@@ -3,6 +3,7 @@
     python examples/grok_addition.py                # p = 97, width 500
     python examples/grok_addition.py --quick        # p = 59, width 200, decay 2
     python examples/grok_addition.py --loss mse --weight-decay 5 --steps 100    # as in the papers
+    python examples/grok_addition.py --quick --seeds 25    # medians and quartiles of 25 networks
 
 The network f = W phi(U1[n1] + U2[n2]), phi(x) = x^2, first memorises its training pairs, and only
 later answers the pairs it never saw. Its neurons end as cosines of one frequency each: look at the
@@ -11,7 +12,11 @@ figure. Papers: Gromov, arXiv 2301.02679; Doshi et al., arXiv 2310.13061 (Figure
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _figures_seeds  # isort: skip
 import _memory as memory  # isort: skip
+import _seeds  # isort: skip
+import numpy as np  # isort: skip
+
 from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.ops.activation import activation_help
@@ -22,7 +27,12 @@ from tinygrok.training.tables import Training, mean_ipr
 
 QUICK = {"p": 59, "width": 200, "weight_decay": 2.0}
 PAPER_FLAGS = "--loss mse --weight-decay 5 --steps 100"
-NOT_OF_THE_PAPER = {"seed", "log_every", "dtype"}  # flags that leave the paper's setting what it is
+NOT_OF_THE_PAPER = {
+    "seed",
+    "seeds",
+    "log_every",
+    "dtype",
+}  # flags that leave the paper's setting what it is
 PAPER = {  # Figure 2 of arXiv 2310.13061
     "train_accuracy": "1.000",
     "test_accuracy": "1.000",
@@ -50,22 +60,30 @@ def arguments(argv=None):
     add("--weight-decay", type=cli.real(), default=1.0, help="decoupled weight decay (papers: 5)")
     add("--dropout", type=rate, default=0.0, help="dropout rate of the pre-activations")
     add("--init-scale", type=cli.positive(), default=1.0, help="multiplies the initial weights")
+    _seeds.add_seeds(add)
     add("--log-every", type=count, default=5, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
     return cli.parse(p, argv, QUICK)
 
 
 def build(args, dev):
-    """The run: every random draw comes from a named stream of the seed."""
-    memory.require(dev, **memory.table(dev, args.p, args.width))
+    """The run: of one network, or of one for each of several seeds."""
+    memory.require(dev, **memory.table(dev, args.p, args.width, args.seeds))
+    if args.seeds == 1:
+        return network(args, dev, args.seed)
+    return _seeds.together(lambda seed: network(args, dev, seed), _seeds.seeds_of(args))
+
+
+def network(args, dev, seed):
+    """The run of one network: every random draw comes from a named stream of the seed."""
     task = TASKS[args.task](args.p)
     net = TwoLayerNet(args.p, args.width, activation=args.activation)
-    weights = net.init(generator(args.seed, "init"))
+    weights = net.init(generator(seed, "init"))
     run = Training.on_task(
         net,
         task,
         args.train_frac,
-        args.seed,
+        seed,
         lr=args.lr,
         weight_decay=args.weight_decay,
         loss=args.loss,
@@ -100,11 +118,20 @@ def as_in_the_paper(args):
 
 
 def progress(row):
-    parts = [
-        f"{split} loss {row[f'{split}_loss']:.5f} acc {row[f'{split}_accuracy']:.4f}"
-        for split in ("train", "test")
-    ]
+    """Of several networks: the medians."""
+    parts = []
+    for split in ("train", "test"):
+        loss = np.median(row[f"{split}_loss"])
+        accuracy = np.median(row[f"{split}_accuracy"])
+        parts.append(f"{split} loss {loss:.5f} acc {accuracy:.4f}")
     return "  ".join(parts)
+
+
+def draw(run, path):
+    if run.params.members is None:
+        run.figure(path)
+    else:
+        _figures_seeds.grokking(run, path)
 
 
 def main(argv=None):
@@ -112,18 +139,24 @@ def main(argv=None):
     experiment = cli.Experiment(args)
     run = build(args, experiment.dev)
     experiment.open(run)
-    train, test = (mask.sum() for mask, _ in run.evaluation.splits.values())
-    sizes = f"{train} training pairs, {test} held out"
-    print(f"{args.task}, p = {args.p}: {sizes}; network {run.model!r}")
+    train = len(run.data[0][1])
+    sizes = f"{train} training pairs, {run.evaluation.inputs.shape[1] - train} held out"
+    seeds = f"{args.seeds} seeds; " if args.seeds > 1 else ""
+    print(f"{args.task}, p = {args.p}: {sizes}; {seeds}network {run.model!r}")
     code = experiment.train(run, args.log_every, progress)
     if code is not None:
         return code
 
     def figures(out):
-        run.figure(out / "grok_addition.png")
+        draw(run, out / "grok_addition.png")
 
+    if args.seeds == 1:
+        results = shown = measured(run.history)
+    else:
+        results = _seeds.summary(map(measured, _seeds.histories(run)))
+        shown = _seeds.shown(results, args.steps)
     paper = PAPER if as_in_the_paper(args) else {}
-    experiment.finish(measured(run.history), run.history, figures, paper, "paper")
+    experiment.finish(results, run.history, figures, paper, "paper", shown)
     if not paper:
         print(f"beside the paper's numbers, in its setting: {PAPER_FLAGS}")
     return None

@@ -139,11 +139,16 @@ def curves(ax, history: dict, quantity: str, ylabel: str) -> None:
     steps = history["step"]
     for split, color, ls in (("train", TRAIN, "--"), ("test", TEST, "-")):
         ax.plot(steps, history[f"{split}_{quantity}"], color=color, ls=ls, label=split)
+    log_steps(ax, steps)
+    label(ax, 9, xlabel="step", ylabel=ylabel)
+
+
+def log_steps(ax, steps) -> None:
+    """A log axis of steps that begins with step 0."""
     decades = 10 ** np.arange(1, 9)
     ticks = [0, *decades[decades <= steps[-1]]]
     ax.set_xscale("symlog", linthresh=max(1, *steps[:2]), linscale=0.5)
     ax.set_xticks(ticks, ticks)
-    label(ax, 9, xlabel="step", ylabel=ylabel)
 
 
 def sets(history: dict, names: list[str], path: Path) -> None:

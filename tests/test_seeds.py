@@ -1,0 +1,74 @@
+"""Several seeds at once: a member is the solo run of its seed, and quartiles know what was never
+reached."""
+
+import json
+
+import _seeds
+import grok_addition
+import numpy as np
+import pytest
+
+from tinygrok.engine.device import get_device
+from tinygrok.engine.errors import InputError
+
+CPU = get_device("cpu", threads=1)
+TINY = ["--p", "13", "--width", "20", "--steps", "20", "--log-every", "10", "--no-plot"]
+
+
+def test_a_quantile_is_the_value_of_a_network():
+    assert _seeds.quartiles([4.0, 1.0, 3.0, 2.0]).tolist() == [1, 2, 3]
+    assert _seeds.quartiles([5.0]).tolist() == [5, 5, 5]
+    table = np.array([[1.0, np.nan, 3.0], [np.inf, 2.0, np.inf]])
+    assert _seeds.quartiles(table, axis=1).T.tolist() == [[1, 1, 3], [2, np.inf, np.inf]]
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([10, 20, 30, 40], [10, 20, 30]),
+        ([10, None, 30, None], [10, 30, None]),
+        ([10, None, None, None], [10, None, None]),
+        ([None, None], [None, None, None]),
+    ],
+)
+def test_a_median_among_the_censored_is_none(steps, expected):
+    assert _seeds.quartiles_of_steps(steps) == expected
+
+
+def test_summary_counts_what_was_never_reached():
+    steps = [(10, 50), (20, None), (10, None), (30, 60)]
+    outcomes = []
+    for train, test in steps:
+        outcomes.append({"step_train_99": train, "step_test_99": test, "ipr_mean": None})
+    found = _seeds.summary(outcomes)
+    assert found["step_test_99_by_seed"] == [50, None, None, 60]
+    assert found["step_test_99_never"] == 2
+    assert found["step_test_99_quartiles"] == [50, 60, None]
+    assert found["delay_quartiles"] == [30, 40, None]
+    assert "ipr_mean_quartiles" not in found
+    assert _seeds.shown(found, 100) == {
+        "step_train_99": "10 (10 to 20), never: 0",
+        "step_test_99": "60 (50 to > 100), never: 2",
+        "delay": "40 (30 to never), never: 2",
+    }
+    json.dumps(found)
+
+
+@pytest.mark.parametrize("more", [[], ["--batch-size", "16", "--dropout", "0.3"]])
+def test_a_member_is_the_solo_run_of_its_seed(more):
+    flags = [*TINY, "--init-scale", "1.5", "--loss", "mse", *more]
+    together = grok_addition.build(grok_addition.arguments([*flags, "--seeds", "3"]), CPU)
+    together.fit(20, log_every=10)
+    for e, history in enumerate(_seeds.histories(together)):
+        alone = grok_addition.build(grok_addition.arguments([*flags, "--seed", str(e)]), CPU)
+        alone.fit(20, log_every=10)
+        for name, x in alone.params.to_host().items():
+            np.testing.assert_array_equal(together.params.to_host(e)[name], x)
+        for name, column in alone.history.items():
+            np.testing.assert_array_equal(history[name], column, err_msg=name)
+
+
+def test_memory_of_all_seeds_is_counted():
+    args = grok_addition.arguments(["--p", "1000", "--width", "20000", "--seeds", "1000"])
+    with pytest.raises(InputError, match="GB of memory"):
+        grok_addition.build(args, CPU)
