@@ -4,6 +4,8 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from _figures_seeds import band
+from _seeds import quartiles
 
 from tinygrok.plots.colors import INPUTS, TEST
 from tinygrok.plots.modular_polynomials import all_neurons, clearest_neurons, mean_ipr
@@ -15,7 +17,8 @@ def learnability(rows: dict, history, before, after, order, residuals: dict, pat
 
     rows       {polynomial: {"test_accuracy", "chance", "quotient_coverage", "learnable"}}
     history    {"step", "test_accuracy" (E,), "explained" (E,), "ipr_product"}: members in the order
-               of rows, nan where nothing is known; mean IPR of multiplication
+               of rows, seed by seed, nan where nothing is known; mean IPR of multiplication, of
+               several seeds (seeds,)
     before     weights of multiplication at the start; after: at the end
     order      the powers of a primitive root
     residuals  {polynomial: psi_W - sum psi_s of every neuron}"""
@@ -24,8 +27,13 @@ def learnability(rows: dict, history, before, after, order, residuals: dict, pat
     looks = _looks(rows)
     steps, bars = parts[0].subplots(1, 2, width_ratios=(1.1, 1))
     _by_step(steps, history, "test_accuracy", looks)
-    mean_ipr(steps, history["step"], history["ipr_product"])
-    label(steps, 8, title="colours as on the right; IPR of n1*n2", ylim=SHARE)
+    iprs = np.array(history["ipr_product"])
+    several = iprs.ndim > 1
+    mean_ipr(steps, history["step"], quartiles(iprs, axis=1)[1] if several else iprs)
+    title = "colours as on the right; IPR of n1*n2"
+    if several:
+        title += f"\n{iprs.shape[1]} seeds: medians, bands between quartiles"
+    label(steps, 8, title=title, ylim=SHARE)
     _accuracies(bars, rows, looks)
     waves, phases = parts[1].subplots(1, 2)
     _by_step(waves, history, "explained", looks)
@@ -49,9 +57,13 @@ def _looks(rows: dict[str, dict]) -> dict[str, dict]:
 
 
 def _by_step(ax, history: dict, key: str, looks: dict[str, dict]) -> None:
-    """A curve for every polynomial of which something is known."""
-    for style, y in zip(looks.values(), np.array(history[key]).T, strict=True):
-        ax.plot(history["step"], y, lw=1.4, **style)
+    """A curve for every polynomial of which something is known; of several seeds a band."""
+    members = np.array(history[key])
+    seeds = members.reshape(len(members), -1, len(looks))
+    for i, style in enumerate(looks.values()):
+        curve = seeds[:, :, i]
+        if np.isfinite(curve).any():
+            band(ax, history["step"], curve if curve.shape[1] > 1 else curve[:, 0], lw=1.4, **style)
     ax.set(xlabel="step", ylabel=key.replace("_", " "))
 
 
@@ -61,6 +73,10 @@ def _accuracies(ax, rows: dict[str, dict], looks: dict[str, dict]) -> None:
     chance = [row["chance"] for row in rows.values()]
     coverage = [row["quotient_coverage"] for row in rows.values()]
     ax.barh(names, accuracy, color=[look["color"] for look in looks.values()])
+    if "test_accuracy_quartiles" in rows[names[0]]:
+        low, middle, high = np.transpose([row["test_accuracy_quartiles"] for row in rows.values()])
+        spread = {"fmt": "none", "ecolor": "k", "elinewidth": 1, "capsize": 2}
+        ax.errorbar(middle, names, xerr=[middle - low, high - middle], **spread)
     ax.plot(chance, names, "k|", ms=10, label="chance (majority answer)")
     ax.plot(coverage, names, "kx", ms=5, label="test inputs with a sibling in training")
     ax.invert_yaxis()

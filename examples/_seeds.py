@@ -13,6 +13,7 @@ import numpy as np
 from tinygrok import cli
 from tinygrok.engine.params import Arena
 from tinygrok.probes.fourier import mean_known, neuron_ipr
+from tinygrok.probes.phases import first_step
 from tinygrok.training.ensembles import member_history
 from tinygrok.training.tables import Evaluation, Training
 
@@ -33,28 +34,40 @@ def seeds_of(args):
 
 
 def together(build, seeds):
-    """One run of the networks build(seed), which have the same sizes and hyperparameters: a member
-    is the solo run of its seed."""
+    """One run of the networks, or ensembles, build(seed), which have the same sizes and rates:
+    those of the first seed, then those of the second, ... A member is what it is without the
+    others."""
     data = []
     masks = {}
+    labels = {}
     for e, seed in enumerate(seeds):
         solo = build(seed)
+        own = solo.params.members or 1
         if e == 0:
             first = solo
-            params, grads = (Arena(solo.dev, solo.model.shapes, len(seeds)) for _ in range(2))
-        params.load(solo.params.to_host(), e)
+            size = own * len(seeds)
+            params, grads = (Arena(solo.dev, solo.model.shapes, size) for _ in range(2))
+        for member in range(own):
+            which = None if solo.params.members is None else member
+            params.load(solo.params.to_host(which), e * own + member)
         data += solo.data
+        rows = (own, solo.evaluation.inputs.shape[1])
         for name, (mask, _) in solo.evaluation.splits.items():
-            masks.setdefault(name, []).append(mask)
-    measured = first.evaluation
-    splits = {name: (np.stack(masks[name]), which) for name, (_, which) in measured.splits.items()}
-    evaluation = Evaluation(measured.inputs, measured.labels, splits)
-    rates = first.optimizer.hyperparameters()
-    schedule = first.optimizer.schedule
-    optimizer = type(first.optimizer)(first.dev, params, grads, schedule=schedule, **rates)
+            masks.setdefault(name, []).extend(np.broadcast_to(mask, rows))
+        for name, x in solo.evaluation.labels.items():
+            labels.setdefault(name, []).extend(np.broadcast_to(x, rows))
+    splits = {}
+    for name, (_, which) in first.evaluation.splits.items():
+        splits[name] = (np.stack(masks[name]), which)
+    labels = {name: np.stack(rows) for name, rows in labels.items()}
+    evaluation = Evaluation(first.evaluation.inputs, labels, splits)
+    rates = first.optimizer.hyperparameters() | {"schedule": first.optimizer.schedule}
+    rates |= {name: np.tile(rates[name], len(seeds)) for name in ("lr", "weight_decay")}
+    optimizer = type(first.optimizer)(first.dev, params, grads, **rates)
     settings = {"loss": first.objective.loss, "batch_size": first.batch_size}
-    settings |= {"dropout": [first.dropout] * len(seeds), "extra": mean_iprs}
-    run = Training(first.dev, first.model, optimizer, data, evaluation, list(seeds), **settings)
+    settings["dropout"] = np.resize(first.dropout, size)
+    streams = np.repeat(seeds, own).tolist()  # of dropout and of the order of minibatches
+    run = Training(first.dev, first.model, optimizer, data, evaluation, streams, **settings)
     run.order = first.order
     return run
 
@@ -74,9 +87,11 @@ def mean_iprs(run):
 def quartiles(values, axis=0):
     """(3, ...) the first quartile, the median and the third of values along an axis; nan left out,
     infinite ones count."""
-    table = np.asarray(values, dtype=float)
-    with np.errstate(invalid="ignore"):
-        return np.nanquantile(table, QUARTILES, axis=axis, method="inverted_cdf")
+    ordered = np.sort(np.asarray(values, dtype=float), axis=axis)  # nan comes last
+    count = (~np.isnan(ordered)).sum(axis=axis, keepdims=True)
+    places = [np.maximum(np.ceil(share * count).astype(int) - 1, 0) for share in QUARTILES]
+    found = np.take_along_axis(ordered, np.concatenate(places, axis=axis), axis=axis)
+    return np.moveaxis(found, axis, 0)
 
 
 def quartiles_of_steps(steps):
@@ -93,19 +108,56 @@ def histories(run):
 def summary(outcomes):
     """Results {name_by_seed, name_quartiles} of what was measured of every network, {name: value}
     with the same names; for steps, integers or None, also name_never: how many."""
-    outcomes = list(outcomes)
-    columns = {name: [found[name] for found in outcomes] for name in outcomes[0]}
-    reached = zip(columns["step_train_99"], columns["step_test_99"], strict=True)
-    columns["delay"] = [None if None in pair else pair[1] - pair[0] for pair in reached]
-    results = {}
-    for name, values in columns.items():
-        if are_steps(name):
-            results[f"{name}_quartiles"] = quartiles_of_steps(values)
-            results[f"{name}_never"] = values.count(None)
-        elif None not in values:
-            results[f"{name}_quartiles"] = quartiles(values).tolist()
+    outcomes = with_delay(outcomes)
+    results: dict = {}
+    for name in outcomes[0]:
+        values = [found[name] for found in outcomes]
+        results |= spread(name, values)
         results[f"{name}_by_seed"] = values
     return results
+
+
+def median_row(rows):
+    """One row of a table for those of several networks: the medians of its numbers, with
+    name_quartiles and name_never as in a summary; texts and truths are those of the first."""
+    rows = with_delay(rows)
+    result = dict(rows[0])
+    for name in result:
+        values = [row[name] for row in rows]
+        if are_steps(name) or any(isinstance(value, float) for value in values):
+            found = spread(name, values)
+            result = result | found | {name: found[f"{name}_quartiles"][1]}
+    return result
+
+
+def with_delay(outcomes):
+    """The outcomes, in each the steps from memorising to grokking too; None for never."""
+    found = []
+    for outcome in outcomes:
+        memorised = outcome["step_train_99"]
+        grokked = outcome["step_test_99"]
+        known = memorised is not None and grokked is not None
+        found.append(outcome | {"delay": grokked - memorised if known else None})
+    return found
+
+
+def spread(name, values):
+    """{name_quartiles, name_never} of steps, {name_quartiles} of other numbers; None is never, or
+    left out, and nothing is left of None alone."""
+    if are_steps(name):
+        three = quartiles_of_steps(values)
+        return {f"{name}_quartiles": three, f"{name}_never": values.count(None)}
+    known = [value for value in values if value is not None]
+    return {f"{name}_quartiles": quartiles(known).tolist()} if known else {}
+
+
+def steps_of_99(run, e):
+    """{"step_train_99", "step_test_99"} of a member: of memorising and of grokking."""
+    found = {}
+    for split in ("train", "test"):
+        accuracies = np.asarray(run.history[f"{split}_accuracy"])
+        found[f"step_{split}_99"] = first_step(run.history["step"], accuracies[:, e] >= 0.99)
+    return found
 
 
 def are_steps(name):
@@ -114,20 +166,27 @@ def are_steps(name):
 
 def shown(results, steps):
     """What is printed of a summary: {name: "median (first to third quartile), never: how many"}."""
-    texts = {}
-    for key, three in results.items():
-        name = key.removesuffix("_quartiles")
-        if name == key:
-            continue
-        never = "never" if name == "delay" else f"> {steps}"
-        low, middle, high = (in_words(value, never) for value in three)
-        texts[name] = f"{middle} ({low} to {high})"
-        if are_steps(name):
-            texts[name] += f", never: {results[f'{name}_never']}"
-    return texts
+    names = [key.removesuffix("_quartiles") for key in results if key.endswith("_quartiles")]
+    return {name: in_words(results, name, steps) for name in names}
 
 
-def in_words(value, never):
-    if value is None:
-        return never
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+def in_words(row, name, steps):
+    """A number of a summary, or of a row of medians, in words."""
+    never = "never" if name == "delay" else f"> {steps}"
+    texts = []
+    for value in row[f"{name}_quartiles"]:
+        number = str(value) if are_steps(name) else f"{value:.4f}"
+        texts.append(never if value is None else number)
+    low, middle, high = texts
+    counted = f", never: {row[f'{name}_never']}" if are_steps(name) else ""
+    return f"{middle} ({low} to {high}){counted}"
+
+
+def show_steps(rows, args):
+    """The table of steps of {what was trained: row of medians}."""
+    print(f"\nsteps of {args.seeds} seeds: median (first to third quartile), never: how many")
+    width = max(map(len, rows)) + 2
+    print(f"{'':<{width}}{'memorised (99% train)':<34}grokked (99% test)")
+    for name, row in rows.items():
+        memorised, grokked = (in_words(row, f"step_{x}_99", args.steps) for x in ("train", "test"))
+        print(f"{name:<{width}}{memorised:<34}{grokked}")

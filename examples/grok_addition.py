@@ -71,7 +71,9 @@ def build(args, dev):
     memory.require(dev, **memory.table(dev, args.p, args.width, args.seeds))
     if args.seeds == 1:
         return network(args, dev, args.seed)
-    return _seeds.together(lambda seed: network(args, dev, seed), _seeds.seeds_of(args))
+    run = _seeds.together(lambda seed: network(args, dev, seed), _seeds.seeds_of(args))
+    run.extra = _seeds.mean_iprs
+    return run
 
 
 def network(args, dev, seed):

@@ -3,6 +3,7 @@
     python examples/grok_polynomials.py                 # the paper's six at p = 97, and two more
     python examples/grok_polynomials.py --quick         # p = 61: the same picture in seconds
     python examples/grok_polynomials.py --width 5000    # the paper's width
+    python examples/grok_polynomials.py --quick --seeds 9    # medians and quartiles of 9 networks
     python examples/grok_polynomials.py --p 23 --width 2000 --steps 1000
 
 All networks are members of one ensemble with the same training inputs. Beside the test accuracy
@@ -15,6 +16,8 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _figures_grok_polynomials as plots  # isort: skip
 import _memory as memory  # isort: skip
+import _polynomials_table  # isort: skip
+import _seeds  # isort: skip
 import numpy as np  # isort: skip
 
 from tinygrok.analytic.polynomial import parse
@@ -62,6 +65,7 @@ def arguments(argv=None):
     add("--steps", type=count, default=600, help="optimiser steps")
     add("--lr", type=cli.positive(), default=0.005, help="learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=5.0, help="decoupled weight decay")
+    _seeds.add_seeds(add)
     add("--log-every", type=count, default=20, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
     return cli.parse(p, argv, QUICK)
@@ -80,12 +84,30 @@ def tasks_of(p):
     return tasks
 
 
+def split(args, tasks, seed):
+    """(training numbers, test numbers) of a seed, for all polynomials."""
+    return tasks[SUM].split(args.train_frac, generator(seed, "split"))
+
+
+def first_weights(args, seed):
+    return TwoLayerNet(args.p, args.width).init(generator(seed, "init"))
+
+
 def build(args, dev, tasks):
-    """(run, training numbers, test numbers): one ensemble, a member a polynomial, with own targets,
-    the same training inputs and first weights."""
-    memory.require(dev, **memory.table(dev, args.p, args.width, len(tasks)))
+    """The run: an ensemble of the polynomials, for every seed."""
+    memory.require(dev, **memory.table(dev, args.p, args.width, len(tasks) * args.seeds))
+    run = ensemble(args, dev, tasks, args.seed)
+    if args.seeds > 1:
+        run = _seeds.together(lambda s: ensemble(args, dev, tasks, s), _seeds.seeds_of(args))
+    run.extra = lambda run: waves_now(run, tasks)
+    return run
+
+
+def ensemble(args, dev, tasks, seed):
+    """The run of a seed: a member a polynomial, with own targets, the same training inputs and
+    first weights."""
     first = tasks[SUM]
-    train, test = first.split(args.train_frac, generator(args.seed, "split"))
+    train, test = split(args, tasks, seed)
     everything = first.inputs(np.arange(first.size))
     labels = np.stack([task.labels(everything) for task in tasks.values()])
     splits = {}
@@ -96,24 +118,25 @@ def build(args, dev, tasks):
     params = Arena(dev, net.shapes, len(tasks))
     grads = Arena(dev, net.shapes, len(tasks))
     for e in range(len(tasks)):
-        params.load(net.init(generator(args.seed, "init")), e)
+        params.load(first_weights(args, seed), e)
     decay = args.weight_decay
     optimizer = AdamW(dev, params, grads, lr=args.lr, betas=(0.9, 0.999), weight_decay=decay)
     data = [(everything[:, train], y[train]) for y in labels]
+    return Training(dev, net, optimizer, data, evaluation, [seed] * len(tasks))
 
-    product = list(tasks).index(PRODUCT)
 
-    def waves(run):
-        shares = np.full(len(tasks), np.nan)
-        for e, task in enumerate(tasks.values()):
-            if task.circle:
-                shares[e] = fit_waves(run.params.to_host(e), task.circle).total
-        iprs = neuron_ipr(run.params.to_host(product), tasks[PRODUCT].wave_order)
-        return {"explained": shares, "ipr_product": mean_known(iprs)}
-
-    seeds = [args.seed] * len(tasks)
-    run = Training(dev, net, optimizer, data, evaluation, seeds, extra=waves)
-    return run, train, test
+def waves_now(run, tasks):
+    """{"explained": of every member, "ipr_product": of every seed, or of the only one}"""
+    shares = []
+    iprs = []
+    for e in range(run.params.members):
+        text = list(tasks)[e % len(tasks)]
+        weights = run.params.to_host(e)
+        circle = tasks[text].circle
+        shares.append(fit_waves(weights, circle).total if circle else np.nan)
+        if text == PRODUCT:
+            iprs.append(mean_known(neuron_ipr(weights, tasks[text].wave_order)))
+    return {"explained": np.array(shares), "ipr_product": np.squeeze(iprs)}
 
 
 def answers(run, e, task, train, test):
@@ -158,72 +181,51 @@ def waves(run, e, text, task, first):
     }
 
 
-def measured(run, tasks, train, test, first):
-    """{polynomial: row of the table}; first: the first weights of every network."""
+def measured(run, tasks, args):
+    """{polynomial: row of the table}, medians where there are several seeds."""
     run.evaluation(run.objective, run.table)
     columns = {97: 0, 23: 1}
-    rows = {}
-    for e, (text, task) in enumerate(tasks.items()):
-        rows[text] = answers(run, e, task, train, test)
+    rows = {text: [] for text in tasks}
+    for e in range(run.params.members):
+        text = list(tasks)[e % len(tasks)]
+        seed = args.seed + e // len(tasks)
+        task = tasks[text]
+        row = answers(run, e, task, *split(args, tasks, seed))
         if run.model.p in columns:
-            rows[text]["paper"] = PAPER[text][columns[run.model.p]]
+            row["paper"] = PAPER[text][columns[run.model.p]]
         if task.circle:
-            rows[text] |= waves(run, e, text, task, first)
-    return rows
+            row |= waves(run, e, text, task, first_weights(args, seed))
+        if args.seeds > 1:
+            row |= _seeds.steps_of_99(run, e)
+        rows[text].append(row)
+    if args.seeds == 1:
+        return {text: found for text, (found,) in rows.items()}
+    return {text: _seeds.median_row(found) for text, found in rows.items()}
 
 
-def percent(x):
-    return "-" if x is None else f"{100 * x:.2f}"
-
-
-def show(rows):
-    columns = f"{'train':>7}{'test':>8}{'paper':>8}{'chance':>8}"
-    print(f"\n{'accuracy in per cent':<26}{columns}   siblings: test / with / without   not")
-    for text, row in rows.items():
-        train = percent(row["train_accuracy"])
-        test = percent(row["test_accuracy"])
-        chance = percent(row["chance"])
-        parts = ("quotient_coverage", "accuracy_with_siblings", "accuracy_without")
-        split = " / ".join(percent(row[name]) for name in parts)
-        forms = " ".join(name for name in ("sum", "product") if row[f"excluded_{name}"])
-        accuracies = f"{train:>7}{test:>8}{row['paper']:>8}{chance:>8}"
-        print(f"{text:<26}{accuracies}   {split:<33}{forms}")
-    print(
-        "siblings: share of the test inputs that have an equal row and column in training, "
-        "accuracy with and without them"
-    )
-    print("not: proved to be of no form h(g1(n1) + g2(n2)) (sum), h(g1(n1) g2(n2)) (product)")
-    columns = f"{'weights explained':>20}{'accuracy as waves':>22}"
-    print(f"\n{'waves, before -> after':<26}{columns}   common freq.   phase rms    IPR")
-    for text, row in rows.items():
-        if row["learnable"]:
-            explained = f"{row['explained_before']:>11.3f} -> {row['explained_after']:.3f}"
-            before = percent(row["waves_accuracy_before"])
-            after = percent(row["waves_accuracy"])
-            ipr = "-" if row["ipr"] is None else f"{row['ipr']:.2f}"
-            rest = f"{row['common_frequency']:>15.3f}{row['phase_residual_rms']:>12.3f}{ipr:>7}"
-            print(f"{text:<26}{explained}{before:>12} -> {after:>6}{rest}")
-
-
-def progress(row):
-    return f"test accuracy {np.array2string(row['test_accuracy'], precision=2)}"
+def progress(row, polynomials):
+    """Of several seeds: the medians."""
+    by_seed = row["test_accuracy"].reshape(-1, polynomials)
+    return f"test accuracy {np.array2string(np.median(by_seed, axis=0), precision=2)}"
 
 
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
     tasks = tasks_of(args.p)
-    run, train, test = build(args, experiment.dev, tasks)
+    run = build(args, experiment.dev, tasks)
     product = list(tasks).index(PRODUCT)
     before = run.params.to_host(product)
     experiment.open(run)
+    train, test = split(args, tasks, args.seed)
     pairs = f"{len(train)} training pairs, {len(test)} held out"
-    print(f"{len(tasks)} polynomials mod {args.p}: {pairs}; network {run.model!r}")
-    code = experiment.train(run, args.log_every, progress)
+    seeds = f"{args.seeds} seeds; " if args.seeds > 1 else ""
+    print(f"{len(tasks)} polynomials mod {args.p}: {pairs}; {seeds}network {run.model!r}")
+    code = experiment.train(run, args.log_every, lambda row: progress(row, len(tasks)))
     if code is not None:
         return code
 
-    rows = measured(run, tasks, train, test, before)
+    rows = measured(run, tasks, args)
 
     def figures(out):
         residuals = {}
@@ -236,7 +238,9 @@ def main(argv=None):
         plots.learnability(rows, run.history, *weights, order, residuals, path)
 
     experiment.write(rows, run.history, figures)
-    show(rows)
+    _polynomials_table.show(rows)
+    if args.seeds > 1:
+        _seeds.show_steps(rows, args)
     experiment.list_files()
     return None
 

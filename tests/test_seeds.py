@@ -5,6 +5,7 @@ import json
 
 import _seeds
 import grok_addition
+import grok_polynomials
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ def test_a_quantile_is_the_value_of_a_network():
     assert _seeds.quartiles([5.0]).tolist() == [5, 5, 5]
     table = np.array([[1.0, np.nan, 3.0], [np.inf, 2.0, np.inf]])
     assert _seeds.quartiles(table, axis=1).T.tolist() == [[1, 1, 3], [2, np.inf, np.inf]]
+    assert np.isnan(_seeds.quartiles([np.nan, np.nan])).all()
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,29 @@ def test_memory_of_all_seeds_is_counted():
     args = grok_addition.arguments(["--p", "1000", "--width", "20000", "--seeds", "1000"])
     with pytest.raises(InputError, match="GB of memory"):
         grok_addition.build(args, CPU)
+
+
+def test_polynomials_of_several_seeds_are_those_of_each():
+    tiny = ["--p", "7", "--width", "12", "--steps", "10", "--log-every", "5"]
+    args = grok_polynomials.arguments([*tiny, "--seeds", "2"])
+    tasks = grok_polynomials.tasks_of(7)
+    both = grok_polynomials.build(args, CPU, tasks)
+    both.fit(10, log_every=5)
+    for seed in range(2):
+        own = grok_polynomials.arguments([*tiny, "--seed", str(seed)])
+        alone = grok_polynomials.build(own, CPU, tasks)
+        alone.fit(10, log_every=5)
+        members = slice(seed * len(tasks), (seed + 1) * len(tasks))
+        for name, x in alone.params.to_host().items():
+            np.testing.assert_array_equal(both.params.to_host()[name][members], x)
+        for name in ("train_loss", "test_accuracy", "explained"):
+            np.testing.assert_array_equal(
+                np.array(both.history[name])[:, members], alone.history[name]
+            )
+        iprs = np.array(both.history["ipr_product"])[:, seed]
+        np.testing.assert_array_equal(iprs, alone.history["ipr_product"])
+    rows = grok_polynomials.measured(both, tasks, args)
+    product = rows["n1*n2"]
+    assert product["test_accuracy"] == product["test_accuracy_quartiles"][1]
+    assert product["step_test_99_never"] == 2
+    assert product["step_test_99"] is None
