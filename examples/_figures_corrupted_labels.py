@@ -3,19 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from _figures_seeds import band
 
 from tinygrok.plots.colors import GREEN, ORANGE, PURPLE, TEST, TRAIN, UNIT
-from tinygrok.plots.style import (
-    FILLED,
-    SHARE,
-    figure,
-    histograms,
-    image,
-    label,
-    lines,
-    panels,
-    save,
-)
+from tinygrok.plots.style import FILLED, SHARE, figure, histograms, image, label, panels, save
 from tinygrok.probes.phases import PHASES
 
 SPLITS = {
@@ -31,13 +22,15 @@ PHASE_COLORS: dict[str, str] = dict(zip(PHASES, COLORS, strict=True))
 
 
 def training(history: dict, phases: list[str], path: Path) -> None:
-    """Accuracies and losses of every split, phase, IPR, gradient share and weight norms by step."""
+    """Accuracies and losses of every split, phase, IPR, gradient share and weight norms by step.
+
+    history {"step": (T,), quantity: (T,) or (T, seeds)}: of several seeds medians and quartiles"""
     fig = figure(8, 6.4)
     (acc, loss), (ipr, norm) = fig.subplots(2, 2, sharex=True)
     steps = np.asarray(history["step"]) + 1
     for split, (color, ls, name) in SPLITS.items():
-        acc.plot(steps, history[f"{split}_accuracy"], color=color, ls=ls, label=name)
-        loss.plot(steps, history[f"{split}_loss"], color=color, ls=ls)
+        band(acc, steps, history[f"{split}_accuracy"], color, ls=ls, label=name)
+        band(loss, steps, history[f"{split}_loss"], color, ls=ls)
     strip = {"ymin": 1.0, "ymax": 1.03, "lw": 0, "clip_on": False}
     for i, phase in enumerate(phases[:-1]):
         acc.axvspan(steps[i], steps[i + 1], color=PHASE_COLORS[phase], **strip)
@@ -45,10 +38,10 @@ def training(history: dict, phases: list[str], path: Path) -> None:
     _phase_legend(fig, [name for name in PHASES if name in phases])
     loss.set(yscale="log", ylabel="loss")
     for name, (color, ls) in MATRICES.items():
-        ipr.plot(steps, history[f"ipr_{name}"], color=color, ls=ls, label=f"IPR {name}")
-        norm.plot(steps, history[f"norm_{name}"], color=color, ls=ls, label=f"|{name}|")
-    ipr.plot(steps, history["gradient_share"], "0.5", label="gradient: share of corrupted")
-    ipr.plot(steps, history["filtered_test"], "k:", label="test, one frequency a neuron")
+        band(ipr, steps, history[f"ipr_{name}"], color, ls=ls, label=f"IPR {name}")
+        band(norm, steps, history[f"norm_{name}"], color, ls=ls, label=f"|{name}|")
+    band(ipr, steps, history["gradient_share"], "0.5", label="gradient: share of corrupted")
+    band(ipr, steps, history["filtered_test"], "k", ls=":", label="test, one frequency a neuron")
     label(ipr, above=2, xlabel="step + 1", ylabel="mean IPR, shares", ylim=SHARE)
     label(norm, xlabel="step + 1", ylabel="weight norm")
     save(fig, path)
@@ -60,8 +53,8 @@ def neurons(
     """IPR histogram, pruning curves by order, frequency filtration with its controls, and gain.
 
     ipr         {"initial": (N,), "final": (N,)}
-    curves      {order: {split: (seeds, n)}}: mean and range are shown, against shares (n,)
-    filtration  {network: {"G test": (k,), "R corrupted": (k,)}}
+    curves      {order: {split: (seeds, n)}}: median and quartiles are shown, against shares (n,)
+    filtration  {network: {"G test": (seeds, k), "R corrupted": (seeds, k)}}, or of one (1, k)
     gain        (IPR, |gain|, |gain| |W|) or None"""
     fig, (hist, first, second, filt, third, last) = panels(6, 2.8, 2.8, 3)
     histograms(hist, ipr, np.linspace(0, 1, 41), ("0.6", TEST), **FILLED, log=True)
@@ -74,8 +67,11 @@ def neurons(
     fig.legend(*splits, loc="outside lower center", ncol=4, frameon=False)
     looks = ((TEST, 1.5), ("0.75", 5), (TRAIN, 1.5))  # the two controls may coincide
     for (color, lw), (name, values) in zip(looks, filtration.items(), strict=True):
-        lines(filt, {name: values["G test"]}, [color], marker="o", ms=4, lw=lw)
-        lines(filt, {"_": values["R corrupted"]}, [color], ls="--", marker="x", ms=4, lw=lw)
+        kept = values["G test"]
+        k = range(1, kept.shape[1] + 1)
+        removed = values["R corrupted"]
+        band(filt, k, by_place(kept), color, label=name, marker="o", ms=4, lw=lw)
+        band(filt, k, by_place(removed), color, label="_", ls="--", marker="x", ms=4, lw=lw)
     title = "solid: test, k frequencies kept\ndashed: corrupted, k removed"
     label(filt, title=title, xlabel="k", ylabel="accuracy", ylim=SHARE)
     if gain is not None:
@@ -89,11 +85,13 @@ def neurons(
 
 def _pruning(ax, shares: np.ndarray, curves: dict) -> None:
     for split in ("train", "corrupted", "uncorrupted", "test"):
-        seeds = curves[split]
         color, ls, name = SPLITS[split]
-        ax.plot(shares, seeds.mean(axis=0), color=color, ls=ls, label=name)
-        lowest = seeds.min(axis=0)
-        ax.fill_between(shares, lowest, seeds.max(axis=0), color=color, alpha=0.25, lw=0)
+        band(ax, shares, by_place(curves[split]), color, ls=ls, label=name)
+
+
+def by_place(seeds: np.ndarray) -> np.ndarray:
+    """Rows (seeds, n) as a curve (n, seeds), of one seed (n,)."""
+    return seeds.T if len(seeds) > 1 else seeds[0]
 
 
 def examples(

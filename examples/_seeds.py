@@ -124,7 +124,7 @@ def median_row(rows):
     result = dict(rows[0])
     for name in result:
         values = [row[name] for row in rows]
-        if are_steps(name) or any(isinstance(value, float) for value in values):
+        if censored(name) or any(isinstance(value, float) for value in values):
             found = spread(name, values)
             result = result | found | {name: found[f"{name}_quartiles"][1]}
     return result
@@ -142,12 +142,12 @@ def with_delay(outcomes):
 
 
 def spread(name, values):
-    """{name_quartiles, name_never} of steps, {name_quartiles} of other numbers; None is never, or
-    left out, and nothing is left of None alone."""
-    if are_steps(name):
+    """{name_quartiles, name_never} of steps, {name_quartiles} of floats; None is never, or left
+    out. Nothing of what is no number."""
+    if censored(name):
         three = quartiles_of_steps(values)
         return {f"{name}_quartiles": three, f"{name}_never": values.count(None)}
-    known = [value for value in values if value is not None]
+    known = [value for value in values if isinstance(value, float)]
     return {f"{name}_quartiles": quartiles(known).tolist()} if known else {}
 
 
@@ -160,8 +160,9 @@ def steps_of_99(run, e):
     return found
 
 
-def are_steps(name):
-    return name == "delay" or name.startswith("step_")
+def censored(name):
+    """Whether a result is an integer that None stands for where it is more than was looked at."""
+    return name == "delay" or name.startswith(("step_", "neurons_needed"))
 
 
 def shown(results, steps):
@@ -172,13 +173,13 @@ def shown(results, steps):
 
 def in_words(row, name, steps):
     """A number of a summary, or of a row of medians, in words."""
-    never = "never" if name == "delay" else f"> {steps}"
+    never = f"> {steps}" if name.startswith("step_") else "never"
     texts = []
     for value in row[f"{name}_quartiles"]:
-        number = str(value) if are_steps(name) else f"{value:.4f}"
+        number = str(value) if censored(name) else f"{value:.4f}"
         texts.append(never if value is None else number)
     low, middle, high = texts
-    counted = f", never: {row[f'{name}_never']}" if are_steps(name) else ""
+    counted = f", never: {row[f'{name}_never']}" if censored(name) else ""
     return f"{middle} ({low} to {high}){counted}"
 
 

@@ -5,6 +5,7 @@
     python examples/corrupted_labels.py --regularizer dropout
     python examples/corrupted_labels.py --regularizer batchnorm
     python examples/corrupted_labels.py --quick
+    python examples/corrupted_labels.py --quick --seeds 9    # medians and quartiles of 9 networks
 
 A second network, trained on random labels alone (corruption 1), is trained beside it as a control
 of the frequency filter. Paper: Doshi, Das, He, Gromov, To grok or not to grok, arXiv 2310.13061
@@ -13,18 +14,10 @@ of the frequency filter. Paper: Doshi, Das, He, Gromov, To grok or not to grok, 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _memory as memory  # isort: skip
-
-import functools  # isort: skip
-
-import _figures_corrupted_labels as plots
-import numpy as np
-
-from tinygrok.engine.rng import generator
+import _seeds  # isort: skip
+from _corrupted_anatomy import Anatomy, record  # isort: skip
 from tinygrok.ops.activation import activation_help
 from tinygrok.ops.loss import LOSSES
-from tinygrok.probes import neurons
-from tinygrok.probes.fourier import ipr, mean_known, neuron_ipr, neuron_rows
-from tinygrok.probes.phases import phase_history
 from tinygrok.tasks import TASKS
 from tinygrok.tasks.corruption import RULES
 from tinygrok.training import ensembles
@@ -48,8 +41,6 @@ PAPER = {
     ("batchnorm", None): ("0.804", "1.000", "Full Inversion"),
 }
 NOT_OF_THE_PAPER = {"seed", "seeds", "log_every", "dtype"}  # flags that leave a figure what it is
-SHARES = np.linspace(0, 0.95, 39)
-KEEP = 5  # frequencies of the filtration curves
 
 
 def arguments(argv=None):
@@ -69,7 +60,7 @@ def arguments(argv=None):
     add("--lr", type=cli.positive(), default=0.01, help="learning rate of AdamW")
     add("--batch-size", type=count, help="minibatch size (default: full batch)")
     add("--steps", type=count, help="optimiser steps (default: as the paper's figure)")
-    add("--seeds", type=cli.integer(1, 1000), default=1, help="networks: --seed, --seed + 1, ...")
+    _seeds.add_seeds(add)
     add("--log-every", type=count, default=10, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
     chosen = cli.chosen(p, argv).regularizer
@@ -92,131 +83,6 @@ def points(args):
     return [*(point | {"seed": args.seed + s} for s in range(args.seeds)), control]
 
 
-def record(run, order):
-    """Beside losses and accuracies: IPR and norm of every matrix, the gradient share of corrupted
-    labels, the test accuracy that one frequency a neuron gives, and which examples are answered as
-    given."""
-    row = {"gradient_share": ensembles.gradient_shares(run)}
-    weights = [run.params.to_host(e) for e in range(run.params.members)]
-    for i, name in enumerate(("U1", "U2", "W")):
-        iprs = [mean_known(ipr(neuron_rows(w, order)[i])) for w in weights]
-        norms = [np.linalg.norm(neuron_rows(w)[i]) for w in weights]
-        row[f"ipr_{name}"] = np.array(iprs)
-        row[f"norm_{name}"] = np.array(norms)
-    kept = [neurons.filtered(w, 1, order)[0] for w in weights]
-    accuracies = [ensembles.part_accuracy(run, e, G, "test") for e, G in enumerate(kept)]
-    row["filtered_test"] = np.array(accuracies)
-    row["as_given"] = run.evaluation.predicted == run.evaluation.labels["given"]
-    return row
-
-
-def filtration(run, initial, order):
-    """{network: {part: accuracy for 1 .. KEEP frequencies}}: the trained network and the two
-    controls."""
-    last = run.params.members - 1
-    networks = {
-        "trained": (0, run.params.to_host(0), None),
-        "initial weights": (0, initial, run.model.init_buffers()),
-        "random labels": (last, run.params.to_host(last), None),
-    }
-    result = {}
-    for name, (e, weights, buffers) in networks.items():
-        accuracy = functools.partial(ensembles.part_accuracy, run, e, buffers=buffers)
-        result[name] = neurons.filtration(weights, accuracy, KEEP, order)
-    return result
-
-
-class Anatomy:
-    """What is measured after the training: of the first network, and pruning of every one."""
-
-    def __init__(self, run, args, order):
-        # A finished run that was resumed has measured nothing yet.
-        run.evaluation(run.objective, run.table)
-        self.run = run
-        self.args = args
-        self.order = order
-        self.history = ensembles.member_history(run.history, 0)
-        self.as_given = self.history.pop("as_given")
-        self.splits = ensembles.member_splits(run, 0)
-        self.weights = run.params.to_host(0)
-        self.hidden = ensembles.hidden_units(run, 0, self.weights)
-        initial = run.model.init(generator(args.seed, "init"))
-        final = neuron_ipr(self.weights, order)
-        self.ipr = {"initial": neuron_ipr(initial, order), "final": final}
-        self.filtered = filtration(run, initial, order)
-        self.pruned = {}
-        for e in range(args.seeds):
-            self.prune(e)
-
-    def prune(self, e):
-        """Fill in {order of removal: {split: (seeds, n) accuracies at SHARES}} for one seed."""
-        weights = self.run.params.to_host(e)
-        splits = ensembles.member_splits(self.run, e)
-        a = ensembles.hidden_units(self.run, e, weights)
-        seed = self.args.seed + e
-        for name, removal in neurons.removals(weights, a, splits["test"], seed, self.order).items():
-            curves = neurons.pruning_curves(a, weights["W"], removal, splits, SHARES)
-            table = self.pruned.setdefault(name, {})
-            for split, curve in curves.items():
-                table[split] = np.vstack([*table.get(split, []), curve])
-
-    def score(self, kind):
-        return neurons.scores(self.weights, kind, order=self.order)
-
-    def results(self):
-        by_ipr = np.argsort(self.score("ipr"), kind="stable")
-        units = self.hidden, self.weights["W"]
-        needed = neurons.neurons_needed(*units, by_ipr, *self.splits["test"])
-        results = self.outcome(0)
-        results["ipr_mean"] = mean_known(self.ipr["final"])
-        results["neurons_needed_for_99_test"] = needed
-        if self.args.seeds > 1:
-            results |= self.by_seed()
-        cuts = {"low_half": ("IPR, lowest first", 0.5), "high_30": ("IPR, highest first", 0.3)}
-        for name, (removal, share) in cuts.items():
-            at = np.abs(SHARES - share).argmin()
-            for split in ("corrupted", "test"):
-                results[f"pruned_{name}_{split}"] = float(self.pruned[removal][split][0, at])
-        for name, parts in self.filtered.items():
-            for part, accuracies in parts.items():
-                key = f"filter_{part}_{name}".replace(" ", "_")
-                results[key] = float(accuracies[0])
-        if self.args.regularizer == "batchnorm":
-            ipr_and_gain = self.ipr["final"], self.score("gain")
-            results["rank_correlation_ipr_gamma"] = neurons.rank_correlation(*ipr_and_gain)
-        return results
-
-    def outcome(self, e):
-        history = ensembles.member_history(self.run.history, e)
-        return ensembles.outcome(history, points(self.args)[e])
-
-    def by_seed(self):
-        """The main results, a list over the seeds each."""
-        keys = ["train_accuracy", "corrupted_accuracy", "test_accuracy"]
-        keys += ["phase", "step_grok", "step_unlearn"]
-        outcomes = [self.outcome(e) for e in range(self.args.seeds)]
-        return {f"{key}_by_seed": [outcome[key] for outcome in outcomes] for key in keys}
-
-    def figures(self, out):
-        args = self.args
-        phases = phase_history(self.history, args.corruption, args.p)
-        plots.training(self.history, phases, out / "training.png")
-        gain = None
-        if args.regularizer == "batchnorm":
-            gain = self.ipr["final"], self.score("gain"), self.score("readout")
-        plots.neurons(self.ipr, self.pruned, SHARES, self.filtered, gain, out / "neurons.png")
-        wrong, given = self.splits["corrupted"]
-        units = self.hidden[wrong], self.weights["W"]
-        margins = neurons.contributions(*units, given[wrong], self.ipr["final"])
-        predicted = self.run.evaluation.predicted[0]
-        flat = (predicted, given, self.splits["test"][1], self.splits["train"][0])
-        tables = [x.reshape(args.p, args.p) for x in flat]
-        plots.examples(*tables, margins, out / "examples.png")
-        steps = self.history["step"]
-        times = neurons.memory_times(steps, self.as_given[:, wrong])
-        plots.releases(steps, *times, out / "releases.png")
-
-
 def paper_of(args):
     """{result: the paper's number} where the settings are those of its figure."""
     flags = ["--regularizer", args.regularizer]
@@ -231,6 +97,7 @@ def paper_of(args):
 
 
 def progress(row):
+    """Of the first network."""
     return "  ".join(f"{s} {row[f'{s}_accuracy'][0]:.3f}" for s in ("train", "corrupted", "test"))
 
 
@@ -247,8 +114,10 @@ def main(argv=None):
     code = experiment.train(run, args.log_every, progress)
     if code is not None:
         return code
-    found = Anatomy(run, args, order)
-    experiment.finish(found.results(), found.history, found.figures, paper_of(args), "paper")
+    found = Anatomy(run, args, points(args), order)
+    results, shown = found.results()
+    paper = paper_of(args)
+    experiment.finish(results, found.history, found.figures, paper, "paper", shown)
     return None
 
 

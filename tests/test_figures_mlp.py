@@ -147,7 +147,7 @@ def test_no_legend_covers_the_curves_of_corrupted_labels(monkeypatch):
     for ax in (fig.axes[0], fig.axes[2]):
         assert ax.get_legend().get_window_extent().y0 > ax.get_window_extent().y1
     curves = {split: np.ones((2, 4)) for split in corrupted_labels.SPLITS}
-    known = {"G test": np.ones(5), "R corrupted": np.zeros(5)}
+    known = {"G test": np.ones((1, 5)), "R corrupted": np.zeros((1, 5))}
     networks = dict.fromkeys(("trained", "initial weights", "random labels"), known)
     ipr = {"initial": np.array([0.1, np.nan]), "final": np.array([0.1, 0.9])}
     pruned = dict.fromkeys(("IPR, lowest first", "IPR, highest first", "chance"), curves)
