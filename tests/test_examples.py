@@ -36,6 +36,12 @@ QUICK = {
         "seconds_per_network": lambda x: x < 5,
         "Coexistence": lambda x: x > 0,
     },
+    "width_scan": {
+        "p = 47: needed": lambda x: all(45 < median < 90 for _, median, _ in x),
+        "p = 47: prunable": lambda x: x[0][1] < 0.3 and x[2][1] > 0.6,
+        "p = 47: exponent": lambda x: x[1] < 0.6,
+        "p = 47: never": lambda x: x == [0, 0, 0],
+    },
     "analytic_weights": {
         "accuracy": lambda x: x == 1,
         "inputs": lambda x: x == 23**2,
@@ -153,6 +159,7 @@ QUICK = {
 FIGURES = {
     "corrupted_labels": ["training.png", "neurons.png", "examples.png", "releases.png"],
     "phase_diagram": ["phase_diagram.png"],
+    "width_scan": ["width_scan.png"],
     "in_context": ["in_context.png"],
     "in_context_phases": ["in_context_phases.png"],
     "in_context_probe": [
@@ -352,6 +359,7 @@ REFUSED = {
         "--scheduler tcp://127.0.0.1:1",
         "--resume",
     ],
+    "width_scan": ["--p 47 47", "--widths 60 60", "--widths 1", "--seeds 0", "--resume"],
     "critical_init": [
         "--activation square",
         "--norm groupnorm",

@@ -70,11 +70,12 @@ ABSURD = {
     "gpu_check": ["--device cuda:99999999999999999999", "--long --quick", "--only suite --quick"],
     "grok_addition": [
         "--p 1000 --width 1000000",
+        "--p 1000 --width 10000 --seeds 1000",
         "--p 1000 --width 100000 --dtype float64",
         "--task dihedral --p 1000 --width 1000000",
         "--threads 1000000",
     ],
-    "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --width 100000"],
+    "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --seeds 1000"],
     "ground_truth": [
         "--p 600 --width 1000000",
         "--circuit random --p 600 --width 1000000",
@@ -120,6 +121,12 @@ ABSURD = {
         "--pack 1000 --width 100000 --grid 100",
         "--p 1000 --width 100000",
         "--p 1000 --pack 1000 --grid 50",
+    ],
+    "width_scan": [
+        "--workers 10000",
+        "--p 1000 --widths 100000",
+        "--widths 1000000 --p 97",
+        "--seeds 1000 --p 5 7 11 13 17 19 23 29 31 37 41 43 47 53 59",
     ],
     "predict_lcg": [
         "--depth 1000000",
