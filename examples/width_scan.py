@@ -39,7 +39,7 @@ def arguments(argv=None):
     add("--seeds", type=cli.integer(1, 1000), default=40, help="networks of every width")
     add("--corruption", type=cli.real(0, 1), default=0.2, help="share of the labels corrupted")
     add("--rule", default="uniform", choices=RULES, help="how labels are corrupted")
-    add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
+    add("--train-frac", type=cli.fraction(), default=0.7, help="share of the table to train on")
     add("--lr", type=cli.positive(), default=0.005, help="learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=1.0, help="decoupled weight decay")
     add("--steps", type=count, default=400, help="optimiser steps of every network")

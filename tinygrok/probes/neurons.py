@@ -4,7 +4,7 @@ All on host arrays of one network: weights {"U": (S, p, N), "W": (N, C)}, its hi
 as the read-out sees them (after BatchNorm where there is one), and integer labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -44,21 +44,30 @@ def pruning_curves(a, w, order, splits: dict[str, tuple], shares) -> dict[str, n
     """Accuracy of every split {name: (mask (B,), labels (B,))} without the first share of neurons.
 
     order   the neurons, in the order of removal
+    Source: To grok or not to grok."""
+    curves = {name: np.full(len(shares), np.nan) for name in splits}
+    for i, z in pruned_logits(a, w, order, shares):
+        predicted = z.argmax(axis=1)
+        for name, (mask, labels) in splits.items():
+            if mask.any():
+                curves[name][i] = (predicted == labels)[mask].mean()
+    return curves
+
+
+def pruned_logits(a, w, order, shares) -> Iterator[tuple[int, np.ndarray]]:
+    """(i, logits (B, C)) without the first share i of neurons, largest shares first.
+
     z(n) = sum over the neurons that are left of a_k W_k: built up from the last neuron backwards,
-    so that the whole curve costs one forward pass, no training. Source: To grok or not to grok."""
+    so that all shares cost one forward pass, no training. The logits are overwritten by the next.
+    """
     counts = np.round(np.asarray(shares) * len(order)).astype(int)
-    curves = {name: np.full(len(counts), np.nan) for name in splits}
     z = np.zeros((len(a), w.shape[1]), dtype=a.dtype)
     end = len(order)
     for i in np.argsort(-counts, kind="stable"):
         added = order[counts[i] : end]
         z += a[:, added] @ w[added]
         end = counts[i]
-        predicted = z.argmax(axis=1)
-        for name, (mask, labels) in splits.items():
-            if mask.any():
-                curves[name][i] = (predicted == labels)[mask].mean()
-    return curves
+        yield int(i), z
 
 
 def neurons_needed(a, w, order, mask, labels, level=0.99) -> int | None:
@@ -76,11 +85,11 @@ def margin_order(a: np.ndarray, w: np.ndarray, mask: np.ndarray, labels: np.ndar
 
     The margin, right logit minus mean logit, of the masked inputs. It is a sum over neurons, so
     removing greedily and sorting once are the same."""
-    shares = _margin_shares(a[mask], w, labels[mask])
+    shares = margin_shares(a[mask], w, labels[mask])
     return np.argsort(shares.mean(axis=0), kind="stable")
 
 
-def _margin_shares(a: np.ndarray, w: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def margin_shares(a: np.ndarray, w: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(B, N) what every neuron adds to the logit of the label minus the mean logit."""
     above = w.T - w.mean(axis=1)  # (C, N)
     return a * above[integers(labels, "labels", 0, len(above) - 1)]
@@ -151,7 +160,7 @@ def contributions(a, w, labels, ipr, threshold=0.5) -> tuple[np.ndarray, np.ndar
     """(periodic, other): what neurons above and below an IPR add to each example's margin.
 
     The margin is the logit of its label minus its mean logit: the sum of the two. Shapes (B,)."""
-    shares = _margin_shares(a, w, labels)
+    shares = margin_shares(a, w, labels)
     periodic = np.nan_to_num(ipr) > threshold
     return shares[:, periodic].sum(axis=1), shares[:, ~periodic].sum(axis=1)
 

@@ -1,0 +1,181 @@
+"""Neurons that memorise and neurons that generalise: when they arise, what becomes of them.
+
+    python examples/neuron_dynamics.py --quick
+    python examples/neuron_dynamics.py              # p = 59: decays 0, 5 and 15, five seeds each
+    python examples/neuron_dynamics.py --p 97 --width 500 --corruption 0.35    # the paper's size
+
+Networks are trained on corrupted labels with several weight decays. The first figure shows the IPR
+of every neuron by step, how many neurons memorise and generalise, and what the memorising ones
+become. The second asks why some neurons without a frequency stay under a large decay, and what the
+small peaks in the spectra of periodic neurons are for: it takes them out, or gives them other
+phases. (How many neurons can be spared, by width and modulus: width_scan.py.) Questions of the
+reviewers of Doshi, Das, He, Gromov, To grok or not to grok, arXiv 2310.13061, and its appendix
+I."""
+
+from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
+
+import _figures_neuron_dynamics as plots  # isort: skip
+import _memory as memory  # isort: skip
+import _neuron_classes as classes  # isort: skip
+import _neuron_spectra as spectra  # isort: skip
+import _seeds  # isort: skip
+import numpy as np  # isort: skip
+
+from tinygrok.tasks import TASKS
+from tinygrok.tasks.corruption import RULES
+from tinygrok.training import ensembles
+
+QUICK = {"p": 47, "width": 120, "steps": 400, "decays": [0.0, 15.0], "seeds": 2}
+
+
+def arguments(argv=None):
+    p = cli.parser("neuron_dynamics", __doc__)
+    add = p.add_argument
+    count = cli.integer()
+    decays = [0.0, 5.0, 15.0]
+    add("--decays", type=cli.real(), nargs="+", default=decays, help="weight decays, a column each")
+    add("--seeds", type=cli.integer(1, 1000), default=5, help="networks of every decay")
+    add("--p", type=cli.integer(5, 1000), default=59, help="modulus")
+    add("--width", type=cli.integer(2, 10**6), default=200, help="hidden neurons")
+    add("--corruption", type=cli.real(0, 1, open_low=True), default=0.2, help="share corrupted")
+    add("--rule", default="uniform", choices=RULES, help="how labels are corrupted")
+    add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
+    add("--lr", type=cli.positive(), default=0.01, help="learning rate of AdamW")
+    add("--steps", type=count, default=600, help="optimiser steps")
+    add("--log-every", type=count, default=10, help="steps between measurements")
+    cli.add_checkpoints(p, 30.0)
+    args = cli.parse(p, argv, QUICK)
+    if len(set(args.decays)) < len(args.decays):
+        raise cli.InputError("--decays: every value once")
+    return args
+
+
+def points(args):
+    """One point per network, decay by decay."""
+    common = {"alpha": args.train_frac, "xi": args.corruption}
+    for flag in ("p", "width", "rule", "lr", "steps", "log_every"):
+        common[flag] = getattr(args, flag)
+    found = []
+    for decay in args.decays:
+        of_decay = common | {"weight_decay": decay}
+        found += [of_decay | {"seed": seed} for seed in _seeds.seeds_of(args)]
+    return found
+
+
+def build(args, dev, order):
+    members = len(args.decays) * args.seeds
+    rows = args.steps // args.log_every + 2
+    history = {"the_record": 3 * memory.DRAWN * rows * members * args.width}
+    memory.require(dev, **memory.table(dev, args.p, args.width, members), **history)
+    return ensembles.build(dev, points(args), lambda run: classes.record(run, order))
+
+
+class Networks:
+    """What is measured of the finished networks, decay by decay.
+
+    found {decay: {"histories", "kinds", "flows", "losses", "spectra": one a seed}}"""
+
+    def __init__(self, run, args, order):
+        self.args = args
+        self.found = {}
+        for e, point in enumerate(points(args)):
+            table = self.found.setdefault(point["weight_decay"], {})
+            for name, value in self.of_member(run, e, point["seed"], order).items():
+                table.setdefault(name, []).append(value)
+
+    @staticmethod
+    def of_member(run, e, seed, order):
+        history = ensembles.member_history(run.history, e)
+        kinds = classes.classes(history)
+        last = run.params.to_host(e)
+        ends = (classes.first_weights(run, seed), last)
+        mask, labels = ensembles.member_splits(run, e)["test"]
+        losses = {}
+        for name, part in spectra.parts(last, seed, order).items():
+            z = ensembles.hidden_units(run, e, part)[mask] @ part["W"]
+            losses[name] = spectra.loss(z, labels[mask])
+        return {
+            "histories": history,
+            "kinds": kinds,
+            "flows": classes.flows(history["step"], kinds, *ends, order),
+            "losses": losses,
+            "spectra": spectra.unwound(last, order),
+        }
+
+    def results(self):
+        """{"decay D": quartiles over the seeds}; losses are those of the test set."""
+        results = {}
+        for decay, table in self.found.items():
+            row = classes.summary(table["flows"])
+            for name in ("test_accuracy", "corrupted_accuracy"):
+                last = [history[name][-1] for history in table["histories"]]
+                row[name] = _seeds.quartiles(last).tolist()
+            for part in table["losses"][0]:
+                values = [losses[part] for losses in table["losses"]]
+                row[f"loss: {part}"] = _seeds.quartiles(values).tolist()
+            for name in ("U", "W"):
+                values = np.array([found[name] for found in table["spectra"]])
+                row[f"power {name}"] = _seeds.quartiles(values)[1].tolist()
+            results[f"decay {decay:g}"] = row
+        return results
+
+    def figures(self, out):
+        plots.dynamics(self.found, out / "dynamics.png")
+        plots.spectra(self.found, self.args.p, out / "spectra.png")
+
+
+def show(args, results):
+    """The tables, medians over the seeds."""
+    print(f"\nmedians of {args.seeds} seed(s), counts of {args.width} neurons")
+    columns = ("at the peak", "step", "at the end: idle", "memorising", "generalising")
+    print(f"{'':<14}" + "".join(f"{name:>18}" for name in columns))
+    for name, row in results.items():
+        cells = [row["memorising_at_peak"][1], row["step_peak"][1]]
+        cells += [kind[1] for kind in row["at_end"]]
+        print(f"{name:<14}" + "".join(f"{cell:>18.0f}" for cell in cells))
+    print("\nof the neurons that memorise at the peak, at the end; of those that generalise at the")
+    print("end, at the peak (idle / memorising / generalising); their frequency is the strongest")
+    print(f"one of their first weights (by chance {2 / (args.p - 1):.0%})")
+    for name, row in results.items():
+        become = " / ".join(percent(x[1]) for x in row["memorising_become"])
+        were = " / ".join(percent(x[1]) for x in row["generalising_were"])
+        same = row["same_frequency_as_at_start"]
+        print(f"{name:<14}{become:<22}{were:<22}{'-' if same is None else percent(same[1])}")
+    print("\ntest loss in thousandths")
+    parts = [key for key in next(iter(results.values())) if key.startswith("loss: ")]
+    print(f"{'':<14}" + "".join(f"{part[6:]:>20}" for part in parts))
+    for name, row in results.items():
+        print(f"{name:<14}" + "".join(f"{1000 * row[part][1]:>20.2f}" for part in parts))
+
+
+def percent(x):
+    return "-" if np.isnan(x) else f"{x:.0%}"
+
+
+def progress(row):
+    """The medians over all networks."""
+    return "  ".join(f"{x} {np.median(row[f'{x}_accuracy']):.3f}" for x in ("corrupted", "test"))
+
+
+def main(argv=None):
+    args = arguments(argv)
+    experiment = cli.Experiment(args)
+    order = TASKS["addition"](args.p).wave_order
+    run = build(args, experiment.dev, order)
+    experiment.open(run)
+    decays = ", ".join(f"{decay:g}" for decay in args.decays)
+    print(f"p = {args.p}: {args.seeds} seeds of each decay {decays}; network {run.model!r}")
+    code = experiment.train(run, args.log_every, progress)
+    if code is not None:
+        return code
+    networks = Networks(run, args, order)
+    results = networks.results()
+    small = {name: x for name, x in run.history.items() if np.ndim(x) < 3}
+    experiment.write(results, small, networks.figures)
+    show(args, results)
+    experiment.list_files()
+    return None
+
+
+if __name__ == "__main__":
+    cli.main(main)
