@@ -5,14 +5,13 @@ from pathlib import Path
 import numpy as np
 from _figures_seeds import band
 from _neuron_classes import CLASSES, counts
-from _neuron_spectra import MULTIPLES
+from _neuron_spectra import MULTIPLES, PARTS
 from _seeds import quartiles
 
-from tinygrok.plots.colors import GREEN, ORANGE, PURPLE, TEST, TRAIN, UNIT
+from tinygrok.plots.colors import ORANGE, TEST, TRAIN, UNIT
 from tinygrok.plots.style import SHARE, figure, label, save
 
 COLORS = {"idle": "0.6", "memorising": ORANGE, "generalising": TEST}
-PART_COLORS = ("k", TRAIN, PURPLE, GREEN, ORANGE)
 
 
 def dynamics(found: dict, path: Path) -> None:
@@ -50,42 +49,48 @@ def _heat_map(ax, history: dict):
 
 
 def _flows(ax, flows: list[dict]) -> None:
-    """Stacked: medians of what became of memorising, and what were generalising neurons."""
+    """Stacked: what became of memorising, and what were generalising neurons, means over seeds."""
     names = ("memorising_become", "generalising_were")
-    medians = np.array([quartiles([flow[name] for flow in flows])[1] for name in names])
+    shares = np.array([[flow[name] for name in names] for flow in flows])  # (seeds, 2, 3)
+    means = np.nan_to_num(shares).mean(axis=0)
     bottom = np.zeros(2)
     for i, kind in enumerate(CLASSES):
-        height = np.nan_to_num(medians[:, i])
-        ax.bar((0, 1), height, 0.6, bottom, color=COLORS[kind])
-        bottom = bottom + height
+        ax.bar((0, 1), means[:, i], 0.6, bottom, color=COLORS[kind])
+        bottom = bottom + means[:, i]
     ends = ("memorising at their peak:\nat the end", "generalising at the end:\nat the peak")
     ax.set_xticks((0, 1), ends, fontsize=7)
     ax.set(ylim=SHARE)
 
 
 def spectra(found: dict, p: int, path: Path) -> None:
-    """The test loss of networks of which something was taken out, and the mean spectra of periodic
-    neurons in multiples of their main frequency.
+    """How much of the logits is not the answer in networks of which something was taken out, and
+    the mean spectra of periodic neurons in multiples of their main frequency.
 
-    found {decay: {"losses": [{part: loss}], "spectra": [{"U", "W": shares of the power}]}}"""
-    fig = figure(max(2.9 * len(found), 4.5) + 0.8, 6.2)
+    found {decay: {"unwanted": [{(part, split): share}], "spectra": [{"U", "W": shares}]}}"""
+    fig = figure(max(2.9 * len(found), 4.5) + 0.8, 6.4)
     axes = fig.subplots(2, len(found), sharey="row", squeeze=False)
     for column, (decay, table) in zip(axes.T, found.items(), strict=True):
-        parts = list(table["losses"][0])
-        for i, part in enumerate(parts):
-            three = quartiles([losses[part] for losses in table["losses"]]) * 1000
-            spread = [[three[1] - three[0]], [three[2] - three[1]]]
-            column[0].bar(i, three[1], color=PART_COLORS[i], yerr=spread, capsize=3)
-        column[0].set_xticks(range(len(parts)), parts, rotation=35, ha="right", fontsize=7)
+        _unwanted(column[0], table["unwanted"])
         column[0].set_title(f"weight decay {decay:g}")
-        multiples = np.arange(MULTIPLES + 1)
         for name, color, marker in (("U", TRAIN, "o"), ("W", TEST, "s")):
-            seeds = np.array([found[name] for found in table["spectra"]]).T
+            seeds = np.array([one[name] for one in table["spectra"]]).T
             curve = seeds if seeds.shape[1] > 1 else seeds[:, 0]
-            band(column[1], multiples, curve, color, label=name, marker=marker, ms=4)
+            band(column[1], range(MULTIPLES + 1), curve, color, label=name, marker=marker, ms=4)
         even = 1 / (p // 2 + 1)
         column[1].axhline(even, color="0.6", lw=1, ls=":", label=f"even, 1/{p // 2 + 1}")
         column[1].set(xlabel="multiple of the main frequency", yscale="log")
-    axes[0, 0].set_ylabel("test loss, thousandths")
+    label(axes[0, 0], 8, above=1, ylabel="share of the logits' power\nthat is not the answer")
     label(axes[1, 0], 8, ylabel="share of the power,\nperiodic neurons")
     save(fig, path)
+
+
+def _unwanted(ax, networks: list[dict]) -> None:
+    """Bars for every part: medians, and quartiles as lines, on trained and on unseen pairs."""
+    looks = (("uncorrupted", TRAIN, "trained, true label"), ("test", TEST, "unseen"))
+    for i, (split, color, name) in enumerate(looks):
+        shares = [[network[part, split] for part in PARTS] for network in networks]
+        low, middle, high = quartiles(shares)
+        x = np.arange(len(PARTS)) + 0.4 * i - 0.2
+        ax.bar(x, middle, 0.4, color=color, yerr=[middle - low, high - middle], label=name)
+    ax.set_xticks(range(len(PARTS)), PARTS, rotation=35, ha="right", fontsize=7)
+    ax.set_ylim(0, 1)

@@ -5,9 +5,9 @@ where they go.
     memorising    not periodic, and adds to the margins of the corrupted labels as given
     idle          all others
 
-A margin is the logit of a label minus the mean logit: a sum over neurons. To add means at least
-half of an even share, 1/(2N), of the margin 1 that the one-hot targets ask for, in the mean over
-examples."""
+A margin is the logit of a label minus the mean logit: a sum over neurons. A neuron adds to it if
+its part, in the mean over the examples, is positive by three standard errors, and at least half of
+the part that each neuron would have if all of them had the same."""
 
 import numpy as np
 from _neuron_spectra import PERIODIC, common_frequency
@@ -23,29 +23,36 @@ IDLE, MEMORISING, GENERALISING = range(3)
 
 
 def record(run, order):
-    """{"neuron_ipr", "corrupted_share", "test_share"}, each (E, N): the IPR of every neuron, 0 for
-    a dead one, and what it adds to the mean margin of corrupted labels, as given, and of unseen
-    pairs; nan without any."""
-    row = {"neuron_ipr": [], "corrupted_share": [], "test_share": []}
+    """{"neuron_ipr", "memorises", "understands"}, each (E, N): the IPR of every neuron, 0 for a
+    dead one, and whether it adds to the margins of the corrupted labels as given, and of unseen
+    pairs."""
+    row = {"neuron_ipr": [], "memorises": [], "understands": []}
     for e in range(run.params.members):
         weights = run.params.to_host(e)
         row["neuron_ipr"].append(np.nan_to_num(neuron_ipr(weights, order)))
         a = ensembles.hidden_units(run, e, weights)
         splits = ensembles.member_splits(run, e)
-        for split in ("corrupted", "test"):
+        for name, split in (("memorises", "corrupted"), ("understands", "test")):
             mask, labels = splits[split]
-            shares = neurons.margin_shares(a[mask], weights["W"], labels[mask])
-            mean = shares.mean(axis=0) if mask.any() else np.full(a.shape[1], np.nan)
-            row[f"{split}_share"].append(mean)
+            row[name].append(adds(neurons.margin_shares(a[mask], weights["W"], labels[mask])))
     return {name: np.array(values) for name, values in row.items()}
+
+
+def adds(shares):
+    """(N,) whether a neuron adds to the margins, of what every neuron has of them (B, N)."""
+    if len(shares) < 2:
+        return np.zeros(shares.shape[1], dtype=bool)
+    mean = shares.mean(axis=0)
+    error = shares.std(axis=0) / np.sqrt(len(shares))
+    even = np.maximum(mean, 0).mean()
+    return (mean > 3 * error) & (mean >= even / 2)
 
 
 def classes(history):
     """(T, N) numbers in CLASSES, of the history of one network."""
-    iprs = history["neuron_ipr"]
-    least = 0.5 / iprs.shape[1]
-    generalise = (iprs >= PERIODIC) & (history["test_share"] >= least)
-    memorise = (iprs < PERIODIC) & (history["corrupted_share"] >= least)
+    periodic = history["neuron_ipr"] >= PERIODIC
+    generalise = periodic & history["understands"]
+    memorise = ~periodic & history["memorises"]
     return np.select([generalise, memorise], [GENERALISING, MEMORISING], IDLE)
 
 

@@ -10,6 +10,7 @@ from tinygrok.probes.representation import unit
 
 PERIODIC = 0.5  # the IPR from which on a neuron counts as periodic
 MULTIPLES = 8  # of the main frequency, in the figure
+PARTS = ("whole", "no secondary peaks", "secondary, random", "no others", "others, shuffled")
 
 
 def common_frequency(weights, order=None):
@@ -19,7 +20,7 @@ def common_frequency(weights, order=None):
 
 
 def parts(weights, seed, order=None):
-    """{name: network}: the whole, and what is left of it when something is changed.
+    """{name in PARTS: network}: the whole, and what it is when something is changed.
 
     no secondary peaks   periodic neurons keep their main frequency alone
     secondary, random    their other frequencies keep the amplitude and get random phases
@@ -30,17 +31,15 @@ def parts(weights, seed, order=None):
     periodic = np.nan_to_num(neuron_ipr(weights, order)) >= PERIODIC
     main, rest = neurons.filtered(weights, 1, order)
     scrambled = {name: main[name] + x for name, x in _random_phases(rest, rng, order).items()}
-    found = {"whole": weights}
-    found["no secondary peaks"] = _replaced(weights, main, periodic)
-    found["secondary, random"] = _replaced(weights, scrambled, periodic)
     others = np.flatnonzero(~periodic)
     removed = weights["W"].copy()
     removed[others] = 0
-    found["no others"] = weights | {"W": removed}
     shuffled = weights["W"].copy()
     shuffled[others] = shuffled[rng.permutation(others)]
-    found["others, shuffled"] = weights | {"W": shuffled}
-    return found
+    networks = [weights, _replaced(weights, main, periodic)]
+    networks += [_replaced(weights, scrambled, periodic)]
+    networks += [weights | {"W": removed}, weights | {"W": shuffled}]
+    return dict(zip(PARTS, networks, strict=True))
 
 
 def _replaced(weights, by, chosen):
@@ -91,8 +90,21 @@ def unwound(weights, order=None):
     return found
 
 
-def loss(z, labels):
-    """The mean of (z - y)^2 over examples and classes, y one-hot."""
-    given = np.take_along_axis(z, labels[:, None], axis=1)[:, 0]
-    squares = np.square(z, dtype=float).sum(axis=1)
-    return float(((squares - 2 * given + 1) / z.shape[1]).mean())
+def unwanted(z, labels):
+    """The share of the power of logits z (B, C) that is not the answer: 1 - cos^2 of the angle
+    between z and the one-hot y, both less their means over the classes, over all examples.
+
+    Their scale, which decay shrinks, does not matter. 0 for z ~ y, about 1 for noise."""
+    centred = z - z.mean(axis=1, keepdims=True, dtype=float)
+    answers = np.take_along_axis(centred, labels[:, None], axis=1).sum()
+    power = np.square(centred).sum() * len(labels) * (1 - 1 / z.shape[1])
+    return float(1 - answers**2 / power) if power else np.nan
+
+
+def power_of_others(weights, order=None):
+    """The share of the squared weights that neurons which are not periodic have."""
+    others = np.nan_to_num(neuron_ipr(weights, order)) < PERIODIC
+    squares = np.square(weights["U"], dtype=float).sum(axis=(0, 1))
+    squares += np.square(weights["W"], dtype=float).sum(axis=1)
+    total = squares.sum()
+    return float(squares[others].sum() / total) if total else np.nan

@@ -25,6 +25,7 @@ from tinygrok.tasks import TASKS
 from tinygrok.tasks.corruption import RULES
 from tinygrok.training import ensembles
 
+SPLITS = ("uncorrupted", "test")
 QUICK = {"p": 47, "width": 120, "steps": 400, "decays": [0.0, 15.0], "seeds": 2}
 
 
@@ -73,7 +74,7 @@ def build(args, dev, order):
 class Networks:
     """What is measured of the finished networks, decay by decay.
 
-    found {decay: {"histories", "kinds", "flows", "losses", "spectra": one a seed}}"""
+    found {decay: {"histories", "kinds", "flows", "unwanted", "spectra", "others": one a seed}}"""
 
     def __init__(self, run, args, order):
         self.args = args
@@ -89,30 +90,36 @@ class Networks:
         kinds = classes.classes(history)
         last = run.params.to_host(e)
         ends = (classes.first_weights(run, seed), last)
-        mask, labels = ensembles.member_splits(run, e)["test"]
-        losses = {}
-        for name, part in spectra.parts(last, seed, order).items():
-            z = ensembles.hidden_units(run, e, part)[mask] @ part["W"]
-            losses[name] = spectra.loss(z, labels[mask])
+        splits = ensembles.member_splits(run, e)
+        unwanted = {}
+        for part, network in spectra.parts(last, seed, order).items():
+            z = ensembles.hidden_units(run, e, network) @ network["W"]
+            for split in SPLITS:
+                mask, labels = splits[split]
+                known = mask.any()
+                share = spectra.unwanted(z[mask], labels[mask]) if known else np.nan
+                unwanted[part, split] = share
         return {
             "histories": history,
             "kinds": kinds,
             "flows": classes.flows(history["step"], kinds, *ends, order),
-            "losses": losses,
+            "unwanted": unwanted,
             "spectra": spectra.unwound(last, order),
+            "others": spectra.power_of_others(last, order),
         }
 
     def results(self):
-        """{"decay D": quartiles over the seeds}; losses are those of the test set."""
+        """{"decay D": quartiles over the seeds}"""
         results = {}
         for decay, table in self.found.items():
             row = classes.summary(table["flows"])
             for name in ("test_accuracy", "corrupted_accuracy"):
                 last = [history[name][-1] for history in table["histories"]]
                 row[name] = _seeds.quartiles(last).tolist()
-            for part in table["losses"][0]:
-                values = [losses[part] for losses in table["losses"]]
-                row[f"loss: {part}"] = _seeds.quartiles(values).tolist()
+            for part, split in table["unwanted"][0]:
+                values = [shares[part, split] for shares in table["unwanted"]]
+                row[f"unwanted, {split}: {part}"] = _seeds.quartiles(values).tolist()
+            row["weights_of_others"] = _seeds.quartiles(table["others"]).tolist()
             for name in ("U", "W"):
                 values = np.array([found[name] for found in table["spectra"]])
                 row[f"power {name}"] = _seeds.quartiles(values)[1].tolist()
@@ -141,11 +148,14 @@ def show(args, results):
         were = " / ".join(percent(x[1]) for x in row["generalising_were"])
         same = row["same_frequency_as_at_start"]
         print(f"{name:<14}{become:<22}{were:<22}{'-' if same is None else percent(same[1])}")
-    print("\ntest loss in thousandths")
-    parts = [key for key in next(iter(results.values())) if key.startswith("loss: ")]
-    print(f"{'':<14}" + "".join(f"{part[6:]:>20}" for part in parts))
+    print("\nshare of the logits' power that is not the answer, on pairs trained with their true")
+    print("label, and on unseen ones")
     for name, row in results.items():
-        print(f"{name:<14}" + "".join(f"{1000 * row[part][1]:>20.2f}" for part in parts))
+        others = percent(row["weights_of_others"][1])
+        print(f"{name}: {others} of the weights in neurons that are not periodic")
+        for part in spectra.PARTS:
+            shares = [row[f"unwanted, {split}: {part}"][1] for split in SPLITS]
+            print(f"    {part:<22}{shares[0]:>8.3f}{shares[1]:>8.3f}")
 
 
 def percent(x):

@@ -35,7 +35,8 @@ CASES = {
     "grok_addition": "--p 13 --width 16 --steps 40 --log-every 10 --dropout 0.2 --batch-size 20",
     "corrupted_labels": "--p 13 --width 20 --steps 20 --batch-size 32 --seeds 2 --log-every 5"
     " --regularizer batchnorm",
-    "grok_polynomials": "--quick --p 11 --width 16 --steps 20",
+    "grok_polynomials": "--quick --p 11 --width 16 --steps 20 --seeds 2",
+    "neuron_dynamics": "--quick --p 11 --width 12 --steps 20",
     "in_context": "--quick --steps 8 --measure-every 2 --width 8 --depth 1",
     "in_context_phases": "--quick --steps 3 --width 8 --depth 1",
     "predict_lcg": f"--steps 8 --pool 8 {LCG}",

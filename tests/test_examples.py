@@ -42,6 +42,23 @@ QUICK = {
         "p = 47: exponent": lambda x: x[1] < 0.6,
         "p = 47: never": lambda x: x == [0, 0, 0],
     },
+    "pruning_phases": {
+        phase: lambda x, phase=phase: x["phases"] == [phase]
+        for phase in ("Coexistence", "Partial Inversion", "Full Inversion", "Forgetting")
+    },
+    "neuron_dynamics": {
+        "decay 0": lambda x: (
+            x["memorising_at_peak"][1] > 50
+            and x["at_end"][2][1] > 50
+            and x["unwanted, uncorrupted: whole"][1] < 0.2
+            and x["unwanted, uncorrupted: no others"][1] > 0.5
+        ),
+        "decay 15": lambda x: (
+            x["memorising_at_peak"][1] > 90
+            and x["memorising_become"][2][1] > 0.4
+            and x["power U"][3] > 0.02
+        ),
+    },
     "analytic_weights": {
         "accuracy": lambda x: x == 1,
         "inputs": lambda x: x == 23**2,
@@ -160,6 +177,8 @@ FIGURES = {
     "corrupted_labels": ["training.png", "neurons.png", "examples.png", "releases.png"],
     "phase_diagram": ["phase_diagram.png"],
     "width_scan": ["width_scan.png"],
+    "pruning_phases": ["pruning_phases.png"],
+    "neuron_dynamics": ["dynamics.png", "spectra.png"],
     "in_context": ["in_context.png"],
     "in_context_phases": ["in_context_phases.png"],
     "in_context_probe": [
@@ -359,6 +378,14 @@ REFUSED = {
         "--scheduler tcp://127.0.0.1:1",
         "--resume",
     ],
+    "pruning_phases": ["--phases Forgetting Forgetting", "--phases Chaos", "--lr 0", "--resume"],
+    "neuron_dynamics": [
+        "--decays 5 5",
+        "--decays -1",
+        "--corruption 0",
+        "--p 5 --train-frac 0.01",
+        "--resume",
+    ],
     "width_scan": ["--p 47 47", "--widths 60 60", "--widths 1", "--seeds 0", "--resume"],
     "critical_init": [
         "--activation square",
@@ -547,6 +574,8 @@ def test_log_and_earlier_runs_are_kept(tmp_path):
 FINISHED = {
     "grok_addition": "--p 13 --width 20 --steps 20",
     "corrupted_labels": "--p 13 --width 20 --steps 20",
+    "grok_polynomials": "--quick --p 11 --width 16 --steps 20 --seeds 2",
+    "neuron_dynamics": "--p 13 --width 20 --steps 20 --seeds 2",
     "in_context": "--quick --steps 2",
     "predict_lcg": "--quick --steps 2",
     "lcg_scaling": "--moduli 16 32 --steps 2",
@@ -659,6 +688,27 @@ def test_corrupted_labels_with_every_regularizer(regularizer, tmp_path):
     assert ("rank_correlation_ipr_gamma" in written) == (regularizer == "batchnorm")
 
 
+@slow
+@pytest.mark.parametrize(
+    ("example", "flags", "shown"),
+    [
+        ("grok_addition", "--p 13 --width 20 --steps 20", "step_test_99"),
+        ("grok_polynomials", "--quick --p 11 --width 16 --steps 20", "steps of 3 seeds"),
+        ("corrupted_labels", "--p 13 --width 20 --steps 20", "phase: Confusion"),
+    ],
+)
+def test_several_seeds_are_shown_as_bands(example, flags, shown, tmp_path):
+    """What was never reached is more than the steps; the figures are drawn; other seeds are no
+    continuation."""
+    done = succeeded(run(example, flags, "--seeds 3", cwd=tmp_path))
+    assert shown in done.stdout
+    assert "> 20 (> 20 to > 20), never: 3" in done.stdout
+    for figure in FIGURES[example]:
+        assert (tmp_path / "runs" / example / figure).exists()
+    other = refused(run(example, flags, "--seeds 2 --resume", cwd=tmp_path))
+    assert "was made with seeds = 3" in other.stderr
+
+
 SMALL = "--p 23 --width 32 --dropout 0.2 --log-every 50 --no-plot --save-seconds 0.05"
 
 
@@ -668,10 +718,12 @@ def checkpoint(folder):
 
 
 @slow
-def test_interrupt_and_resume_is_bitwise(tmp_path):
+@pytest.mark.parametrize("seeds", ["", " --seeds 2"])
+def test_interrupt_and_resume_is_bitwise(seeds, tmp_path):
     """Ctrl-C saves and says how to go on; the resumed run ends with the bits of the undisturbed
     one."""
     flags = f"{SMALL} --steps 3000"
+    flags += seeds
     succeeded(run("grok_addition", flags, "--out straight", cwd=tmp_path))
     begun = tmp_path / "stopped" / "checkpoint.npz"
     interrupted("grok_addition", flags, "--out stopped", cwd=tmp_path, file=begun)

@@ -113,6 +113,12 @@ ABSURD = {
         "--steps 1000000000",
         "--seed 1000000000000000000 --seeds 2",
     ],
+    "neuron_dynamics": [
+        "--p 1000 --width 1000000",
+        "--seeds 1000 --width 10000",
+        "--steps 100000000 --log-every 1",
+        "--threads 1000000",
+    ],
     "phase_diagram": [
         "--workers 10000",
         "--grid 200",
@@ -128,6 +134,7 @@ ABSURD = {
         "--widths 1000000 --p 97",
         "--seeds 1000 --p 5 7 11 13 17 19 23 29 31 37 41 43 47 53 59",
     ],
+    "pruning_phases": ["--workers 10000", "--p 1000 --width 1000000", "--width 1000000"],
     "predict_lcg": [
         "--depth 1000000",
         "--modulus 67108864",
