@@ -11,7 +11,7 @@ the part that each neuron would have if all of them had the same."""
 
 import numpy as np
 from _neuron_spectra import PERIODIC, common_frequency
-from _seeds import quartiles, quartiles_of_steps
+from _seeds import listed, quartiles, quartiles_of_steps
 
 from tinygrok.engine.rng import generator
 from tinygrok.probes import neurons
@@ -111,5 +111,5 @@ def summary(found):
             results[name] = quartiles_of_steps(values)
         else:
             known = [value for value in values if value is not None]
-            results[name] = quartiles(known).T.tolist() if known else None
+            results[name] = listed(quartiles(known).T) if known else None
     return results

@@ -61,4 +61,5 @@ def outcomes(experiment, points, work):
 
 
 def key(point):
-    return tuple(sorted(point.items(), key=lambda item: item[0]))
+    """A point as what a dictionary can look up."""
+    return tuple(sorted(point.items()))

@@ -94,6 +94,13 @@ def quartiles(values, axis=0):
     return np.moveaxis(found, axis, 0)
 
 
+def listed(values):
+    """An array as nested lists of numbers of five digits, as tables of results are kept."""
+    if np.ndim(values):
+        return [listed(value) for value in values]
+    return float(f"{values:.5g}")
+
+
 def quartiles_of_steps(steps):
     """Quartiles of steps, None for never; None where they lie among these."""
     known = [math.inf if step is None else step for step in steps]

@@ -66,7 +66,7 @@ def points(args):
 def build(args, dev, order):
     members = len(args.decays) * args.seeds
     rows = args.steps // args.log_every + 2
-    history = {"the_record": 3 * memory.DRAWN * rows * members * args.width}
+    history = {"the_record": (memory.DRAWN + 2) * rows * members * args.width}
     memory.require(dev, **memory.table(dev, args.p, args.width, members), **history)
     return ensembles.build(dev, points(args), lambda run: classes.record(run, order))
 
@@ -115,14 +115,14 @@ class Networks:
             row = classes.summary(table["flows"])
             for name in ("test_accuracy", "corrupted_accuracy"):
                 last = [history[name][-1] for history in table["histories"]]
-                row[name] = _seeds.quartiles(last).tolist()
+                row[name] = _seeds.listed(_seeds.quartiles(last))
             for part, split in table["unwanted"][0]:
                 values = [shares[part, split] for shares in table["unwanted"]]
-                row[f"unwanted, {split}: {part}"] = _seeds.quartiles(values).tolist()
-            row["weights_of_others"] = _seeds.quartiles(table["others"]).tolist()
+                row[f"unwanted, {split}: {part}"] = _seeds.listed(_seeds.quartiles(values))
+            row["weights_of_others"] = _seeds.listed(_seeds.quartiles(table["others"]))
             for name in ("U", "W"):
                 values = np.array([found[name] for found in table["spectra"]])
-                row[f"power {name}"] = _seeds.quartiles(values)[1].tolist()
+                row[f"power {name}"] = _seeds.listed(_seeds.quartiles(values)[1])
             results[f"decay {decay:g}"] = row
         return results
 

@@ -134,7 +134,7 @@ def summary(groups):
         found = {"phases": [outcome["phase"] for outcome in group]}
         names = [f"{split}_accuracy" for split in SPLITS] + ["best_test_accuracy", "weight_norm"]
         for name in names:
-            found[name] = _seeds.quartiles([outcome[name] for outcome in group]).tolist()
+            found[name] = _seeds.listed(_seeds.quartiles([outcome[name] for outcome in group]))
         for name in ("step_grok", "step_unlearn", "step_lost"):
             found[name] = _seeds.quartiles_of_steps([outcome[name] for outcome in group])
         for end in ENDS:
@@ -142,7 +142,7 @@ def summary(groups):
                 table = [outcome[end][name] for outcome in group]
                 medians = _seeds.quartiles(np.array(table, dtype=float))[1]
                 at = [int(np.abs(SHARES - cut).argmin()) for cut in CUTS]
-                found[f"{end} first: {name}"] = [float(medians[i]) for i in at]
+                found[f"{end} first: {name}"] = _seeds.listed(medians[at])
         results[phase] = found
     return results
 

@@ -124,7 +124,7 @@ def summary(args, table):
         results[f"{name}needed"] = [_seeds.quartiles_of_steps(x) for x in needed]
         results[f"{name}never"] = [x.count(None) for x in needed]
         for quantity in ("prunable", "test_accuracy", "corrupted_accuracy", "low_ipr_share"):
-            shares = [_seeds.quartiles(column[quantity]).tolist() for column in columns]
+            shares = [_seeds.listed(_seeds.quartiles(column[quantity])) for column in columns]
             results[f"{name}{quantity}"] = shares
         results[f"{name}exponent"] = exponent(table, p, args.widths)
     return results | {"widths": args.widths}
