@@ -36,6 +36,7 @@ def dynamics(found: dict, path: Path) -> None:
     label(axes[1, 0], 8, ylabel="neurons")
     axes[2, 0].set_ylabel("share of them")
     fig.colorbar(drawn, ax=axes[0], label="IPR")
+    fig.suptitle(f"IPR of a network's neurons; their classes, {_seeds(found)}", fontsize=9)
     save(fig, path)
 
 
@@ -66,7 +67,8 @@ def spectra(found: dict, p: int, path: Path) -> None:
     """How much of the logits is not the answer in networks of which something was taken out, and
     the mean spectra of periodic neurons in multiples of their main frequency.
 
-    found {decay: {"unwanted": [{(part, split): share}], "spectra": [{"U", "W": shares}]}}"""
+    found {decay: {"unwanted": [{(part, split): share}], "spectra": [{"U", "W": shares}], "flows":
+    one a seed}}"""
     fig = figure(max(2.9 * len(found), 4.5) + 0.8, 6.4)
     axes = fig.subplots(2, len(found), sharey="row", squeeze=False)
     for column, (decay, table) in zip(axes.T, found.items(), strict=True):
@@ -81,6 +83,8 @@ def spectra(found: dict, p: int, path: Path) -> None:
         column[1].set(xlabel="multiple of the main frequency", yscale="log")
     label(axes[0, 0], 8, above=1, ylabel="share of the logits' power\nthat is not the answer")
     label(axes[1, 0], 8, ylabel="share of the power,\nperiodic neurons")
+    title = "what cancels unwanted terms: networks with a part changed; spectra"
+    fig.suptitle(f"{title}, {_seeds(found)}", fontsize=9)
     save(fig, path)
 
 
@@ -94,3 +98,8 @@ def _unwanted(ax, networks: list[dict]) -> None:
         ax.bar(x, middle, 0.4, color=color, yerr=[middle - low, high - middle], label=name)
     ax.set_xticks(range(len(PARTS)), PARTS, rotation=35, ha="right", fontsize=7)
     ax.set_ylim(0, 1)
+
+
+def _seeds(found: dict) -> str:
+    """How many networks the medians and quartiles are of."""
+    return f"{len(next(iter(found.values()))['flows'])} seeds"
