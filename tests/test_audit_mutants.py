@@ -466,7 +466,7 @@ rotary | ops.attention.rotary_backward
 + return _rotate(dev, dy, table, -1.0, None)
 
 attention | ops.attention.attention_backward
-- dq *= 1 / math.sqrt(qh.shape[-1])
+- dq *= scale
 + dq *= 1
 
 attention | ops.attention.attention_backward

@@ -30,6 +30,7 @@ class GPT:
                 "digits": + P[t // digits] + D[t mod digits], P (ceil(context/digits), C), D
                 (digits, C)
     bias        biases of the linear layers;  shift: bias of the LayerNorms
+    norm        False: no LayerNorm anywhere;  scale: of attention (None: 1/sqrt of a head's size)
     tied        the output matrix is E; otherwise a matrix of its own, (V, C) too
     residual    the matrices whose initial scale is divided by sqrt(2 depth): they write into the
                 residual stream
@@ -67,6 +68,8 @@ class GPT:
     tied: bool = True
     residual: tuple[str, ...] = ("mlp.out",)
     recompute: bool = False
+    norm: bool = True
+    scale: float | None = None
 
     buffers = Shapes()  # no state besides the parameters
     batchnorm = False
@@ -81,9 +84,9 @@ class GPT:
         if self.width % self.heads or (rotary and self.width // self.heads % 2):
             even = " of even size" if rotary else ""
             raise InputError(f"width {self.width} does not split into {self.heads} heads{even}")
-        self.block = Block(
-            self.width, self.heads, self.context, self.activation, self.bias, self.shift, rotary
-        )
+        sizes = self.width, self.heads, self.context
+        options = self.bias, self.shift, rotary, self.norm, self.scale
+        self.block = Block(*sizes, self.activation, *options)
         self.output = "embed.token" if self.tied else "head"
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
         self.no_decay = tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
@@ -126,7 +129,7 @@ class GPT:
         for i in range(self.depth):
             for name, shape in self.block.shapes.items():
                 shapes[f"blocks.{i}.{name}"] = shape
-        shapes |= norm_shapes("final", C, self.shift)
+        shapes |= norm_shapes("final", C, self.shift, self.norm)
         if not self.tied:
             shapes["head"] = (self.vocab, C)
         return shapes
