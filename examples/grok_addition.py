@@ -4,6 +4,7 @@
     python examples/grok_addition.py --quick        # p = 59, width 200, decay 2
     python examples/grok_addition.py --loss mse --weight-decay 5 --steps 100    # as in the papers
     python examples/grok_addition.py --quick --seeds 25    # medians and quartiles of 25 networks
+    python examples/grok_addition.py --net transformer    # one block on two tokens; or mlp3
 
 The network f = W phi(U1[n1] + U2[n2]), phi(x) = x^2, first memorises its training pairs, and only
 later answers the pairs it never saw. Its neurons end as cosines of one frequency each: look at the
@@ -12,8 +13,10 @@ figure. Papers: Gromov, arXiv 2301.02679; Doshi et al., arXiv 2310.13061 (Figure
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _figures_nets  # isort: skip
 import _figures_seeds  # isort: skip
 import _memory as memory  # isort: skip
+import _nets  # isort: skip
 import _seeds  # isort: skip
 import numpy as np  # isort: skip
 
@@ -25,7 +28,18 @@ from tinygrok.probes.phases import step_of_99
 from tinygrok.tasks import TASKS
 from tinygrok.training.tables import Training, mean_ipr
 
-QUICK = {"p": 59, "width": 200, "weight_decay": 2.0}
+# What the flags that are not given come to, by network.
+USUAL = {
+    "mlp2": {},
+    "mlp3": {"activation": "relu", "lr": 0.001, "weight_decay": 1.0, "steps": 1000},
+    "transformer": {"width": 128, "weight_decay": 0.5, "steps": 1000, "log_every": 20},
+}
+USUAL["transformer"]["activation"] = None
+QUICK = {
+    "mlp2": {"p": 59, "width": 200, "weight_decay": 2.0},
+    "mlp3": {"p": 59, "width": 200},
+    "transformer": {"p": 59, "width": 64},
+}
 PAPER_FLAGS = "--loss mse --weight-decay 5 --steps 100"
 NOT_OF_THE_PAPER = {
     "seed",
@@ -63,23 +77,26 @@ def arguments(argv=None):
     _seeds.add_seeds(add)
     add("--log-every", type=count, default=5, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
-    return cli.parse(p, argv, QUICK)
+    net = _nets.add_flag(p, argv, USUAL)
+    args = cli.parse(p, argv, QUICK[net])
+    _nets.check(net, args.activation, args.dropout)
+    return args
 
 
 def build(args, dev):
     """The run: of one network, or of one for each of several seeds."""
-    memory.require(dev, **memory.table(dev, args.p, args.width, args.seeds))
+    memory.require(dev, **_nets.memory_of(dev, args.net, args.p, args.width, args.seeds))
     if args.seeds == 1:
         return network(args, dev, args.seed)
     run = _seeds.together(lambda seed: network(args, dev, seed), _seeds.seeds_of(args))
-    run.extra = _seeds.mean_iprs
+    run.extra = _seeds.mean_iprs if args.net == "mlp2" else _nets.record
     return run
 
 
 def network(args, dev, seed):
     """The run of one network: every random draw comes from a named stream of the seed."""
     task = TASKS[args.task](args.p)
-    net = TwoLayerNet(args.p, args.width, activation=args.activation)
+    net = _nets.build(args.net, args.p, args.width, args.activation)
     weights = net.init(generator(seed, "init"))
     run = Training.on_task(
         net,
@@ -95,7 +112,7 @@ def network(args, dev, seed):
         device=dev,
         betas=(0.9, 0.98),
     )
-    run.extra = mean_ipr
+    run.extra = mean_ipr if args.net == "mlp2" else _nets.record
     return run
 
 
@@ -130,10 +147,12 @@ def progress(row):
 
 
 def draw(run, path):
-    if run.params.members is None:
+    if run.params.members is not None:
+        _figures_seeds.grokking(run, path)
+    elif type(run.model) is TwoLayerNet:
         run.figure(path)
     else:
-        _figures_seeds.grokking(run, path)
+        _figures_nets.grokking(run, path)
 
 
 def main(argv=None):
@@ -153,12 +172,12 @@ def main(argv=None):
         draw(run, out / "grok_addition.png")
 
     if args.seeds == 1:
-        results = shown = measured(run.history)
+        results = shown = measured(run.history) | _nets.results(run)
     else:
         results = _seeds.summary(map(measured, _seeds.histories(run)))
         shown = _seeds.shown(results, args.steps)
     paper = PAPER if as_in_the_paper(args) else {}
-    experiment.finish(results, run.history, figures, paper, "paper", shown)
+    experiment.finish(results, _nets.columns(run.history), figures, paper, "paper", shown)
     if not paper:
         print(f"beside the paper's numbers, in its setting: {PAPER_FLAGS}")
     return None
