@@ -52,18 +52,17 @@ def _progress(ax, run, key: list[int]) -> None:
     steps = history["step"]
     restricted = [_nets.restricted(run, means, key) for means in history["answer_means"]]
     ax.plot(steps, restricted, color=GREEN, ls="-.", label="restricted, all pairs")
-    title = f"by {len(key)} key frequencies of the answer"
-    label(ax, 8, yscale="log", title=title)
+    said = ", ".join(map(str, key[:6])) or "none"
+    label(ax, 8, yscale="log", title=f"key frequencies of the logits: {said}")
 
 
 def _excluded(ax, history: dict, key: list[int]) -> None:
     """The loss of training pairs without one key frequency."""
     alone = np.array(history["excluded_alone"])
     for k, color in zip(key, KEY_COLORS, strict=False):
-        ax.plot(history["step"], alone[:, k], color=color, label=f"without {k}")
+        ax.plot(history["step"], alone[:, k], color=color, label=f"without frequency {k}")
     ax.plot(history["step"], history["train_loss"], "k--", label="train")
-    title = "excluded loss: training pairs,\none key frequency of the logits removed"
-    label(ax, 8, yscale="log", xlabel="step", ylabel="loss", title=title)
+    label(ax, 8, above=3, yscale="log", xlabel="step", ylabel="loss of training pairs")
 
 
 def _spectra_and_rows(fig, run, key: list[int]) -> None:
@@ -76,9 +75,8 @@ def _spectra_and_rows(fig, run, key: list[int]) -> None:
     for (name, x), color in zip(ends.items(), ("0.6", TEST), strict=True):
         found = _nets.shares(x)
         power.bar(np.arange(len(found)), found, color=color, alpha=0.8, label=name)
-    said = ", ".join(map(str, key[:6])) or "none"
     power.set(xlabel="frequency of the answer", ylabel="share of the logits' power")
-    label(power, 8, above=2, title=f"key frequencies: {said}")
+    label(power, 8, above=1)
     for ax, name in zip(axes, chosen, strict=True):
         before, after = (ipr(found[name]) for found in rows)
         means = {"start": before, "end": after}

@@ -334,6 +334,10 @@ REFUSED = {
         "--activation swish",
         "--batch-size 100000",
         "--resume",
+        "--net mlp4",
+        "--net transformer --width 130",
+        "--net transformer --activation relu",
+        "--net transformer --dropout 0.1",
     ],
     "analytic_weights": [
         "--task multiplication --p 12",
@@ -368,6 +372,11 @@ REFUSED = {
         "--activation power99999",
         "--width 100000000000",
         "--task composition --p 24",
+        "--net transformer --activation square",
+        "--net transformer --regularizer dropout",
+        "--net transformer --regularizer batchnorm",
+        "--net mlp3 --regularizer batchnorm",
+        "--net mlp3 --strength 1",
     ],
     "phase_diagram": [
         "--activation swish",

@@ -57,6 +57,8 @@ ABSURD = {
         "--width 1000000 --seeds 1000",
         "--regularizer batchnorm --width 1000000",
         "--p 1000 --width 100000",
+        "--net mlp3 --width 100000 --seeds 9",
+        "--net transformer --p 1000 --width 100000",
     ],
     "critical_init": [
         "--networks 10000000",
@@ -74,6 +76,8 @@ ABSURD = {
         "--p 1000 --width 100000 --dtype float64",
         "--task dihedral --p 1000 --width 1000000",
         "--threads 1000000",
+        "--net mlp3 --width 1000000",
+        "--net transformer --p 1000 --width 100000",
     ],
     "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --seeds 1000"],
     "ground_truth": [

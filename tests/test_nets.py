@@ -1,8 +1,15 @@
 """The other networks on pairs: against definitions and PyTorch twins, alone and in ensembles; the
 measures of the answer's waves."""
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
+import _figures_nets
+import _nets
+import corrupted_labels
 import numpy as np
 import pytest
 
@@ -20,6 +27,7 @@ from tinygrok.tasks.modular import addition
 from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.tables import Evaluation, Training
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 HOST = cpu_device()
 P = 7
 NETS = {"three layers": ThreeLayerNet(P, 10), "two tokens": PairTransformer(P, 8, 2)}
@@ -297,3 +305,106 @@ def test_waves_of_products_run_along_powers_of_a_root():
     np.testing.assert_allclose(means, np.tile(wave[:, None], 7), atol=1e-14)
     np.testing.assert_allclose(answer_waves(means, [2]), means, atol=1e-14)
     assert np.abs(answer_waves(means, [1, 3])).max() < 1e-14
+
+
+# -- in the examples -------------------------------------------------------------------------------
+
+
+@each_net
+def test_losses_without_and_by_waves(kind, dev):
+    """Without any: the training loss; by the constant and all waves: the loss of the mean logits
+    of every answer."""
+    run = Training.on_task(NETS[kind], addition(P), 0.7, device=dev, loss="cross_entropy")
+    run.extra = _nets.record
+    run.fit(4, 2)
+    tolerance = 1e-10 if dev.dtype == "float64" else 1e-4
+    waves = _nets.Waves(run)
+    assert waves.excluded([]) == pytest.approx(run.history["train_loss"][-1], rel=tolerance)
+    z = waves.means
+    losses = np.log(np.exp(z).sum(axis=1)) - np.diag(z)
+    assert _nets.restricted(run, z, [1, 2, 3]) == pytest.approx(losses.mean(), rel=tolerance)
+    alone = run.history["excluded_alone"][-1]
+    assert alone.shape == (4,)
+    assert alone[2] == pytest.approx(waves.excluded([2]), rel=tolerance)
+    found = _nets.results(run)
+    assert found["excluded_loss"] == waves.excluded(found["key_frequencies"])
+    assert not {"answer_means", "excluded_alone"} & set(_nets.columns(run.history))
+
+
+def test_key_frequencies_are_those_with_power():
+    answers = np.arange(23)
+    waves = [np.cos(2 * np.pi * k * (answers[:, None] - answers) / 23) for k in (7, 3, 5)]
+    means = 2 * waves[0] + 3 * waves[1] + 0.3 * waves[2] + 50
+    assert _nets.key_frequencies(means) == [3, 7]  # 5 has less than a twentieth of the power
+
+
+def test_rows_of_a_transformer_are_channels():
+    net = NETS["two tokens"]
+    rows = _nets.rows_of(normal(net))
+    assert {name: x.shape for name, x in rows.items()} == {"E": (8, P), "W": (8, P)}
+    token = np.cos(2 * np.pi * 2 * np.arange(P) / P)
+    weights = normal(net) | {"embed.token": np.tile(token[:, None], 8)}
+    assert _nets.mean_ipr(weights, np.arange(P)) == pytest.approx(1)
+
+
+def test_the_mean_ipr_of_an_ensemble_is_that_of_its_members():
+    run = run_of(HOST, NETS["two tokens"], [0, 1])
+    run.order = np.arange(P)
+    found = _nets.record(run)
+    assert set(found) == {"ipr_mean"}
+    expected = [_nets.mean_ipr(run.params.to_host(e), run.order) for e in range(2)]
+    assert found["ipr_mean"].tolist() == expected
+
+
+def test_no_legend_covers_a_curve_of_excluded_losses(monkeypatch):
+    figures = []
+    monkeypatch.setattr(_figures_nets, "save", lambda fig, path: figures.append(fig))
+    run = Training.on_task(NETS["two tokens"], addition(P), 0.7, device=HOST)
+    run.extra = _nets.record
+    run.fit(4, 2)
+    _figures_nets.grokking(run, "x.png")
+    fig = figures[0]
+    fig.draw_without_rendering()
+    excluded = fig.subfigs[1].axes[1]
+    assert excluded.get_legend().get_window_extent().y0 > excluded.get_window_extent().y1
+
+
+def example(name, *flags, folder):
+    words = " ".join(flags).split()
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["mlp3", "transformer"])
+@pytest.mark.parametrize("name", ["grok_addition", "corrupted_labels"])
+def test_examples_with_every_net_go_on_bit_by_bit(name, net, tmp_path):
+    small = f"--net {net} --p 11 --width 12 --log-every 10 --threads 1"
+    small += " --batch-size 30" if name == "grok_addition" else " --seeds 2"
+    example(name, small, "--steps 40 --out straight", folder=tmp_path)
+    example(name, small, "--steps 20 --out a", folder=tmp_path)
+    example(name, small, "--steps 40 --out a --resume", folder=tmp_path)
+    straight, resumed = (np.load(tmp_path / f"{x}/checkpoint.npz") for x in ("straight", "a"))
+    assert set(straight.files) == set(resumed.files)
+    for array in set(straight.files) - {"meta"}:
+        np.testing.assert_array_equal(straight[array], resumed[array], err_msg=array)
+    written = [json.loads((tmp_path / f"{x}/run.json").read_text()) for x in ("straight", "a")]
+    assert written[0]["results"] == written[1]["results"]
+    figures = {"grok_addition.png"} if name == "grok_addition" else {"rows.png", "training.png"}
+    assert figures <= {path.name for path in (tmp_path / "straight").iterdir()}
+
+
+def test_paper_phases_stand_beside_ours_in_their_setting_only():
+    def paper(flags):
+        return corrupted_labels.paper_of(corrupted_labels.arguments(flags.split()))
+
+    transformer = "--net transformer --regularizer weight_decay"
+    assert paper(transformer) == {"phase": "Full Inversion"}
+    assert paper(f"{transformer} --strength 10") == {"phase": "Coexistence"}
+    assert paper(f"{transformer} --strength 11") == {}
+    assert paper(f"{transformer} --p 59") == {}
+    assert paper("--net mlp3") == {}
+    assert paper("--regularizer weight_decay")["train_accuracy"] == "0.654"
