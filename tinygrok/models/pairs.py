@@ -33,8 +33,7 @@ class ThreeLayerNet(TwoLayerNet):
     def __init__(self, p: int, width: int, terms=2, activation="relu", classes=None):
         super().__init__(p, width, terms, activation, classes)
         self.first = TwoLayerNet(p, width, terms, activation, classes=width)
-        V = self.first.shapes["W"]
-        self.shapes = {"U": self.shapes["U"], "V": V, "W": self.shapes["W"]}
+        self.shapes = {"U": self.shapes["U"], "V": self.first.shapes["W"], "W": self.shapes["W"]}
 
     def __repr__(self) -> str:
         return f"W({self.width}x{self.classes}) {self.activation}({self.first!r})"
@@ -55,8 +54,7 @@ class ThreeLayerNet(TwoLayerNet):
         if mode.dropout is not None:
             keys, rate = mode.dropout
             other = np.flip(keys, axis=-1)  # the first layer's mask has the keys in their order
-            counter = mode.offset * self.width
-            h, tape["dropout"] = dropout_forward(dev, h, rate, other, counter, h)
+            h, tape["dropout"] = dropout_forward(dev, h, rate, other, mode.offset * self.width, h)
         out = buffer("second.post", h.shape)
         a, tape["activation"] = activation_forward(dev, h, self.activation, out)
         out = buffer("output", (*h.shape[:-1], self.classes))
@@ -105,31 +103,19 @@ class PairTransformer(GPT):
 
     def __init__(self, p: int, width: int = 128, heads: int = 4):
         options: dict = {"positions": "learned", "shift": False, "tied": False, "norm": False}
-        super().__init__(p, width, 1, heads, context=2, scale=heads / width, **options)
+        options |= {"scale": heads / width, "output_scale": 1 / width, "residual": ()}
+        super().__init__(p, width, 1, heads, context=2, **options)
         self.classes = self.vocab
 
     def init(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Fresh weights on the host, float64: embeddings Normal(0, 1), matrices Normal(0,
         1/fan_in)."""
-        weights = {name: rng.standard_normal(shape) for name, shape in self.shapes.items()}
+        weights = super().init(rng, std=1.0)  # the output matrix has 1/C already
         for name, x in weights.items():
-            if not name.startswith("embed."):
-                fan_in = x.shape[name == "head"]  # the output matrix is (V, C)
-                x /= math.sqrt(fan_in)
+            if name.startswith("blocks."):
+                x /= math.sqrt(len(x))
         return weights
 
     def prepare(self, dev: Device, inputs: np.ndarray) -> Tokens:
         """Host pairs (2, B), or (E, 2, B) where members see different ones."""
         return Tokens(dev, np.swapaxes(inputs, -1, -2), self.vocab, slice(-1, None))
-
-    def forward(
-        self, dev: Device, w: dict, inputs: Tokens, mode=EVALUATION, record=False, edit=None
-    ) -> tuple[Array, dict]:
-        """Logits (..., B, V) at the second token, and the tape of GPT.forward."""
-        z, tape = super().forward(dev, w, inputs, mode, record, edit)
-        z /= self.width
-        return z, tape
-
-    def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate=False) -> None:
-        """As GPT.backward, of the logits before the division by C: dz = df / C."""
-        super().backward(dev, dlogits / self.width, tape, g, accumulate)
