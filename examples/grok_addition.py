@@ -31,13 +31,13 @@ from tinygrok.training.tables import Training, mean_ipr
 # What the flags that are not given come to, by network.
 USUAL = {
     "mlp2": {},
-    "mlp3": {"activation": "relu", "lr": 0.001, "weight_decay": 1.0, "steps": 1000},
+    "mlp3": {"activation": "relu", "weight_decay": 3.0, "steps": 600, "log_every": 20},
     "transformer": {"width": 128, "weight_decay": 0.5, "steps": 1000, "log_every": 20},
 }
 USUAL["transformer"]["activation"] = None
 QUICK = {
     "mlp2": {"p": 59, "width": 200, "weight_decay": 2.0},
-    "mlp3": {"p": 59, "width": 200},
+    "mlp3": {"p": 59, "width": 200, "steps": 400},
     "transformer": {"p": 59, "width": 64, "weight_decay": 1.0, "steps": 600},
 }
 PAPER_FLAGS = {
