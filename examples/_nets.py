@@ -55,7 +55,7 @@ def memory_of(dev, net, p, width, members=1):
     activations = 5 * width
     if net == "transformer":
         size = 2 * p * width + 12 * width**2
-        activations = 20 * width
+        activations = 30 * width
     return memory.table(dev, p, width, members, size, activations)
 
 

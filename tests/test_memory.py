@@ -19,6 +19,8 @@ RUNS = {
     " --measure-every 1",
     "convolutions": "autoinit --model vgg --width 8 --inits off --steps 1 --tune-steps 1"
     " --measure-every 1",
+    "two tokens": "grok_addition --net transformer --p 97 --width 256 --steps 1",
+    "three layers": "grok_addition --net mlp3 --p 61 --width 2000 --steps 1",
     "a step": "benchmark --only tinygrok --p 97 --width 2000",
     "an ensemble": "benchmark --only tinygrok --workload ensemble --p 61 --width 300",
     "a mixture": "predict_lcg --preset unseen --steps 1 --measure-every 1 --test-rows 64",
