@@ -61,8 +61,9 @@ STRENGTHS["mlp3", "weight_decay"] = 5.0  # ours: the text says no number
 QUICK_NETS = {
     "mlp2": {},
     "mlp3": {"train_frac": 0.8, "lr": 0.003, "steps": 600, "log_every": 20},
-    "transformer": {"width": 64, "train_frac": 0.8, "steps": 600, "log_every": 20},
+    "transformer": {"width": 64, "train_frac": 0.8, "lr": 0.01, "steps": 500, "log_every": 20},
 }
+QUICK_STRENGTHS = {("transformer", "weight_decay"): 2.0}
 NOT_OF_THE_PAPER = {"seed", "seeds", "log_every", "dtype"}  # flags that leave a figure what it is
 
 
@@ -91,7 +92,10 @@ def arguments(argv=None):
     net = _nets.add_flag(p, argv, USUAL)
     if (net, chosen) in STRENGTHS:
         p.set_defaults(strength=STRENGTHS[net, chosen])
-    args = cli.parse(p, argv, QUICK | {"steps": QUICK_STEPS[chosen]} | QUICK_NETS[net])
+    quick = QUICK | {"steps": QUICK_STEPS[chosen]} | QUICK_NETS[net]
+    if (net, chosen) in QUICK_STRENGTHS:
+        quick["strength"] = QUICK_STRENGTHS[net, chosen]
+    args = cli.parse(p, argv, quick)
     _nets.check(net, args.activation, chosen == "dropout", chosen == "batchnorm")
     if args.strength is not None and args.regularizer in ("none", "batchnorm"):
         raise cli.InputError(f"--strength means nothing with --regularizer {args.regularizer}")
