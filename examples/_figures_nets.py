@@ -52,7 +52,10 @@ def _progress(ax, run, key: list[int]) -> None:
     steps = history["step"]
     restricted = [_nets.restricted(run, means, key) for means in history["answer_means"]]
     ax.plot(steps, restricted, color=GREEN, ls="-.", label="restricted, all pairs")
-    said = ", ".join(map(str, key[:6])) or "none"
+    strongest = key[: len(KEY_COLORS)]
+    said = ", ".join(map(str, strongest)) or "none"
+    if len(key) > len(strongest):
+        said += ", ..."
     label(ax, 8, yscale="log", title=f"key frequencies of the logits: {said}")
 
 
@@ -60,9 +63,10 @@ def _excluded(ax, history: dict, key: list[int]) -> None:
     """The loss of training pairs without one key frequency."""
     alone = np.array(history["excluded_alone"])
     for k, color in zip(key, KEY_COLORS, strict=False):
-        ax.plot(history["step"], alone[:, k], color=color, label=f"without frequency {k}")
-    ax.plot(history["step"], history["train_loss"], "k--", label="train")
-    label(ax, 8, above=3, yscale="log", xlabel="step", ylabel="loss of training pairs")
+        ax.plot(history["step"], alone[:, k], color=color, label=f"k = {k}")
+    ax.plot(history["step"], history["train_loss"], "k--", label="with all")
+    about = "train loss without frequency k"
+    label(ax, 8, above=4, yscale="log", xlabel="step", ylabel=about)
 
 
 def _spectra_and_rows(fig, run, key: list[int]) -> None:
