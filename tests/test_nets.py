@@ -276,16 +276,16 @@ def test_waves_of_the_answer_are_projections_on_two_directions_a_frequency():
         across = np.outer(sin, cos) + np.outer(cos, sin)
         for direction in (along.ravel() / math.sqrt(2), across.ravel() / math.sqrt(2)):
             expected += np.outer(direction, direction @ logits)
-    found = answer_waves(answer_means(logits, y), [2, 5])[y]
+    found = answer_waves(answer_means(logits, y, range(p)), [2, 5])[y]
     np.testing.assert_allclose(found, expected, atol=1e-13)
-    with_constant = answer_waves(answer_means(logits, y), [0, 2, 5])[y]
+    with_constant = answer_waves(answer_means(logits, y, range(p)), [0, 2, 5])[y]
     np.testing.assert_allclose(with_constant, expected + logits.mean(axis=0), atol=1e-13)
 
 
 def test_all_waves_of_the_answer_are_its_means():
     p = 7
     logits, y = table_of_logits(p)
-    means = answer_means(logits, y)
+    means = answer_means(logits, y, range(p))
     np.testing.assert_allclose(means[3], logits[y == 3].mean(axis=0))
     np.testing.assert_allclose(answer_waves(means, range(4)), means, atol=1e-14)
     assert not answer_waves(means, []).any()

@@ -42,8 +42,7 @@ class ThreeLayerNet(TwoLayerNet):
         """Fresh weights on the host, float64: Normal(0, 2/fan_in)."""
         weights = {name: rng.standard_normal(shape) for name, shape in self.shapes.items()}
         for x in weights.values():
-            fan_in = math.prod(x.shape[:-1])
-            x *= math.sqrt(2 / fan_in)
+            x *= math.sqrt(2 / math.prod(x.shape[:-1]))
         return weights
 
     def forward(self, dev: Device, w: dict, inputs, mode=EVALUATION) -> tuple[Array, dict]:

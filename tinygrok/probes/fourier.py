@@ -67,13 +67,11 @@ def mean_known(x: np.ndarray) -> float:
     return float(known.mean()) if known.size else np.nan
 
 
-def answer_means(logits: np.ndarray, labels: np.ndarray, order=None) -> np.ndarray:
+def answer_means(logits: np.ndarray, labels: np.ndarray, order: Sequence[int]) -> np.ndarray:
     """(p, C) mean logits of all inputs with the same answer; logits (B, C), labels (B,).
 
-    order   the answers, along which they are waves (ModularTask.wave_order); None: 0, 1, ..., C - 1
-    """
-    answers = range(logits.shape[1]) if order is None else order
-    return np.stack([logits[labels == answer].mean(axis=0) for answer in answers])
+    order   the answers, along which there are waves (ModularTask.wave_order): 0, 1, ... of sums"""
+    return np.stack([logits[labels == answer].mean(axis=0) for answer in order])
 
 
 def answer_waves(means: np.ndarray, frequencies: Sequence[int]) -> np.ndarray:
@@ -92,7 +90,7 @@ def answer_waves(means: np.ndarray, frequencies: Sequence[int]) -> np.ndarray:
     >>> n1, n2 = np.divmod(np.arange(49), 7)
     >>> y = (n1 + n2) % 7
     >>> logits = np.cos(2 * np.pi * 3 * (y[:, None] - np.arange(7)) / 7) + (n1 == 2)[:, None]
-    >>> means = answer_means(logits, y)
+    >>> means = answer_means(logits, y, range(7))
     >>> excluded = logits - answer_waves(means, [3])[y]
     >>> bool(np.abs(excluded - (n1 == 2)[:, None]).max() < 1e-12)
     True
