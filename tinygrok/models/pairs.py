@@ -75,7 +75,7 @@ class ThreeLayerNet(TwoLayerNet):
 
     def stages(self, dev: Device, w: dict) -> list[Stage]:
         """Pre-activations of the first layer -> of the second -> logits (B, C), for Jacobians."""
-        return [*self.first.stages(dev, {"W": w["V"]}), *super().stages(dev, {"W": w["W"]})]
+        return [*self.first.stages(dev, {"W": w["V"]}), *super().stages(dev, w)]
 
 
 class PairTransformer(GPT):
