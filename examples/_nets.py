@@ -24,7 +24,7 @@ def add_flag(p, argv, usual):
     value}} that go with it."""
     about = "; ".join(f"{name}: {what}" for name, what in NETS.items())
     p.add_argument("--net", default="mlp2", choices=list(NETS), help=about)
-    chosen = p.parse_known_args(argv)[0].net
+    chosen = cli.chosen(p, argv).net
     p.set_defaults(**usual[chosen])
     return chosen
 
