@@ -105,7 +105,7 @@ ORDERED = (
         "softmax",
         2,
         "a Jacobian with coupled entries, never written down",
-        "softmax_backward in tinygrok/ops/loss.py",
+        "softmax_backward in tinygrok/engine/row_kernels.py, which that in ops/loss.py calls",
         ("dx",),
         matrix,
         ("B=2 C=3", "B=3 C=5"),
@@ -123,7 +123,8 @@ ORDERED = (
         "layernorm",
         2,
         "statistics of the input: three ways from x to y",
-        "layernorm_backward in tinygrok/ops/norm.py, line by line in examples/_reference.py",
+        "layernorm_backward in tinygrok/ops/norm.py and engine/row_kernels.py, line by line in"
+        " examples/_reference.py",
         ("dx", "dgain", "dshift"),
         norm,
         ("B=3 N=5", "B=6 N=7"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinygrok.plots.colors import TEST, TRAIN
+from tinygrok.plots.colors import GREEN, ORANGE, PURPLE, TEST, TRAIN
 from tinygrok.plots.modular_polynomials import GREYS
 from tinygrok.plots.style import figure, image, label, save
 from tinygrok.probes.fourier import spectrum
@@ -82,3 +82,30 @@ def _widths(ax, sweep: dict, predicted: int | None) -> None:
     label(ax, xscale="log", xlabel="width N", title=f"{len(width)} networks, by width")
     ax.set_xticks(sizes, sizes, rotation=60)
     ax.minorticks_off()
+
+
+def by_terms(curves: dict, p: int, path: Path) -> None:
+    """Accuracy against width for every number of terms.
+
+    curves {S: {"predicted": N*, "widths", "accuracies": a list of draws a width, "exact":
+    [{"width", "accuracy"}]}}"""
+    fig = figure(7.5, 4.8)
+    ax = fig.subplots()
+    colors = (ORANGE, TEST, GREEN, TRAIN, PURPLE)
+    for (terms, curve), color in zip(curves.items(), colors, strict=False):
+        draws = np.array(curve["accuracies"])
+        widths = curve["widths"]
+        ax.plot(widths, np.median(draws, axis=1), color=color, marker=".", label=f"S = {terms}")
+        ax.plot(widths, draws.max(axis=1), color=color, ls="--", lw=1)
+        ax.axvline(curve["predicted"], ymin=0.955, color=color, lw=2)
+        known = curve["exact"]
+        exact = ([x["width"] for x in known], [x["accuracy"] for x in known])
+        ax.plot(*exact, "*", color=color, ms=11, mec="k", mew=0.6, zorder=3, clip_on=False)
+    ax.axhline(1 / p, color="0.5", lw=0.8, ls=":", label="chance")
+    ax.plot([], [], "k--", lw=1, label="best draw (line: median)")
+    ax.plot([], [], "k|", ms=10, mew=2, label="N*, predicted")
+    ax.plot([], [], "*", color="w", mec="k", ms=11, label="exact phases")
+    title = f"Written weights for n1 + ... + nS mod {p}: widths that random phases need"
+    ax.set(xscale="log", ylim=(0, 1.05), xlabel="width N", ylabel="accuracy", title=title)
+    fig.legend(loc="outside right upper", frameon=False)
+    save(fig, path)

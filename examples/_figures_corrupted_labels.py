@@ -157,20 +157,21 @@ def releases(steps: np.ndarray, memorised: np.ndarray, released: np.ndarray, pat
     save(fig, path)
 
 
-def diagram(grids: dict[str, dict[str, np.ndarray]], alphas, xis, path: Path) -> None:
+def diagram(grids: dict[str, dict[str, np.ndarray]], alphas, xis, path: Path, title="") -> None:
     """Phase diagrams: a column per regularisation; rows phase, train accuracy, test accuracy.
 
     The black line is the contour of 90 % test accuracy; fewer than five points have none. alpha is
     horizontal, xi vertical.
     grids {title: {"phase": (A, X) numbers in PHASES, "train": (A, X), "test": (A, X)}}"""
-    fig = figure(max(4.2, 1.8 * len(grids) + 1.2), 6.4)
+    fig = figure(max(4.2, 1.8 * len(grids) + 1.2), 6.6)
+    fig.suptitle(title, fontsize=9)
     axes = fig.subplots(3, len(grids), sharex=True, sharey=True, squeeze=False)
     extent = (*_edges(alphas), *_edges(xis))
     limits = np.clip(extent, 0, 1)
     options = {"origin": "lower", "extent": extent, "aspect": "auto", "interpolation": "nearest"}
-    for column, (title, grid) in zip(axes.T, grids.items(), strict=True):
+    for column, (name, grid) in zip(axes.T, grids.items(), strict=True):
         column[0].imshow(grid["phase"].T, **_categories(*COLORS), **options)
-        column[0].set_title(title)
+        column[0].set_title(name)
         for ax, key in zip(column[1:], ("train", "test"), strict=True):
             ax.imshow(grid[key].T, **UNIT, **options)
         column[0].set(xlim=limits[:2], ylim=limits[2:])  # shared by all

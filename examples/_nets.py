@@ -39,24 +39,24 @@ def check(net, activation=None, dropout=0.0, batchnorm=False):
         raise cli.InputError(f"BatchNorm is not defined with --net {net}")
 
 
-def build(net, p, width, activation, batchnorm=False):
+def build(net, p, width, activation, terms=2):
     if net == "transformer":
         return PairTransformer(p, width)
     if net == "mlp3":
         return ThreeLayerNet(p, width, activation=activation)
-    return TwoLayerNet(p, width, activation=activation, batchnorm=batchnorm)
+    return TwoLayerNet(p, width, terms, activation)
 
 
-def memory_of(dev, net, p, width, members=1):
+def memory_of(dev, net, p, width, members=1, terms=2):
     """Parts of a network on the table of a modulus."""
     if net == "mlp2":
-        return memory.table(dev, p, width, members)
+        return memory.table(dev, p, width, members, terms)
     size = 3 * p * width + width**2
     activations = 5 * width
     if net == "transformer":
         size = 2 * p * width + 12 * width**2
         activations = 30 * width
-    return memory.table(dev, p, width, members, size, activations)
+    return memory.table(dev, p, width, members, 2, size, activations)
 
 
 # -- what is measured ------------------------------------------------------------------------------

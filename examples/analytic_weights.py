@@ -5,6 +5,8 @@
     python examples/analytic_weights.py --phases random --width 500  # the paper's, with their noise
     python examples/analytic_weights.py --task multiplication --exponents 2 3
     python examples/analytic_weights.py --task polynomial --polynomial "n1^5*n2^3 + 4*n1^2*n2"
+    python examples/analytic_weights.py --survey                     # figure 1: S = 1..5, p = 23
+    python examples/analytic_weights.py --task polynomial --survey   # appendix B: six polynomials
 
 The mathematics, with the proof of exactness, is in tinygrok/analytic/addition.py.
 Paper: Doshi, He, Das, Gromov, arXiv 2406.03495.
@@ -15,9 +17,10 @@ from itertools import product
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
-import math  # isort: skip
+import _analytic_surveys as surveys  # isort: skip
 
 import numpy as np
+from _analytic_surveys import PAPER_MSE, PAPER_WIDTHS, POLYNOMIAL, mse_at_paper_scale
 from _kept import kept, kept_map
 
 from tinygrok.analytic.addition import (
@@ -41,16 +44,6 @@ FLAGS = {  # that only one kind of task has
     "multiplication": ("terms", "exponents"),
     "polynomial": ("polynomial", "expert_width", "beta"),
 }
-POLYNOMIAL = "2*n1^4*n2 + n1^2*n2^2 + 3*n1*n2^3"
-PAPER_WIDTHS = (500, 2000)  # of the experts, and of the addition that follows
-PAPER_MSE = {  # appendix B
-    (POLYNOMIAL, 97): "0.007674",
-    ("n1^5*n2^3 + 4*n1^2*n2 + 5*n1^2*n2^3", 97): "0.007660",
-    ("7*n1^4*n2^4 + 2*n1^3*n2^2 + 4*n1^2*n2^5", 97): "0.007683",
-    (POLYNOMIAL, 23): "0.009758",
-    ("n1^5*n2^3 + 4*n1^2*n2 + 5*n1^2*n2^3", 23): "0.009757",
-    ("7*n1^4*n2^4 + 2*n1^3*n2^2 + 4*n1^2*n2^5", 23): "0.010201",
-}
 
 
 def arguments(argv=None):
@@ -64,9 +57,12 @@ def arguments(argv=None):
     exponents = {"nargs": "+", "metavar": "A", "help": "of the product, a factor; 1 unless given"}
     polynomial = f"{POLYNOMIAL!r} unless given; in n1, n2, ..., with + - * ^ ( )"
     width = "neurons; one-hot exact unless given, N* for random phases"
+    modulus = "97 unless given; a survey: 23 for sums, 97 and 23 for polynomials"
+    terms = "terms or factors S; 2 unless given; a survey: 1 to S, 5 unless given"
+    survey = "all of the paper's figure 1 (sums) or appendix B (polynomials) instead"
     add("--task", default="addition", choices=list(FLAGS), help="what to compute")
-    add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
-    add("--terms", type=cli.integer(1, 100), help="terms or factors S; 2 unless given")
+    add("--p", type=cli.integer(2, 1000), help=modulus)
+    add("--terms", type=cli.integer(1, 100), help=terms)
     add("--coefficients", type=cli.integer(-(10**9)), **coefficients)
     add("--exponents", type=count, **exponents)
     add("--polynomial", help=polynomial)
@@ -76,25 +72,22 @@ def arguments(argv=None):
     beta = "sharpness of a polynomial's softmax; 100 unless given"
     add("--beta", type=cli.positive(), help=beta)
     add("--seeds", type=seeds, default=10, help="random phases: networks a width in the sweep")
+    add("--survey", action="store_true", help=survey)
     add("--resume", action="store_true", help="keep what is verified in --out, and go on")
     args = cli.parse(p, argv, QUICK)
     for flag in dict.fromkeys(sum(FLAGS.values(), ())):
         if getattr(args, flag) is not None and flag not in FLAGS[args.task]:
             name = flag.replace("_", "-")
             raise InputError(f"--{name} means nothing with --task {args.task}")
+    if args.survey:
+        surveys.check(args)
+    args.p = args.p or (None if args.survey else 97)
     args.polynomial = args.polynomial or POLYNOMIAL
     args.beta = args.beta or 100.0
     if args.task == "polynomial" and args.phases == "random":
         args.expert_width = args.expert_width or PAPER_WIDTHS[0]
         args.width = args.width or PAPER_WIDTHS[1]
     return args
-
-
-def numbers(args, given, what):
-    """The coefficients or exponents, all 1 unless given."""
-    if given is not None and args.terms not in (None, len(given)):
-        raise InputError(f"--terms {args.terms} does not fit {len(given)} {what}")
-    return tuple(given or [1] * (args.terms or 2))
 
 
 def build(args, width, seed):
@@ -106,10 +99,10 @@ def build(args, width, seed):
         net = PolynomialNetwork(args.p, compiled, args.phases, widths, args.beta, rng)
         return net, net.task, net.top, net.top_task
     if args.task == "multiplication":
-        task = multiplication(args.p, numbers(args, args.exponents, "exponents"))
+        task = multiplication(args.p, args.exponents, args.terms)
         weights = multiplication_weights(task, width, args.phases, rng)
     else:
-        task = addition(args.p, numbers(args, args.coefficients, "coefficients"))
+        task = addition(args.p, args.coefficients, args.terms)
         weights = addition_weights(task, width, args.phases, rng)
     return weights, task, weights, task
 
@@ -210,9 +203,7 @@ def measured(args, v, weights, terms):
     results["predicted_signal_to_noise"] = (width / noise) ** 0.5
     if args.task != "polynomial":
         return results, {}
-    # The paper's table has logits of 1/N where its formula gives 2^S/(N S!): 3/4 at S = 3.
-    scale = math.factorial(terms) / 2**terms
-    results["mse_at_paper_scale"] = v.mse * scale**2 + (1 - scale) ** 2 / args.p
+    results["mse_at_paper_scale"] = mse_at_paper_scale(v.mse, terms, args.p)
     if (args.expert_width, width) != PAPER_WIDTHS:
         return results, {}
     return results, {"mse_at_paper_scale": PAPER_MSE.get((args.polynomial, args.p), "")}
@@ -221,6 +212,9 @@ def measured(args, v, weights, terms):
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
+    if args.survey:
+        surveys.run(args, experiment)
+        return
     dev = experiment.dev
     network, task, weights, part = build(args, args.width, args.seed)
     width = len(weights["W"])

@@ -77,7 +77,7 @@ def arguments(argv=None):
     add("--batch", type=batch, help="images a step")
     add("--seeds", type=cli.integer(1, 100), default=1, help="networks of every initialisation")
     add("--measure-every", type=count, default=100, help="steps between measurements")
-    cli.add_checkpoints(p, 60.0)
+    cli.add_checkpoints(p, 60.0, kept=False)
     model = cli.chosen(p, argv).model
     p.set_defaults(**PRESETS[model])
     args = cli.parse(p, argv, QUICK | QUICK_SIZE[model])

@@ -14,6 +14,7 @@ To grok or not to grok, arXiv 2310.13061 (Figure 3).
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _memory as memory  # isort: skip
+from _maps import save_maps  # isort: skip
 
 import functools  # isort: skip
 import json
@@ -22,10 +23,12 @@ import _figures_corrupted_labels as plots
 import numpy as np
 
 from tinygrok.engine.errors import one_line
+from tinygrok.engine.rng import generator
 from tinygrok.ops.activation import activation_help, resolve
 from tinygrok.ops.dropout import check_rate_host
 from tinygrok.ops.loss import LOSSES
 from tinygrok.probes.phases import PHASES
+from tinygrok.tasks import TASKS
 from tinygrok.tasks.corruption import RULES
 from tinygrok.training.ensembles import complete, pack_size, packs, train_pack
 from tinygrok.training.sweep import process_pools
@@ -57,10 +60,12 @@ def arguments(argv=None):
     add("--strengths", type=cli.real(), nargs="+", help="decays, dropout rates or batch sizes")
     add("--grid", type=grid, default=17, help="points along each axis, from 0.1 to 0.9")
     add("--steps", type=count, default=2000, help="optimiser steps of every network")
+    add("--task", default="addition", choices=sorted(TASKS), help="function of (n1, n2) mod p")
     add("--p", type=cli.integer(5, 1000), default=97, help="modulus")
     add("--width", type=cli.integer(1, 10**6), default=500, help="hidden neurons")
     add("--loss", default="mse", choices=list(LOSSES), help="loss")
     add("--activation", default="square", help=activation_help())
+    add("--batch-size", type=count, help="minibatch size (default: full batch)")
     add("--rule", default="uniform", choices=RULES, help="how labels are corrupted")
     add("--seeds", type=some, default=1, help=seeds)
     add("--pack", type=some, help="networks a pack (default: 8, on a GPU what fits)")
@@ -87,13 +92,16 @@ def check(args):
     resolve(args.activation)
     if args.regularizer == "dropout":
         check_rate_host(args.strengths)
-    smallest = int(axis_of(args)[0] * args.p**2)  # training inputs of the first column
-    for size in args.strengths if args.regularizer in BY_BATCH else ():
-        if not 2 <= size <= smallest or size % 1:
-            raise cli.InputError(
-                f"--strengths: batch sizes are whole numbers from 2 to {smallest}, "
-                "the smallest training set"
-            )
+    by_batch = args.regularizer in BY_BATCH
+    if by_batch and args.batch_size is not None:
+        raise cli.InputError(f"with --regularizer {args.regularizer} --strengths are batch sizes")
+    train, _ = TASKS[args.task](args.p).split(axis_of(args)[0], generator(args.seed, "split"))
+    smallest = f"{len(train)}, the smallest training set"
+    for size in args.strengths if by_batch else ():
+        if not 2 <= size <= len(train) or size % 1:
+            raise cli.InputError(f"--strengths: batch sizes are whole numbers from 2 to {smallest}")
+    if args.batch_size is not None and args.batch_size > len(train):
+        raise cli.InputError(f"--batch-size: at most {smallest}")
 
 
 def axis_of(args):
@@ -106,7 +114,8 @@ def axis_of(args):
 def settings_of(args, strength):
     """What a strength means for a network."""
     if args.regularizer not in BY_BATCH:
-        return {args.regularizer: strength, "steps": args.steps}
+        batch_size = args.batch_size
+        return {args.regularizer: strength, "steps": args.steps, "batch_size": batch_size}
     # As the paper: the same epochs, lr = 0.01 sqrt(batch/256).
     batch = int(strength)
     lr = 0.01 * (batch / 256) ** 0.5
@@ -118,7 +127,7 @@ def settings_of(args, strength):
 def points(args):
     """One point per network, in the order strength, alpha, xi, seed."""
     axis = axis_of(args)
-    names = ("p", "width", "loss", "activation", "rule", "log_every", "dtype")
+    names = ("task", "p", "width", "loss", "activation", "rule", "log_every", "dtype")
     common = {name: getattr(args, name) for name in names}
     result = []
     for strength in args.strengths:
@@ -224,10 +233,13 @@ def main(argv=None):
     table = grids(args, outcomes)
     trained = len(everything) * experiment.trained / len(cut)
     seconds = experiment.seconds / trained if trained else None
+    axis = axis_of(args)
+    save_maps(experiment.out / "maps.npz", axis, args.strengths, table)
 
     def figures(out):
-        axis = axis_of(args)
-        plots.diagram(table, axis, axis, out / "phase_diagram.png")
+        network = f"{args.activation}, {args.loss}, width {args.width}, {args.steps} steps"
+        title = f"{args.task}, p = {args.p}: {network}\nblack: test accuracy of 90%"
+        plots.diagram(table, axis, axis, out / "phase_diagram.png", title)
 
     log = log_of(everything, outcomes)
     experiment.finish(summary(outcomes, table, seconds), log, figures)

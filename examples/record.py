@@ -5,18 +5,20 @@
     python examples/record.py                                       # make the pages anew
 
 A finished run is kept in examples/results as NAME.json (its run.json: command, date, device, time,
-settings, results) and NAME.png. README.md and the pages in examples/ are made from the templates in
-examples/results/pages, in which {{NAME::RESULT::FORMAT}} stands for a number of a recorded run:
+settings, results) and NAME.png; its maps.npz, where it has one, as NAME.npz. README.md and the
+pages in examples/ are made from the templates in examples/results/pages, in which
+{{NAME::RESULT::FORMAT}} stands for a number of a recorded run, such as
 {{grok_addition::test_accuracy::.1%}}. So no number is typed by hand, and a test fails when a page
 and its records disagree."""
 
 import argparse
-import io
 import json
 import re
 import shlex
 import sys
 from pathlib import Path
+
+from _pictures import small_png
 
 from tinygrok.cli import InputError, main
 from tinygrok.disk.writer import atomic_write, write_json
@@ -28,9 +30,9 @@ KEPT = ("date", "device", "dtype", "versions", "wall_seconds", "config", "result
 # Flags that say where a run was made and written, not what was run.
 PLACES = ("--out", "--threads", "--workers", "--scheduler")
 PLACEHOLDER = re.compile(r"\{\{(.+?)\}\}")
+MAPS = "maps.npz"
+MAPS_BYTES = 200_000
 RESULT_LETTERS = 6000  # of a record; long results, tables and curves, stay in the run's folder
-PICTURE_BYTES = 110_000
-PICTURE_WIDTH = 1050  # pixels; the pages show 700 of them
 
 
 # -- a run is kept ---------------------------------------------------------------------------------
@@ -79,30 +81,19 @@ def keep(folder: Path, name: str, picture: str) -> None:
     record["device"] = run["device"].split(";")[0]
     record["results"] = shortest(run["results"])
     record["config"] = {key: bare(value) for key, value in run["config"].items()}
+    maps = folder / MAPS
+    if maps.exists() and maps.stat().st_size > MAPS_BYTES:
+        raise InputError(f"{maps}: more than {MAPS_BYTES} bytes")
+    pictures = [small_png(path) for path in sorted(folder.glob(picture))[:1]]
     write_json(RESULTS / f"{name}.json", record)
     print(f"kept {RESULTS / name}.json")
-    pictures = sorted(folder.glob(picture))
-    if pictures:
-        keep_picture(pictures[0], RESULTS / f"{name}.png")
-
-
-def keep_picture(source: Path, target: Path) -> None:
-    """At most PICTURE_WIDTH wide, in as many colours as PICTURE_BYTES allow."""
-    from PIL import Image
-
-    image = Image.open(source).convert("RGB")
-    height = round(image.height * PICTURE_WIDTH / image.width)
-    if image.width > PICTURE_WIDTH:
-        image = image.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
-    for colors in (256, 128, 64, 32, 16):
-        data = io.BytesIO()
-        image.quantize(colors).save(data, "png", optimize=True)
-        if data.tell() <= PICTURE_BYTES:
-            break
-    else:
-        raise InputError(f"{source}: more than {PICTURE_BYTES} bytes in {colors} colours")
-    atomic_write(target, lambda file: file.write(data.getvalue()))
-    print(f"kept {target}: {data.tell() // 1000} kB, {colors} colours")
+    if maps.exists():
+        atomic_write(RESULTS / f"{name}.npz", lambda file: file.write(maps.read_bytes()))
+        print(f"kept {RESULTS / name}.npz")
+    for png, colors in pictures:
+        path = RESULTS / f"{name}.png"
+        atomic_write(path, lambda file, png=png: file.write(png))
+        print(f"kept {path}: {len(png) // 1000} kB, {colors} colours")
 
 
 # -- pages -----------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ class Counts:
     allocs: int = 0  # new device buffers
     uploads: int = 0  # host arrays copied to the device
     matmul_copies: int = 0  # operands that cupy.matmul copies: batched and not contiguous
+    launches: int = 0  # kernels, a reduction or a product counted as one; zeros and copies are some
 
 
 counts = Counts()
@@ -110,6 +111,8 @@ def _wrap(result, sources=()):
     if not isinstance(result, np.ndarray | np.generic):
         return result
     if isinstance(result, np.ndarray):
+        if result.size == 0 and result.base is not None:
+            return ndarray(result)
         for s in sources:
             if result is s or (result.base is not None and np.may_share_memory(result, s)):
                 return ndarray(result)
@@ -136,6 +139,11 @@ def _unwrap(x, what: str):
     return x
 
 
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Two views of the very same elements."""
+    return (a.ctypes.data, a.shape, a.strides) == (b.ctypes.data, b.shape, b.strides)
+
+
 def _elementwise(ufunc, args, out=None, **options):
     name = ufunc.__name__
     for a in args:
@@ -150,6 +158,7 @@ def _elementwise(ufunc, args, out=None, **options):
         options["out"] = _unwrap(out, name)
     with np.errstate(all="ignore"):  # CuPy never warns
         result = ufunc(*arrays, order="C", **options)
+    counts.launches += np.size(result) > 0
     return _wrap(result) if out is None else out
 
 
@@ -224,9 +233,13 @@ class ndarray:
 
     def astype(self, dtype, copy=True):
         a = _unwrap(self, "astype")
-        return self if not copy and a.dtype == dtype else _new(a.astype(dtype, order="C"))
+        if not copy and a.dtype == dtype:
+            return self
+        counts.launches += 1
+        return _new(a.astype(dtype, order="C"))
 
     def copy(self):
+        counts.launches += 1
         return _new(self._a.copy(order="C"))  # onto the current device, also from another
 
     def _index(self, index, assign=False):
@@ -250,7 +263,10 @@ class ndarray:
 
     def __getitem__(self, index):
         a = _unwrap(self, "index")
-        return _wrap(a[self._index(index)], (a,))
+        buffers = counts.allocs
+        result = _wrap(a[self._index(index)], (a,))
+        counts.launches += counts.allocs > buffers  # and not a view
+        return result
 
     def __setitem__(self, index, value):
         if not isinstance(value, ndarray | bool | int | float | complex | np.generic):
@@ -260,6 +276,9 @@ class ndarray:
         index = self._index(index, assign=True)
         if np.ndim(value) and any(isinstance(i, np.ndarray) and i.dtype == bool for i in index):
             _sync("assignment of an array through a boolean mask")
+        target = np.asarray(a[index])
+        itself = isinstance(value, np.ndarray) and _same(value, target)  # after x[i] += y
+        counts.launches += target.size > 0 and not itself
         a[index] = value
 
     def __matmul__(self, other):
@@ -357,6 +376,7 @@ def _call(name, function, args, kwargs):
     if base in _SYNCS or (base == "where" and len(args) + len(kwargs) == 1):
         _sync(name)
     if base in _SHAPED:
+        counts.launches += 1
         return _new(function(*args, **kwargs))
     arrays = _unwrap(tuple(args), name)
     options = {k: _unwrap(v, name) for k, v in kwargs.items()}
@@ -371,11 +391,15 @@ def _call(name, function, args, kwargs):
         _check_product(name, sources, out)
     with np.errstate(all="ignore"):
         result = function(*arrays, **options)
-    if out is not None:
-        return out
-    if base in ("allclose", "array_equal", "array_equiv"):
-        result = np.asarray(result)
-    return _wrap(result, sources)
+    buffers = counts.allocs
+    if out is None:
+        if base in ("allclose", "array_equal", "array_equiv"):
+            result = np.asarray(result)
+        out = _wrap(result, sources)
+        counts.launches += counts.allocs > buffers  # and not a view
+    else:
+        counts.launches += 1
+    return out
 
 
 def _check_product(name, operands, out):
@@ -553,15 +577,76 @@ def parameters(text: str) -> list[tuple[bool, str, str]]:
 HEADER = """#include <algorithm>
 #include <cmath>
 #include <cstddef>
+using std::isnan;
 using std::ptrdiff_t;
 template <typename T> struct Raw {  // a raw parameter, with the bounds that a GPU does not check
-  T* p; std::ptrdiff_t size; bool* outside;
+  T* p; std::ptrdiff_t n; bool* outside;
+  std::ptrdiff_t size() const { return n; }
   T& operator[](std::ptrdiff_t j) const {
-    *outside |= j < 0 || j >= size;
+    *outside |= j < 0 || j >= n;
     return p[*outside ? 0 : j];
   }
 };
+struct Call { std::ptrdiff_t size; void** args; const std::ptrdiff_t* n; bool outside; };
+struct Dim3 { unsigned int x; };
+#define __device__ static inline
 """
+
+# One thread a row, so that nothing waits.
+ALONE = """
+static const Dim3 blockDim = {1}, threadIdx = {0};
+#define __shared__ static thread_local
+static inline void __syncthreads() {}
+static void launch(void (*body)(void*), void* arguments) { body(arguments); }
+"""
+
+# A block of threads on one: each runs from barrier to barrier, in the order of their numbers or
+# against it. What two of them touch between the same two barriers then depends on the order.
+TOGETHER = """
+#include <ucontext.h>
+const int MOST = 256;
+extern "C" { int threads = 1, forwards = 1; }
+static Dim3 blockDim, threadIdx;
+#define __shared__ static
+static ucontext_t scheduler, thread[MOST];
+static bool done[MOST];
+static void (*code)(void*);
+static void* given;
+static void run() { code(given); done[threadIdx.x] = true; }
+static void __syncthreads() { swapcontext(&thread[threadIdx.x], &scheduler); }
+static void launch(void (*body)(void*), void* arguments) {
+  static char stack[MOST][1 << 16];
+  code = body; given = arguments; blockDim.x = threads;
+  for (int t = 0; t < threads; ++t) {
+    getcontext(&thread[t]);
+    thread[t].uc_stack.ss_sp = stack[t];
+    thread[t].uc_stack.ss_size = sizeof stack[t];
+    thread[t].uc_link = &scheduler;
+    done[t] = false;
+    makecontext(&thread[t], run, 0);
+  }
+  for (int left = threads; left > 0;) {
+    left = 0;
+    for (int k = 0; k < threads; ++k) {
+      threadIdx.x = forwards ? k : threads - 1 - k;
+      if (!done[threadIdx.x]) swapcontext(&scheduler, &thread[threadIdx.x]);
+      left += !done[threadIdx.x];
+    }
+  }
+}
+"""
+
+_block = SimpleNamespace(threads=1, forwards=True)
+
+
+@contextmanager
+def block_of(threads: int, forwards: bool):
+    """Inside, kernels by row run a block of so many threads, a power of two up to 256."""
+    _block.__dict__.update(threads=threads, forwards=forwards)
+    try:
+        yield
+    finally:
+        _block.__dict__.update(threads=1, forwards=True)
 
 
 def cpp_source(inputs: str, outputs: str, body: str, name: str) -> str:
@@ -575,33 +660,34 @@ def cpp_source(inputs: str, outputs: str, body: str, name: str) -> str:
     ):
         t = ("const " if c else "") + C_TYPES.get(kind, kind)
         if raw:
-            outside.append(f"Raw<{t}> {p} = {{({t}*)_args[{j}], _n[{j}], &_outside}};")
+            outside.append(f"Raw<{t}> {p} = {{({t}*)_args[{j}], _n[{j}], &_call->outside}};")
         else:
             outside.append(f"{t}* _p{j} = ({t}*)_args[{j}];")
             inside.append(f"{t}& {p} = _p{j}[i * _n[{j}]];")
     instances = "".join(
         f'extern "C" int {name}_{t}(ptrdiff_t s, void** a, const ptrdiff_t* n) {{\n'
-        f"  return {name}_host<{t}>(s, a, n);\n}}\n"
+        f"  Call call = {{s, a, n, false}};\n"
+        f"  launch({name}_host<{t}>, &call);\n  return call.outside;\n}}\n"
         for t in ("float", "double")
     )
     return f"""
 template <typename T>
-static bool {name}_host(std::ptrdiff_t _size, void** _args, const std::ptrdiff_t* _n) {{
+static void {name}_host(void* _given) {{
   using namespace std;
-  bool _outside = false;
+  Call* _call = (Call*)_given;
+  void** _args = _call->args;
+  const std::ptrdiff_t* _n = _call->n;
   {" ".join(outside)}
-  for (std::ptrdiff_t i = 0; i < _size; ++i) {{
+  for (std::ptrdiff_t i = threadIdx.x; i < _call->size; i += blockDim.x) {{
     {" ".join(inside)}
     {body};
   }}
-  return _outside;
 }}
 {instances}"""
 
 
 @functools.cache
 def _library(source: str) -> ctypes.CDLL:
-    source = HEADER + source
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir(), f"tinygrok-kernels-{user}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -631,15 +717,30 @@ def _library(source: str) -> ctypes.CDLL:
 
 
 @functools.cache
-def _host_function(inputs, outputs, body, name, ctype):
-    """The compiled loop; all of tinygrok's kernels go into one library, which takes one run of the
-    compiler."""
+def _kernels(inputs, outputs, body, name, preamble, block: str) -> ctypes.CDLL:
+    """The library that a kernel is in: all of tinygrok's go into one, which takes one run of the
+    compiler, and those by row into a second one for blocks of threads."""
+    from tinygrok.engine import row_kernels  # noqa: F401  (its kernels are in KERNELS)
     from tinygrok.engine.kernels import KERNELS
 
-    known = {k.name: (k.inputs, k.outputs, k.cuda, k.name) for k in KERNELS.values()}
-    mine = (inputs, outputs, body, name)
-    sources = known.values() if known.get(name) == mine else [mine]
-    return getattr(_library("".join(cpp_source(*s) for s in sources)), f"{name}_{ctype}")
+    known = {k.name: (k.inputs, k.outputs, k.cuda, k.name, k.preamble) for k in KERNELS.values()}
+    mine = (inputs, outputs, body, name, preamble)
+    sources = [mine]
+    if known.get(name) == mine:
+        sources = [k for k in known.values() if block == ALONE or k[-1] == preamble]
+    preambles = dict.fromkeys(k[-1] for k in sources)
+    return _library("".join((HEADER, block, *preambles, *(cpp_source(*k[:-1]) for k in sources))))
+
+
+def _run_kernel(key, ctype, size: int, pointers, steps, by_row: bool) -> bool:
+    """Run it on a size; True: it left the bounds of a raw parameter."""
+    together = by_row and _block.threads > 1
+    library = _kernels(*key, TOGETHER if together else ALONE)
+    if together:
+        ctypes.c_int.in_dll(library, "threads").value = _block.threads
+        ctypes.c_int.in_dll(library, "forwards").value = _block.forwards
+        size *= _block.threads
+    return getattr(library, f"{key[3]}_{ctype}")(ctypes.c_ssize_t(size), pointers, steps)
 
 
 def _scalar(value, dtype, what):
@@ -683,14 +784,15 @@ class ElementwiseKernel:
     """cupy.ElementwiseKernel with outputs given; `T` is taken from the array arguments, scalars are
     cast to it."""
 
-    def __init__(self, in_params, out_params, operation, name="kernel"):
-        self.key = (in_params, out_params, operation, name)
+    def __init__(self, in_params, out_params, operation, name="kernel", preamble=""):
+        self.key = (in_params, out_params, operation, name, preamble)
         self.name, self.nin = name, len(parameters(in_params))
         self.params = parameters(in_params) + parameters(out_params)
         if "i" in [p for _, _, p in self.params]:
             raise ValueError("Can not use 'i' as a parameter name")
 
-    def __call__(self, *args):
+    def __call__(self, *args, size=None, block_size=128):
+        """With a size: that many threads in blocks of block_size, a block a row; all arrays raw."""
         if len(args) != len(self.params):
             raise Refused(
                 f"{self.name} takes {len(self.params)} arguments with outputs, not {len(args)}"
@@ -711,35 +813,48 @@ class ElementwiseKernel:
             for a, (raw, _, _) in zip(args, self.params, strict=True)
             if isinstance(a, ndarray) and not raw
         ]
-        shape = np.broadcast_shapes(*shapes)
+        if size is None:
+            shape = np.broadcast_shapes(*shapes)
+        else:
+            shape = (self._rows(shapes, size, block_size),)
         for (raw, kind, p), a in zip(self.params, args, strict=True):
             what = f"{self.name}: {p}"
             if not isinstance(a, ndarray):
                 if raw:
                     raise Refused(f"{what} is raw and must be an array")
                 arrays.append(_scalar(a, types[kind] if len(kind) == 1 else np.dtype(kind), what))
-            elif raw and not a.flags.c_contiguous:
+            elif raw and size is None and not a.flags.c_contiguous:
                 raise Refused(f"{what} is raw and not contiguous")
             else:
                 host = _unwrap(a, what)
                 arrays.append(host if raw or host.shape == shape else np.broadcast_to(host, shape))
         for a in args[self.nin :]:
-            if a.shape != shape:
+            if a.shape != shape and size is None:
                 raise ValueError("Out shape is mismatched")
         if 0 not in shape:
-            self._run(args, arrays, shape, types.get("T", np.dtype("float32")))
+            counts.launches += 1
+            self._run(args, arrays, shape, types.get("T", np.dtype("float32")), size)
         return args[self.nin] if len(args) == self.nin + 1 else args[self.nin :]
 
-    def _run(self, args, arrays, shape, dtype):
+    def _rows(self, shapes, size, block_size) -> int:
+        """The blocks of a launch with a size."""
+        if shapes:
+            raise ValueError("Specified 'size' can be used only if all of the ndarray are 'raw'.")
+        if block_size not in (32, 64, 128, 256) or size % block_size:
+            raise Refused(f"{self.name}: {size} threads in blocks of {block_size}")
+        return size // block_size
+
+    def _run(self, args, arrays, shape, dtype, size):
         if COMPILER is None:
             from tinygrok.engine.kernels import KERNELS
 
-            (KERNELS[self.name].numpy or TWINS[self.name])(
-                *(a._a if isinstance(a, ndarray) else a for a in args)
-            )
+            twin = KERNELS[self.name].numpy or TWINS[self.name]
+            given = args if size is None else args[1:]  # without N
+            with np.errstate(all="ignore"):
+                twin(*(a._a if isinstance(a, ndarray) else a for a in given))
             return
-        function = _host_function(*self.key, "double" if dtype == np.float64 else "float")
-        flat = [np.ascontiguousarray(a) if a.ndim else a for a in arrays]
+        ctype = "double" if dtype == np.float64 else "float"
+        flat = self._contiguous(arrays)
         pointers = (ctypes.c_void_p * len(flat))(*(a.ctypes.data for a in flat))
         raws = [raw for raw, _, _ in self.params]
         steps = [
@@ -747,12 +862,23 @@ class ElementwiseKernel:
             for a, raw in zip(args, raws, strict=True)
         ]
         steps = (ctypes.c_ssize_t * len(flat))(*steps)
-        if function(ctypes.c_ssize_t(math.prod(shape)), pointers, steps):
+        if _run_kernel(self.key, ctype, math.prod(shape), pointers, steps, size is not None):
             what = "an index outside a raw parameter; a GPU would read or write other memory"
             raise Refused(f"{self.name}: {what}")
         for given, used in zip(arrays[self.nin :], flat[self.nin :], strict=True):
             if given is not used:
                 given[...] = used
+
+    def _contiguous(self, arrays) -> list:
+        """The arrays, or copies where they have gaps: one copy of what is given twice."""
+        flat = []
+        for j, a in enumerate(arrays):
+            twice = [k for k in range(j) if a.ndim and _same(a, arrays[k])]
+            flat.append(flat[twice[0]] if twice else np.ascontiguousarray(a) if a.ndim else a)
+            overlaps = [k for k in range(j) if not twice and _shares(a, arrays[k])]
+            if overlaps and j >= self.nin and self.params[j][0]:
+                raise Refused(f"{self.name}: {self.params[j][2]} overlaps another argument")
+        return flat
 
 
 # -- cuda: devices, and cuBLAS on raw pointers -----------------------------------------------------
@@ -850,6 +976,7 @@ def _gemm(
         raise Refused("cuBLAS: the result overlaps an operand")
     a, b = a.swapaxes(1, 2) if transa else a, b.swapaxes(1, 2) if transb else b
     with np.errstate(all="ignore"):
+        counts.launches += 1
         product = np.matmul(b, a)  # the row-major reading of C^T = op(B)^T op(A)^T
         if alpha != 1:
             product *= alpha

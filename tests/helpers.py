@@ -30,11 +30,10 @@ def small_run(
 ):
     """A training run on addition; seeds of several members make an ensemble, with own splits and
     data fractions."""
-    task = addition(p, (1,) * terms)
+    task = addition(p, terms=terms)
     ensemble = isinstance(seeds, list | tuple)
     members = list(seeds) if ensemble else [seeds]
-    activation = "square" if terms == 2 else f"power{terms}"
-    net = TwoLayerNet(p, width, terms, activation, batchnorm=batchnorm)
+    net = TwoLayerNet(p, width, terms, batchnorm=batchnorm)
     params, grads = (Arena(dev, net.shapes, len(members) if ensemble else None) for _ in range(2))
     for e, seed in enumerate(members):
         params.load(net.init(generator(seed, "init")), e if ensemble else None)

@@ -37,6 +37,7 @@ CASES = {
     " --regularizer batchnorm",
     "grok_polynomials": "--quick --p 11 --width 16 --steps 20 --seeds 2",
     "neuron_dynamics": "--quick --p 11 --width 12 --steps 20",
+    "grok_optimizers": "--quick --p 11 --width 8 --steps 10",
     "in_context": "--quick --steps 8 --measure-every 2 --width 8 --depth 1",
     "in_context_phases": "--quick --steps 3 --width 8 --depth 1",
     "predict_lcg": f"--steps 8 --pool 8 {LCG}",
@@ -53,7 +54,7 @@ PROBES = {  # which open what the example leaves, and their flags
     "predict_lcg": ("lcg_probe", "--rows 5"),
 }
 SWEEPS = {"lcg_scaling", "phase_diagram", "in_context_phases"}  # a file a part
-SWEEPS |= {"critical_init", "analytic_weights", "width_scan"}
+SWEEPS |= {"critical_init", "analytic_weights", "width_scan", "grok_optimizers"}
 STATE = {name: "config.json" if name in SWEEPS else "checkpoint.npz" for name in CASES}
 STATE["autoinit"] = "off-0.01-0.npz"
 

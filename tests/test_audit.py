@@ -92,7 +92,7 @@ def test_every_option_is_audited():
             assert not allowed or "in place" in found, name
             assert ("one by one" in found) == ("where given" in text), name
             audited += 1
-    assert audited == 15
+    assert audited == 16
 
 
 def test_the_chains_have_every_kind_of_operation():

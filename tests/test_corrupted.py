@@ -72,6 +72,24 @@ def test_symmetric_rule():
     assert (corrupted(0.2, "symmetric")[1] <= wrong).all()
 
 
+def test_labels_of_four_terms():
+    """The rules do not ask how many terms there are: in any order they are the same sum."""
+    task = addition(5, terms=4)
+    numbers = task.split(0.7, generator(0, "split"))[0]
+    inputs = task.inputs(numbers)
+    true = task.labels(inputs)
+    for rule in ("uniform", "strict", "symmetric"):
+        labels, wrong = corrupt(task, numbers, 0.4, generator(0, "corruption"), rule)
+        assert abs(wrong.mean() - 0.4) < 0.06
+        assert np.array_equal(labels[~wrong], true[~wrong])
+        assert rule != "strict" or (labels != true)[wrong].all()
+        if rule == "symmetric":
+            same = np.ravel_multi_index(tuple(np.sort(inputs, axis=0)), (5,) * 4)
+            for group in np.unique(same):
+                assert len(set(labels[same == group])) == 1
+                assert len(set(wrong[same == group])) == 1
+
+
 def test_subtraction_rule_and_refusals():
     labels, wrong = corrupted(1.0, "subtraction")
     a, b = TASK.inputs(NUMBERS)

@@ -85,6 +85,12 @@ QUICK = {
             x["accuracy_with_siblings"] > 0.97 and x["accuracy_without"] < 0.03
         ),
     },
+    "grok_optimizers": {
+        "AdamW": lambda x: x["grokked"] == 5 and x["median"] < 100,
+        "Muon": lambda x: x["lr"] in (0.3, 1) and x["networks"] == 5,
+        "constant norm": lambda x: x["median"] < 120,
+        "StableMax": lambda x: x["median"] is None and x["best_test_accuracy"] > 0.2,
+    },
     "in_context": {
         "id_train": lambda x: x > 0.7,
         "ood_best_step": lambda x: x > 0,
@@ -199,6 +205,7 @@ FIGURES = {
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
     "grok_polynomials": ["grok_polynomials.png"],
+    "grok_optimizers": ["grok_optimizers.png"],
     "ground_truth": ["ground_truth.png"],
 }
 
@@ -338,6 +345,18 @@ REFUSED = {
         "--net transformer --width 130",
         "--net transformer --activation relu",
         "--net transformer --dropout 0.1",
+        "--net transformer --terms 3",
+        "--net mlp3 --animate",
+        "--terms 1",
+        "--terms 5",
+        "--terms 3 --task dihedral --p 12",
+        "--terms 3 --task subtraction",
+        "--terms 3 --task multiplication --p 12",
+        "--terms 4 --batch-size 10000",
+        "--keep-every 0",
+        "--keep-every 1 --steps 100000",
+        "--animate --no-plot",
+        "--animate --task dihedral --p 12",
     ],
     "analytic_weights": [
         "--task multiplication --p 12",
@@ -349,6 +368,9 @@ REFUSED = {
         "--task polynomial --polynomial n1^2+x",
         "--task polynomial --polynomial n1^",
         "--phases equal --terms 3",
+        "--survey --task multiplication",
+        "--survey --width 100",
+        "--survey --p 101",
     ],
     "autoinit": [
         "--data nowhere",
@@ -383,6 +405,9 @@ REFUSED = {
         "--regularizer dropout --strengths 1",
         "--regularizer minibatch --strengths 1000000",
         "--regularizer batchnorm --strengths 1",
+        "--regularizer minibatch --strengths 8 --batch-size 8",
+        "--batch-size 1000",
+        "--task division --p 12",
         "--strengths 5 5",
         "--scheduler tcp://127.0.0.1:1",
         "--resume",
@@ -428,6 +453,16 @@ REFUSED = {
     ],
     "lcg_scaling": ["--moduli 64", "--moduli 64 64", "--moduli 64 97", "--resume"],
     "grok_polynomials": ["--p 60"],
+    "grok_optimizers": [
+        "--methods Adam",
+        "--methods Muon Muon",
+        "--factors 3 3",
+        "--factors 0",
+        "--train-frac 0.0001 --p 11",
+        "--seeds 1000 --choosing 1000",
+        "--scheduler tcp://127.0.0.1:1",
+        "--resume",
+    ],
     "ground_truth": [
         "--p 2",
         "--p 601",
@@ -589,6 +624,7 @@ FINISHED = {
     "predict_lcg": "--quick --steps 2",
     "lcg_scaling": "--moduli 16 32 --steps 2",
     "in_context_phases": "--quick --steps 2",
+    "grok_optimizers": "--quick --steps 5 --p 11 --width 8 --seeds 2",
     "autoinit": "--quick --steps 2 --tune-steps 4 --seeds 1",
 }
 
@@ -662,6 +698,38 @@ def test_critical_init_of_every_kind(flags, critical, tmp_path):
     if critical is not None:
         assert (written["sigma_w_critical"] is not None) == critical
         assert (written["exponent_theory"] is not None) == critical
+
+
+@slow
+@pytest.mark.parametrize(
+    ("flags", "inputs"), [("--terms 3", 23**3), ("--terms 4", 11**4)], ids=["three", "four"]
+)
+def test_more_terms_grok(flags, inputs, tmp_path):
+    """Every input is measured, on the training set first; with the figure."""
+    done = succeeded(run("grok_addition", flags, "--quick", cwd=tmp_path))
+    folder = tmp_path / "runs/grok_addition"
+    written = results(folder)
+    found = written["results"]
+    assert found["test_accuracy"] > 0.99
+    assert found["step_train_99"] + 50 < found["step_test_99"] <= written["config"]["steps"]
+    assert found["ipr_mean"] > 0.5
+    counts = [int(word) for word in done.stdout.split() if word.isdigit()]
+    assert any(a + b == inputs for a in counts for b in counts)
+    assert (folder / "grok_addition.png").exists()
+    other = refused(run("grok_addition", "--quick --p 23 --resume", cwd=tmp_path))
+    assert "this run has activation = square" in other.stderr
+
+
+def test_flags_that_are_given_stand_against_those_of_the_terms():
+    """Defaults follow the number of terms, also with --quick; two terms keep theirs."""
+    arguments = importlib.import_module("grok_addition").arguments
+    two = arguments([])
+    assert (two.p, two.width, two.activation, two.lr) == (97, 500, "square", 0.01)
+    four = arguments(["--terms", "4"])
+    assert (four.p, four.width, four.activation) == (11, 1000, "power4")
+    given = arguments(words(["--terms 4 --p 7 --activation gelu --width 30 --quick"]))
+    assert (given.p, given.width, given.activation) == (7, 30, "gelu")
+    assert given.weight_decay == arguments(["--quick"]).weight_decay == 2
 
 
 @slow

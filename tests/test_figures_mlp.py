@@ -54,7 +54,7 @@ def test_a_neuron_is_unwound_to_one_period():
     p = 23
     weights = addition_weights(tg.addition(p, (2, 3)), 5 * 6, "exact")
     rows = plots.neuron_rows(weights, np.arange(p))
-    chosen = plots._clearest(rows, 3)
+    chosen = plots.clearest(rows, 3)
     assert len({int(plots.dominant(rows[-1][k])) for k in chosen}) == 3
     ax = style.figure(3, 3).subplots()
     plots._neuron(ax, chosen[0], [x[chosen[0]] for x in rows], np.arange(p))
@@ -71,7 +71,7 @@ def test_waves_of_half_the_circle_or_none_are_not_chosen():
     """A sign that alternates and a constant have IPR 1, but there is no period to see."""
     n = np.arange(12)
     W = np.array([(-1.0) ** n, np.ones(12), np.cos(2 * np.pi * 5 * n / 12)])
-    assert plots._clearest([W, W, W], 3)[0] == 2
+    assert plots.clearest([W, W, W], 3)[0] == 2
     assert plots.dominant(W[2]) == 5
 
 
@@ -83,6 +83,24 @@ def test_other_numbers_of_terms_and_runs_without_an_order(terms, host_dev, drawn
     run.plot("x.png")
     for fig in drawn:
         assert len(fig.subfigs[1].legends[0].get_texts()) == terms + 1
+
+
+def test_four_terms_have_the_panels_of_the_paper(host_dev, drawn):
+    """Losses; accuracies with the mean IPR on an axis of its own; IPR at the start and at the end.
+    The five rows of a neuron are told apart by colour and by marker."""
+    run = Training.on_task(tg.TwoLayerNet(5, 12, terms=4), tg.addition(5, terms=4), device=host_dev)
+    run.extra = mean_ipr
+    run.fit(4, 2)
+    run.plot("x.png")
+    top, middle, bottom = drawn[0].subfigs
+    loss, accuracy = top.axes
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("mse loss", "accuracy")
+    assert accuracy.child_axes[0].get_ylabel() == "mean IPR of the neurons"
+    names = [text.get_text() for text in bottom.axes[2].get_legend().get_texts()]
+    assert [name.partition(",")[0] for name in names] == ["at the start", "after 4 steps"]
+    dots = middle.axes[0].lines[1::2]
+    looks = {(dot.get_marker(), dot.get_color()) for dot in dots}
+    assert len(looks) == len({marker for marker, _ in looks}) == 5
 
 
 def test_the_title_says_what_is_seen(host_dev):

@@ -31,6 +31,8 @@ ABSURD = {
         "--task multiplication --p 997 --terms 10",
         "--task polynomial --expert-width 1000000 --p 997 --phases random",
         "--task polynomial --polynomial (n1+n2+n3)^1000",
+        "--survey --p 1000",
+        "--survey --terms 100",
     ],
     "audit_gradients": ["--threads 10000", "--seed 99999999999999999999"],
     "autoinit": [
@@ -78,6 +80,19 @@ ABSURD = {
         "--threads 1000000",
         "--net mlp3 --width 1000000",
         "--net transformer --p 1000 --width 100000",
+        "--terms 4 --p 1000",
+        "--terms 3 --p 1000 --width 1",
+        "--terms 4 --p 97",
+        "--terms 3 --width 1000000 --dtype float64",
+        "--p 97 --width 1000000 --keep-every 10",
+        "--p 11 --keep-every 1 --steps 100000000",
+    ],
+    "grok_optimizers": [
+        "--workers 10000",
+        "--p 1000 --width 1000000",
+        "--p 1000 --width 10000 --seeds 500",
+        "--seeds 1000 --choosing 1000",
+        "--factors 1e308",
     ],
     "grok_polynomials": ["--p 397 --width 1000000", "--width 500000", "--p 397 --seeds 1000"],
     "ground_truth": [

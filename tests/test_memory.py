@@ -22,6 +22,8 @@ RUNS = {
     "two tokens": "grok_addition --net transformer --p 97 --width 256 --steps 1",
     "three layers": "grok_addition --net mlp3 --p 61 --width 2000 --steps 1",
     "a step": "benchmark --only tinygrok --p 97 --width 2000",
+    "three terms": "grok_addition --terms 3 --p 101 --width 50 --steps 1",
+    "four terms": "grok_addition --terms 4 --p 29 --width 50 --steps 1",
     "an ensemble": "benchmark --only tinygrok --workload ensemble --p 61 --width 300",
     "a mixture": "predict_lcg --preset unseen --steps 1 --measure-every 1 --test-rows 64",
     "a decoder": "in_context --preset paper --p 7 --shots 8 --tasks 16 --batch 32 --width 192"

@@ -71,6 +71,16 @@ def test_models_follow_the_protocol(host_dev, kind):
     assert all(callable(s.forward) and callable(s.backward) for s in model.stages(host_dev, w))
 
 
+def test_the_activation_of_a_two_layer_network_follows_its_terms():
+    """x^S, that of the weights that are written down; another one where it is given."""
+    kinds = {S: TwoLayerNet(P, 6, S).activation for S in (1, 2, 3, 4)}
+    assert kinds == {1: "power1", 2: "square", 3: "power3", 4: "power4"}
+    assert TwoLayerNet(P, 6, 4, "gelu").activation == "gelu"
+    for unknown in ("", "swish"):
+        with pytest.raises(InputError, match="unknown activation"):
+            TwoLayerNet(P, 6, 4, unknown)
+
+
 @pytest.mark.parametrize("terms", [1, 3])
 def test_inputs_of_another_number_of_terms_are_refused(host_dev, terms):
     """The tables that an input lacks, or has too many of, would be passed over in silence."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tinygrok.engine import optim
+from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import OPTIMIZERS, Optimizer, linear_warmup
 from tinygrok.engine.params import Arena
 
@@ -28,6 +29,27 @@ def plain_sgd(w, grads, lr, decay):
     return w
 
 
+def plain_grokfast(w, grads, lr, decay):
+    slow = grads[0]
+    filtered = []
+    for g in grads:
+        slow = 0.7 * slow + 0.3 * g
+        filtered.append(g + 3 * slow)
+    return plain_adamw(w, filtered, lr, decay)
+
+
+def plain_constant_norm(w, grads, lr, decay):
+    """Of members (E, n), each with all of its tensors in a row."""
+    m = v = 0 * w
+    first = np.linalg.norm(w, axis=1, keepdims=True)
+    for t, g in enumerate(grads, 1):
+        m = 0.9 * m + 0.1 * g
+        v = 0.98 * v + 0.02 * g**2
+        w = w - lr(t) * decay * w - lr(t) * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-8)
+        w = w * first / np.linalg.norm(w, axis=1, keepdims=True)
+    return w
+
+
 def plain_muon(w, grads, lr, decay):
     """Of matrices; every leading axis holds matrices of their own."""
     m = 0 * w
@@ -48,7 +70,10 @@ PLAIN = {
     "adamw": (plain_adamw, {"betas": (0.9, 0.98)}),
     "sgd": (plain_sgd, {"momentum": 0.8}),
     "muon": (plain_adamw, {"betas": (0.9, 0.98), "matrices": ["w", "u"], "matrix_lr": 0.1}),
+    "grokfast": (plain_grokfast, {"betas": (0.9, 0.98), "memory": 0.7, "gain": 3.0}),
+    "constant_norm": (plain_constant_norm, {"betas": (0.9, 0.98)}),
 }
+TOGETHER = {"constant_norm"}  # the tensors of a member depend on each other
 # Parameters with a formula of their own.
 WHOLE = {"muon": {"w": plain_muon, "u": plain_muon}}
 
@@ -77,6 +102,11 @@ def column(values, shape):
     return np.reshape(values, (-1, *[1] * len(shape)))
 
 
+def in_a_row(arrays, members):
+    """All tensors of every member side by side, as one tensor (E, n)."""
+    return {"all": np.concatenate([x.reshape(members, -1) for x in arrays.values()], axis=1)}
+
+
 def test_every_optimizer_has_its_plain_lines():
     assert set(PLAIN) == set(OPTIMIZERS)
 
@@ -99,15 +129,28 @@ def test_formula(dev, kind, members, monkeypatch):
     run(optimizer, grads, per_step)
     rtol = 1e-12 if dev.dtype == np.float64 else 2e-5
     lift = 100 if kind == "muon" else 1  # of small singular values, rounding and all
-    for name, got in params.to_host().items():
-        shape = SHAPES[name]
+    found = params.to_host()
+    own_decays = {name: np.where(name == "b", 0.0, column(decays, SHAPES[name])) for name in found}
+    shapes = SHAPES
+    if kind in TOGETHER:
+        members = len(rates)
+        sizes = [(members, np.prod(shape)) for shape in SHAPES.values()]
+        spread = [
+            np.broadcast_to(x.reshape(-1, 1), size)
+            for x, size in zip(own_decays.values(), sizes, strict=True)
+        ]
+        own_decays = {"all": np.concatenate(spread, axis=1)}
+        shapes = {"all": own_decays["all"].shape[1:]}
+        found, start, *per_step = (in_a_row(x, members) for x in (found, start, *per_step))
+    for name, got in found.items():
+        shape = shapes[name]
         alone = column(rates, shape)
         formula = WHOLE.get(kind, {}).get(name, plain)
         expected = formula(
             start[name].reshape(-1, *shape),
             [arrays[name].reshape(-1, *shape) for arrays in per_step],
             lambda t, alone=alone: alone * schedule(t),
-            0.0 if name == "b" else column(decays, shape),
+            own_decays[name],
         )
         close = {"rtol": lift * rtol, "atol": lift * rtol}
         np.testing.assert_allclose(got.reshape(expected.shape), expected, **close)
@@ -223,3 +266,46 @@ def test_singular_values_of_orthogonalised(host_dev):
     large = s >= 0.002
     assert np.all((became[large] > 0.68) & (became[large] < 1.21))
     np.testing.assert_allclose(became[s < 1e-5], 484.9 * s[s < 1e-5], rtol=1e-3)
+
+
+# -- Grokfast and the constant norm ----------------------------------------------------------------
+
+
+def test_grokfast_without_a_gain_is_adamw(host_dev):
+    params, grads, start, per_step = problem(host_dev, 3)
+    run(OPTIMIZERS["grokfast"](host_dev, params, grads, 0.1, gain=0.0), grads, per_step)
+    filtered = params.to_host()
+    params.load(start)
+    run(OPTIMIZERS["adamw"](host_dev, params, grads, 0.1), grads, per_step)
+    for name, x in params.to_host().items():
+        np.testing.assert_array_equal(x, filtered[name])
+
+
+def test_a_constant_gradient_is_amplified_at_once(host_dev):
+    """The running mean begins as the first gradient, as in the authors' code: no warming up."""
+    params, grads, _, per_step = problem(host_dev, 3)
+    optimizer = OPTIMIZERS["grokfast"](host_dev, params, grads, 0.1, gain=2.0)
+    for t in (1, 2, 3):
+        grads.load(per_step[0])
+        optimizer.step(t)
+        for name, x in grads.to_host().items():
+            np.testing.assert_allclose(x, 3 * per_step[0][name], rtol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [None, 2.0, [1.0, 2.0, 3.0]])
+def test_the_norm_is_constant(dev, norm):
+    params, grads, _, per_step = problem(dev, 3)
+    before = dev.to_host(optim.global_norm(dev, params)).ravel()
+    optimizer = OPTIMIZERS["constant_norm"](dev, params, grads, 0.1, norm=norm)
+    run(optimizer, grads, per_step)
+    after = dev.to_host(optim.global_norm(dev, params)).ravel()
+    expected = before if norm is None else np.broadcast_to(norm, 3)
+    np.testing.assert_allclose(after, expected, rtol=1e-5)
+    assert optimizer.hyperparameters()["norm"] == pytest.approx(list(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", [-1.0, np.inf, [1.0, 2.0], "x"])
+def test_a_norm_that_is_none_is_refused(host_dev, norm):
+    params, grads, *_ = problem(host_dev, 3)
+    with pytest.raises(InputError, match="the norm must be"):
+        OPTIMIZERS["constant_norm"](host_dev, params, grads, 0.1, norm=norm)

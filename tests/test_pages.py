@@ -1,20 +1,25 @@
 """The pages say what the recorded runs say: they are made from them, and no number is typed."""
 
 import importlib
+import io
 import json
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tinygrok.engine.errors import InputError
+from tinygrok.probes.phases import PHASES
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 sys.path.insert(0, str(EXAMPLES))
 record = importlib.import_module("record")
+pictures = importlib.import_module("_pictures")
+phase_diagram = importlib.import_module("phase_diagram")
 TEMPLATES = sorted(record.TEMPLATES.glob("*.md"))
 RECORDS = sorted(record.RESULTS.glob("*.json"))
 IDS = {"ids": lambda path: path.name}
@@ -75,12 +80,12 @@ def test_a_record_is_small_and_names_no_machine(path):
 
 
 def test_pictures_are_small_and_shown():
-    pictures = sorted(record.RESULTS.glob("*.png"))
-    sizes = [path.stat().st_size for path in pictures]
+    shown = sorted(record.RESULTS.glob("*.png"))
+    sizes = [path.stat().st_size for path in shown]
     assert max(sizes) <= 150_000
     assert sum(sizes) <= 3_000_000
     pages = "".join(template.read_text() for template in TEMPLATES)
-    for path in pictures:
+    for path in shown:
         assert path.with_suffix(".json") in RECORDS
         assert f"results/{path.name}" in pages
     for template in TEMPLATES:
@@ -125,3 +130,104 @@ def test_placeholders():
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="no finished run"):
         record.keep(tmp_path, "x", "*.png")
+
+
+def check_maps(path):
+    """The maps that stand beside a record are those that its numbers were counted in."""
+    run = json.loads(path.with_suffix(".json").read_text())
+    assert path.stat().st_size <= record.MAPS_BYTES
+    with np.load(path) as maps:
+        phases = maps["phase"]
+        shape = (len(maps["strength"]), len(maps["alpha"]), len(maps["xi"]))
+        assert phases.shape == maps["train"].shape == maps["test"].shape == shape
+        strengths = maps["strength"].tolist()
+    assert strengths == run["config"]["strengths"]
+    name = run["config"]["regularizer"].replace("_", " ")
+    for strength, cells in zip(strengths, phases, strict=True):
+        counts = np.bincount(cells.ravel(), minlength=len(PHASES)).tolist()
+        said = [run["results"].get(f"{name} {strength:g}: {phase}", 0) for phase in PHASES]
+        assert said == counts
+
+
+def test_maps_say_what_their_records_say():
+    for path in record.RESULTS.glob("*.npz"):
+        check_maps(path)
+
+
+def test_maps_are_kept(tmp_path, monkeypatch):
+    """Those of a small sweep, with its record; too large ones are refused, nothing is written."""
+    out = tmp_path / "run"
+    flags = "--grid 2 --p 11 --width 8 --steps 5 --strengths 0 5 --no-plot --threads 1"
+    phase_diagram.main([*flags.split(), "--out", str(out)])
+    results = tmp_path / "results"
+    monkeypatch.setattr(record, "RESULTS", results)
+    record.keep(out, "x", "*.png")
+    check_maps(results / "x.npz")
+    with np.load(out / "maps.npz") as maps:
+        arrays = dict(maps)
+    arrays["phase"] = (arrays["phase"] + 1) % len(PHASES)
+    np.savez(results / "x.npz", **arrays)
+    with pytest.raises(AssertionError):
+        check_maps(results / "x.npz")
+    (out / "maps.npz").write_bytes(b"0" * (record.MAPS_BYTES + 1))
+    with pytest.raises(InputError, match="maps.npz: more than 200000 bytes"):
+        record.keep(out, "y", "*.png")
+    assert not (results / "y.json").exists()
+
+
+def painted(size):
+    """White with a smooth ramp of greys, a flat area, and a thin line in a colour of its own."""
+    pixels = np.full((size, 2 * size, 3), 255, np.uint8)
+    pixels[: size // 2, : 2 * size] = np.linspace(0, 255, 2 * size)[:, None]
+    pixels[size // 2 : size // 2 + 20, :size] = (224, 122, 95)
+    pixels[-3, 5:25] = (0, 114, 178)
+    return pixels
+
+
+def test_a_picture_loses_nothing_that_is_seen():
+    Image = pytest.importorskip("PIL.Image")
+    before = painted(200)
+    source = io.BytesIO()
+    Image.fromarray(before).save(source, "png")
+    png, colors = pictures.small_png(source)
+    drawn = Image.open(io.BytesIO(png))
+    after = np.asarray(drawn.convert("RGB"))
+    assert drawn.mode == "P"
+    assert colors == len(drawn.getcolors()) < 50
+    assert np.abs(before.astype(int) - after).max() <= 6
+    for place in ((-1, -1), (105, 5), (-3, 10)):
+        np.testing.assert_array_equal(after[place], before[place])
+
+
+def test_a_picture_of_many_colours_has_256(tmp_path):
+    """Scaled to the width of the pages; what cannot be made small is refused."""
+    Image = pytest.importorskip("PIL.Image")
+    path = tmp_path / "a.png"
+    pixels = np.zeros((40, 2100, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 255, 2100)
+    pixels[..., 1] = np.linspace(0, 255, 40)[:, None]
+    Image.fromarray(pixels).save(path)
+    png, colors = pictures.small_png(path)
+    assert Image.open(io.BytesIO(png)).size == (pictures.WIDTH, 20)
+    assert colors <= 256
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    with pytest.raises(InputError, match="256 colours and 110000 bytes do not"):
+        pictures.small_png(path)
+
+
+def test_a_picture_that_cannot_be_kept_leaves_no_record(tmp_path, monkeypatch):
+    """Without Pillow, or from a file that is none: one line, and nothing is written."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    run = {"command": ["x.py"], "device": "CPU", "config": {}, "results": {}}
+    run |= dict.fromkeys(("date", "dtype", "versions", "wall_seconds"))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "a.png").write_text("none")
+    with pytest.raises(InputError, match="a.png: no picture"):
+        record.keep(folder, "x", "*.png")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(InputError, match="need Pillow: pip install"):
+        record.keep(folder, "x", "*.png")
+    assert list(tmp_path.iterdir()) == [folder]

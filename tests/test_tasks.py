@@ -4,11 +4,13 @@ import itertools
 import json
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
 from tinygrok.probes.fourier import ipr, neuron_ipr
 from tinygrok.tasks import TASKS
@@ -201,6 +203,29 @@ def test_many_terms_and_large_tables():
     assert addition(5, (1, 1, 1)).table().shape == (5, 5, 5)
 
 
+@pytest.mark.parametrize("terms", [1, 2, 3, 4])
+def test_sums_and_products_of_any_number_of_terms(terms):
+    """All of the table; a split of it parts it; the waves stand in the order of the sum."""
+    for task, answer in ((addition(5, terms=terms), sum), (multiplication(5, terms=terms), prod)):
+        assert (task.p, task.terms, task.size) == (5, terms, 5**terms)
+        for n in itertools.product(range(5), repeat=terms):
+            assert task.table()[n] == answer(n) % 5
+        train, test = task.split(0.5, generator(0, "split"))
+        assert sorted([*train, *test]) == list(range(5**terms))
+        order = task.wave_order
+        assert order is None if answer is sum else order.tolist() == [1, 2, 4, 3]
+
+
+def test_two_terms_are_what_they_were():
+    pairs = addition(P).inputs(np.arange(P * P))
+    np.testing.assert_array_equal(addition(P, terms=2).inputs(np.arange(P * P)), pairs)
+    for task in (addition, multiplication):
+        for same in (task(P, (1, 1)), task(P, terms=2), task(P, [1, 1], 2)):
+            np.testing.assert_array_equal(same.table(), task(P).table())
+            split = same.split(0.3, generator(1, "split"))
+            np.testing.assert_array_equal(split[0], task(P).split(0.3, generator(1, "split"))[0])
+
+
 def test_split():
     train, test = addition(P).split(0.3, generator(3, "split"))
     assert len(train) == int(0.3 * P * P)
@@ -219,6 +244,8 @@ def test_refusals():
         lambda: addition(7, (1, 14)),
         lambda: addition(7, ()),
         lambda: multiplication(7, (1, 0)),
+        lambda: addition(7, (1, 2, 3), terms=2),
+        lambda: multiplication(7, (1, 2), terms=3),
         lambda: polynomial(7, {}),
         lambda: polynomial(7, {(1, 2): 1, (1,): 2}),
         lambda: addition(7).split(0.001, generator(0, "split")),
@@ -227,6 +254,9 @@ def test_refusals():
         with pytest.raises(TaskError) as error:
             bad()
         assert "\n" not in str(error.value)
+    for terms in (0, 65, 1.5):
+        with pytest.raises(InputError, match="terms must"):
+            addition(7, terms=terms)
     assert [n for n in range(30) if is_prime(n)] == [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]
 
 

@@ -53,13 +53,16 @@ def test_activation_and_two_derivatives(kind):
         close(activation.activation_second(DEV, x, kind), d2)
 
 
-@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy", "stablemax"])
 def test_losses(kind):
     rng = np.random.default_rng(1)
     z, target = rng.standard_normal((7, 5)) * 3, rng.integers(0, 5, 7)
     t = leaf(z)
     if kind == "mse":
         value = F.mse_loss(t, F.one_hot(torch.tensor(target), 5).double())
+    elif kind == "stablemax":
+        s = torch.where(t < 0, 1 / (1 - t), t + 1)
+        value = F.nll_loss(torch.log(s / s.sum(1, keepdim=True)), torch.tensor(target))
     else:
         value = F.cross_entropy(t, torch.tensor(target))
     value.backward()
@@ -143,10 +146,11 @@ class Twin(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("dtype", "tol"), [("float64", 1e-10), ("float32", 1e-5)])
-@pytest.mark.parametrize(("kind", "terms"), [("mse", 2), ("cross_entropy", 2), ("mse", 3)])
+@pytest.mark.parametrize("terms", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
 def test_training_trajectory(kind, terms, dtype, tol):
-    """Logits and gradients of the first step, and the weights after five AdamW steps."""
-    p = 11 if terms == 2 else 5
+    """Loss and gradients of the first step, and the weights after five AdamW steps."""
+    p = {2: 11, 3: 5, 4: 3}[terms]
     dev = cpu_device(dtype)
     run = small_run(dev, p=p, terms=terms, loss=kind)
     twin = Twin(run.params.to_host(), terms)

@@ -249,6 +249,9 @@ def test_losses(bench, kind, weighted, total, lead):
     labels = torch.tensor(target)
     if kind == "mse":
         rows = ((t - F.one_hot(labels, 17)) ** 2).mean(-1)
+    elif kind == "stablemax":
+        s = torch.where(t < 0, 1 / (1 - t), t + 1)
+        rows = -torch.log(s / s.sum(-1, keepdim=True)).gather(-1, labels[..., None])[..., 0]
     else:
         rows = -torch.log_softmax(t, -1).gather(-1, labels[..., None])[..., 0]
     counted = torch.tensor(weight) if weighted else torch.ones_like(rows)

@@ -32,6 +32,7 @@ SETTINGS = {
     "minibatch dropout cross-entropy": {"dropout": 0.2, "batch_size": 16, "loss": "cross_entropy"},
     "own split": {"own_split": True},
     "three terms": {"p": 5, "terms": 3},
+    "four terms": {"p": 3, "terms": 4, "dropout": 0.2, "batch_size": 16, "own_split": True},
     "batchnorm": {"batchnorm": True, "decay": 0.0},
     "batchnorm minibatch": {"batchnorm": True, "batch_size": 16, "dropout": 0.1},
 }
@@ -160,7 +161,7 @@ def test_minibatches_cover_an_epoch_once(host_dev):
 # -- resume ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("setting", ["dropout", "minibatch dropout cross-entropy"])
+@pytest.mark.parametrize("setting", ["dropout", "minibatch dropout cross-entropy", "four terms"])
 def test_resume_is_bitwise(dev, setting, tmp_path):
     """2n steps = n steps, save, load into a fresh run, n steps: weights, optimiser state and
     history."""

@@ -31,7 +31,13 @@ from .disk.reader import read_json  # noqa: E402
 from .disk.writer import write_csv, write_json  # noqa: E402
 from .engine.device import Device, get_device  # noqa: E402
 from .engine.errors import InputError, one_line  # noqa: E402
-from .training.checkpoint import check_config, load_training, save_training  # noqa: E402
+from .training.checkpoint import (  # noqa: E402
+    check_config,
+    check_kept,
+    load_training,
+    save_training,
+    save_weights,
+)
 from .training.folder import Folder  # noqa: E402
 from .training.loop import NonFiniteLoss, Run  # noqa: E402
 from .training.parallel import launched, world  # noqa: E402
@@ -141,9 +147,12 @@ def parser(name: str, doc: str | None) -> _Parser:
     return p
 
 
-def add_checkpoints(p: argparse.ArgumentParser, seconds: float) -> None:
-    """The flags of an example that can be interrupted: --save-seconds and --resume."""
+def add_checkpoints(p: argparse.ArgumentParser, seconds: float, kept: bool = True) -> None:
+    """The flags of an example that can be interrupted: --save-seconds and --resume; where it is
+    `Experiment.train` that trains its one run (kept), --keep-every."""
     add = p.add_argument
+    if kept:
+        add("--keep-every", type=integer(), metavar="N", help="keep the weights of every N steps")
     add("--save-seconds", type=real(), default=seconds, help="seconds between checkpoints")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
 
@@ -177,6 +186,7 @@ def parse(p: _Parser, argv: list[str] | None, quick: dict | None = None) -> argp
 # Flags that only say where and how to compute and show.
 HIDDEN = {"device", "tf32", "threads", "out", "quick", "no_plot", "resume", "save_seconds"}
 HIDDEN |= {"workers", "scheduler", "command", "defaults", "changed"}
+HIDDEN |= {"keep_every", "animate"}
 
 
 def config(args: argparse.Namespace) -> dict:
@@ -268,6 +278,7 @@ def leave(code: int) -> None:
 CHECKPOINT = "checkpoint.npz"
 SETTINGS = "config.json"  # of a sweep
 PACKS = "packs"
+WEIGHTS = "weights"  # of --keep-every
 
 
 class Experiment:
@@ -310,6 +321,9 @@ class Experiment:
 
         state: the file in it that --resume goes on from."""
         resume = getattr(self.args, "resume", False)
+        keep_every = getattr(self.args, "keep_every", None)
+        if keep_every and run is not None:
+            check_kept(run, self.args.steps, keep_every)
         if resume and not (self.out / state).exists():
             raise InputError(f"--resume: there is no {state} in {self.out}")
         if run is not None:
@@ -320,6 +334,8 @@ class Experiment:
             own = {"run.json", "log.csv", state}
             if state == SETTINGS:
                 own.add(PACKS)
+            if keep_every:
+                own.add(WEIGHTS)
             try:
                 self.folder = Folder(self.out, own, resume)
             except OSError as error:
@@ -347,6 +363,19 @@ class Experiment:
                 say(f"step {run.t} is not saved: {error}")
 
         return save
+
+    def keep(self, run: Run) -> None:
+        """Every --keep-every steps: weights and settings into DIR/weights/step_00000100.npz.
+
+        On a full disk those of one step are missing, and later ones may fit."""
+        every = getattr(self.args, "keep_every", None)
+        if not every or run.t % every:
+            return
+        try:
+            save_weights(self.out / WEIGHTS, run, config(self.args))
+            self.note_files()
+        except OSError as error:
+            say(f"the weights of step {run.t} are not kept: {error}")
 
     def note_files(self) -> list[str]:
         """List in the folder what runs left there, for those that come after."""
@@ -383,7 +412,7 @@ class Experiment:
         when = (args.steps, log_every, show, save, args.save_seconds)
         with Interrupt() as interrupt:
             try:
-                run.fit(*when, stop=lambda: world().any(interrupt()))
+                run.fit(*when, stop=lambda: world().any(interrupt()), on_step=self.keep)
             except NonFiniteLoss as error:
                 print(f"stopped: {error}")
                 broken = self.out / "nonfinite.npz"

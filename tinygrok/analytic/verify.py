@@ -29,8 +29,7 @@ CHUNK_BYTES = {"cpu": 4_000_000, "cuda": 256_000_000}  # hidden activations and 
 def two_layer(weights: dict[str, np.ndarray]) -> TwoLayerNet:
     """The network that parameters U (S, p, N), W (N, C) belong to, with activation x^S."""
     S, p, N = weights["U"].shape
-    activation = "square" if S == 2 else f"power{S}"
-    return TwoLayerNet(p, N, S, activation, weights["W"].shape[1])
+    return TwoLayerNet(p, N, S, classes=weights["W"].shape[1])
 
 
 def evaluator(dev: Device, network) -> Callable[[np.ndarray], Array]:

@@ -201,7 +201,10 @@ def _table(name: str, counts: tuple, rates: tuple = (), **options) -> Case:
     """Members with data of their own, of different sizes: at once some rows have weight 0."""
     net = mlp.TwoLayerNet(5, 6, **options)
     rng = seeded(name)
-    data = [(rng.integers(0, 5, (2, n)), rng.integers(0, 5, n)) for n in counts]
+    data = []
+    for n in counts:
+        inputs = rng.integers(0, 5, (net.terms, n))
+        data.append((inputs, rng.integers(0, 5, n)))
     batch = partial(batches.TableBatch, model=net, data=data, whole=net.batchnorm)
     members = len(counts)
     dropout = (mask_keys(range(members), step=1), np.array(rates)) if rates else None
@@ -226,6 +229,8 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "two-layer batchnorm": partial(_two_layer, kind="square", members=2, batchnorm=True),
     "two-layer eval": partial(_two_layer, kind="square", batchnorm=True, train=False),
     "two-layer dropout": partial(_two_layer, kind="square", members=2, rate=0.4),
+    "two-layer three terms": partial(_two_layer, kind=None, members=2, terms=3),
+    "two-layer four terms": partial(_two_layer, kind=None, rate=0.4, terms=4),
     "two-layer stage": partial(_stage, net=mlp.TwoLayerNet(3, 4, batchnorm=True), x="5x4"),
     "three-layer": partial(_three_layer, kind="tanh", members=2, size="7x11x19", terms=3),
     "three-layer relu": partial(_three_layer, kind="relu"),
@@ -247,6 +252,7 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     **{f"square loss {which}": _jacobian_loss for which in CHAINS},
     "training table": partial(_table, counts=(11, 7, 1), activation="tanh"),
     "training dropout": partial(_table, counts=(11, 7, 9), rates=(0.3, 0.0, 0.6)),
+    "training four terms": partial(_table, counts=(11, 7, 1), terms=4),
     "training neurons": partial(_table, counts=(11, 7), batchnorm=True),
     "training sequences": _sequences,
 }

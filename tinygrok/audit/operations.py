@@ -129,12 +129,13 @@ def _batchnorm(name: str, x: str, train: bool = True, weighted: bool = False) ->
 
 
 def _loss(name: str, z: str, weighted=False, norm=None, shared=False, scale=1.0) -> Case:
-    """Logits z; shared: one target for all members."""
+    """Logits z; shared: one target for all members. No logit is 0, where s'' of stablemax jumps."""
     *lead, B, C = sizes(z)
-    inputs = {"logits": scale * normal(name, z=z)["z"]}
+    drawn = scale * normal(name, z=z)["z"]
+    inputs = {"logits": np.where(drawn == 0, 0.05, drawn)}
     target = seeded(name).integers(0, C, (B,) if shared else (*lead, B))
     weight = _row_weights(*lead, B) if weighted else None
-    op = "mse" if name.startswith("mse") else "cross_entropy"
+    op = next(op for op in loss.LOSSES if name.startswith(op.replace("_", " ")))
     return pair(name, op, inputs, target, weight, norm, dx="logits", out="logits", layout=even)
 
 
@@ -223,6 +224,7 @@ OPERATIONS: dict[str, Callable[[str], Case]] = {
     "softmax many rows": partial(_plain, x="301x3", scale=30.0),
     **{f"mse{title}": partial(_loss, **options) for title, options in LOSSES.items()},
     **{f"cross entropy{title}": partial(_loss, **options) for title, options in LOSSES.items()},
+    **{f"stablemax{title}": partial(_loss, **options) for title, options in LOSSES.items()},
     "rotary": partial(_rotary, x="2x5x8"),
     "rotary ensemble": partial(_rotary, x="2x2x5x24"),
     "rotary some positions": partial(_rotary, x="2x2x8", positions=[1, 4]),

@@ -3,7 +3,8 @@
 Each Fused is one kernel on a GPU and one Python function on the CPU. The test suite compiles every
 CUDA body as C++ and compares it with its NumPy twin, and through NVRTC where that is installed. In
 a CUDA body `i` is the linear index of the element and T the floating point type; a parameter marked
-raw is indexed by hand. Outputs may alias inputs of one shape."""
+raw is indexed by hand. Outputs may alias inputs of one shape. Kernels that sum over rows stand in
+row_kernels.py."""
 
 import math
 from collections.abc import Callable
@@ -16,12 +17,19 @@ from .device import Device
 KERNELS: dict[str, "Fused"] = {}
 
 
+def thread_each(kernel: Callable, args: tuple) -> None:
+    """Launch a kernel with one thread for each element."""
+    kernel(*args)
+
+
 @dataclass(frozen=True)
 class Fused:
     """One kernel: its name, CuPy-style parameter lists, the CUDA body and its NumPy twin.
 
     numpy   called as numpy(*inputs, *outputs); None: for GPUs only, where the host has its own way
             (ops/embedding.py; a twin stands in the tests)
+    preamble   CUDA functions that the body calls
+    launch     launch(kernel, args) runs the compiled kernel
     """
 
     name: str
@@ -29,6 +37,8 @@ class Fused:
     outputs: str
     cuda: str
     numpy: Callable | None = None
+    preamble: str = ""
+    launch: Callable = thread_each
 
     def __post_init__(self):
         KERNELS[self.name] = self
@@ -38,16 +48,15 @@ class Fused:
             assert self.numpy is not None, f"{self.name} is a kernel for GPUs only"
             self.numpy(*args)
             return
-        kernel = dev.compiled.get(self.name)
-        if kernel is None:
+        if self.name not in dev.compiled:
             declared = (self.inputs, self.outputs, self.cuda, self.name)
-            kernel = dev.compiled[self.name] = dev.xp.ElementwiseKernel(*declared)
-        kernel(*args)
+            dev.compiled[self.name] = dev.xp.ElementwiseKernel(*declared, preamble=self.preamble)
+        self.launch(dev.compiled[self.name], args)
 
 
-def fused(inputs: str, outputs: str, cuda: str) -> Callable[[Callable], Fused]:
+def fused(inputs: str, outputs: str, cuda: str, *more) -> Callable[[Callable], Fused]:
     """The decorated function becomes a kernel of its name, and its NumPy twin."""
-    return lambda numpy: Fused(numpy.__name__, inputs, outputs, cuda, numpy)
+    return lambda numpy: Fused(numpy.__name__, inputs, outputs, cuda, numpy, *more)
 
 
 # -- erf -------------------------------------------------------------------------------------------
@@ -485,11 +494,7 @@ def rotate(u, v, c, s, sign, yu, yv):
 
 @fused("T z, int64 target, int64 C", "T r", "r = z - (target == i % C ? T(1) : T(0));")
 def subtract_onehot(z, target, C, r):
-    """r = z - onehot(target) over C classes; r may be z."""
+    """r = z - onehot(target) over C classes        target (..., 1); r may be z"""
     if r is not z:
         np.copyto(r, z)
-    flat = r.reshape(-1, r.shape[-1])
-    labels = target.reshape(-1)
-    if labels.size < len(flat):  # one target for all members
-        labels = np.tile(labels, len(flat) // labels.size)
-    flat[np.arange(len(flat)), labels] -= 1
+    r[(*np.indices(r.shape[:-1], sparse=True), target[..., 0])] -= 1

@@ -1,4 +1,5 @@
-"""AdamW, Muon and SGD on parameter arenas; learning-rate schedules as pure functions of the step.
+"""AdamW and its relatives, Muon and SGD on parameter arenas; learning-rate schedules as pure
+functions of the step.
 
 Learning rate and weight decay are floats, or one value per ensemble member. On the CPU an arena is
 updated in blocks that stay in cache, member by member, so that a member of an ensemble is updated
@@ -23,7 +24,7 @@ from .params import Arena
 
 BLOCK = 32_768  # elements: four blocks of float32 (w, g, m, v) are half a MiB
 PerMember = float | Sequence[float]  # one value for all members, or one each
-RATES = {"lr": "the learning rate", "weight_decay": "the weight decay"}
+RATES = {"lr": "the learning rate", "weight_decay": "the weight decay", "norm": "the norm"}
 NUMBERS = (int, float, tuple, list, np.ndarray, type(None))  # what a hyperparameter can be
 FEW_BLOCKS = 32  # waking the worker threads costs as much as a few blocks
 
@@ -66,16 +67,23 @@ def constant_then_linear(warmup: int, hold: int, total: int) -> Callable[[int], 
     return factor
 
 
+def _rows(arena: Arena) -> list[Array]:
+    """Every tensor as (E, 1, n): a row of each member."""
+    return [view.reshape(arena.members or 1, 1, -1) for view in arena.views.values()]
+
+
+def global_norm(dev: Device, arena: Arena) -> Array:
+    """(E, 1, 1): the norm over all tensors of a member."""
+    return dev.xp.sqrt(sum(matmul(dev, x, x, tb=True) for x in _rows(arena)))
+
+
 def clip_by_global_norm(dev: Device, grads: Arena, limit: float) -> None:
     """g <- g min(1, limit / (|g| + 1e-6)), |g| the norm over all tensors of a member.
 
     As torch.nn.utils.clip_grad_norm_."""
-    rows = [view.reshape(grads.members or 1, 1, -1) for view in grads.views.values()]
-    squares = sum(matmul(dev, g, g, tb=True) for g in rows)  # (E, 1, 1)
-    norm = dev.xp.sqrt(squares)
-    factor = dev.xp.minimum(limit / (norm + 1e-6), 1.0)
+    factor = dev.xp.minimum(limit / (global_norm(dev, grads) + 1e-6), 1.0)
     if dev.kind == "cuda" or (factor < 1).any():  # reading it would wait for a GPU
-        for g in rows:
+        for g in _rows(grads):
             g *= factor
 
 
@@ -258,6 +266,76 @@ class AdamW(Optimizer):
         kernels.adamw(self.dev, g, *scalars, w, m, v)
 
 
+class Grokfast(AdamW):
+    """AdamW on g + gain h, where h is a running mean of the gradient, its slow part:
+
+    h <- a h + (1 - a) g,  a = memory;  h = g in step 1
+
+    memory, gain   alpha and lambda of the source, 0.98 and 2 as in its experiments with modular
+                   arithmetic; the rest as in AdamW
+    Source: Lee et al., Grokfast, arXiv 2405.20233, algorithm 2 (Grokfast-EMA).
+
+    >>> import numpy as np
+    >>> from tinygrok.engine.device import get_device
+    >>> dev = get_device("cpu", dtype="float64", threads=1)
+    >>> params, grads = (Arena(dev, {"w": (2,)}) for _ in range(2))
+    >>> optimizer = Grokfast(dev, params, grads, memory=0.75)
+    >>> for t in (1, 2):
+    ...     grads.load({"w": np.array([0.4, -0.4 * t])})
+    ...     optimizer.step(t)
+    >>> grads["w"].round(6).tolist()  # h = 0.4 and -0.5
+    [1.2, -1.8]
+    """
+
+    state_names = ("m", "v", "slow")
+
+    def __init__(self, dev, params, grads, lr: PerMember = 1e-3, memory=0.98, gain=2.0, **common):
+        super().__init__(dev, params, grads, lr, **common)
+        self.memory = memory
+        self.gain = gain
+
+    def _update_flat(self, views, t, lr, decay):
+        w, g, m, v, slow = views
+        if t == 1:
+            slow[...] = g
+        slow *= self.memory
+        slow += (1 - self.memory) * g
+        g += self.gain * slow
+        super()._update_flat([w, g, m, v], t, lr, decay)
+
+
+class ConstantNorm(AdamW):
+    """AdamW, and after every step w <- w c/|w|, |w| the norm over all tensors of a member.
+
+    norm   c, or one value per member; None: the norm that the weights have now
+    Source: Liu et al., Omnigrok, arXiv 2210.01117, whose landscapes are trained at a fixed norm,
+    without weight decay.
+
+    >>> import numpy as np
+    >>> from tinygrok.engine.device import get_device
+    >>> dev = get_device("cpu", dtype="float64", threads=1)
+    >>> params, grads = (Arena(dev, {"w": (2,)}) for _ in range(2))
+    >>> params.load({"w": np.array([3.0, -4.0])})
+    >>> grads.load({"w": np.array([0.3, 0.0])})
+    >>> ConstantNorm(dev, params, grads, lr=1.0).step(1)
+    >>> params["w"].round(6).tolist()  # 5/sqrt(20) of [2, -4]
+    [2.236068, -4.472136]
+    """
+
+    norm: Any  # floats (E,), whatever is set
+
+    def __init__(self, dev, params, grads, lr: PerMember = 1e-3, norm=None, **common):
+        super().__init__(dev, params, grads, lr, **common)
+        self.norm = dev.to_host(global_norm(dev, params)).ravel() if norm is None else norm
+
+    def step(self, t):
+        super().step(t)
+        target = self.dev.to_device(self.norm[:, None, None])
+        factor = target / global_norm(self.dev, self.params)
+        for w in _rows(self.params):
+            w *= factor
+
+
 class Muon(AdamW):
     """m <- b m + (1 - b) g,  u = orthogonalised((1 - b) g + b m), then for K x N matrices
 
@@ -353,3 +431,4 @@ class SGD(Optimizer):
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "sgd": SGD, "muon": Muon}
+OPTIMIZERS |= {"grokfast": Grokfast, "constant_norm": ConstantNorm}

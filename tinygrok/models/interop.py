@@ -204,9 +204,8 @@ def _two_layer_host(arrays: dict[str, np.ndarray], activation: str | None) -> Tw
         raise InputError(f"fc1.weight must be (N, S p), fc2.weight (p, N), not {first}, {second}")
     p, width = second
     terms = first[1] // p
-    usual = "square" if terms == 2 else f"power{terms}"
     norm = FCN_NORM["norm.gain"] in arrays
-    return TwoLayerNet(p, width, terms, activation or usual, batchnorm=norm)
+    return TwoLayerNet(p, width, terms, activation, batchnorm=norm)
 
 
 def _fcn_names(model: TwoLayerNet) -> dict[str, str]:

@@ -14,13 +14,18 @@ from .chain import Chain
 from .protocol import EVALUATION, Shapes, Stage
 
 
+def power(terms: int) -> str:
+    """The activation x^S with which a two-layer network can add S terms exactly."""
+    return "square" if terms == 2 else f"power{terms}"
+
+
 class TwoLayerNet:
     """f = W^T phi(U^(1) e(n_1) + ... + U^(S) e(n_S)), no biases.
 
     U (S, P, N): row n of table s is what input n_s = n adds to the N pre-activations;  W (N, C):
     read-out. In the papers' notation U[s] is the transpose of U^(s) and W the transpose of W. phi
-    is x^2 (power<S> for S terms). Weights ~ Normal(0, (0.5/(2N)^(1/3))^2). Dropout acts on the
-    pre-activations; with batchnorm the activations pass through BatchNorm (gain, shift, running
+    is x^S unless an activation is given. Weights ~ Normal(0, (0.5/(2N)^(1/3))^2). Dropout acts on
+    the pre-activations; with batchnorm the activations pass through BatchNorm (gain, shift, running
     statistics of shape N) before the read-out. Raises InputError for sizes below 1 and unknown
     activations.
     Sources: Grokking modular polynomials; To grok or not to grok (BatchNorm: eq. 5).
@@ -40,14 +45,12 @@ class TwoLayerNet:
 
     by_neurons = True
 
-    def __init__(
-        self, p: int, width: int, terms=2, activation="square", classes=None, batchnorm=False
-    ):
-        resolve(activation)  # refuse an unknown name here, not in the first step
+    def __init__(self, p: int, width: int, terms=2, activation=None, classes=None, batchnorm=False):
         self.p = integer(p, "p", 1)
         self.width = integer(width, "width", 1)
         self.terms = integer(terms, "terms", 1)
-        self.activation = activation
+        self.activation = power(self.terms) if activation is None else activation
+        resolve(self.activation)  # refuse an unknown name here, not in the first step
         self.classes = integer(p if classes is None else classes, "classes", 1)
         self.batchnorm = batchnorm
         N = self.width

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..engine import kernels
+from ..engine import kernels, row_kernels
 from ..engine.device import Array, Device
 from ..engine.gemm import matmul
-from .loss import softmax_forward
 
 WHOLE = ((0, None),)  # one block: all queries, all keys
 BLOCK = 64  # positions, at least, in a block of causal attention
@@ -135,10 +134,7 @@ def attention_forward(
     Source: Vaswani et al., arXiv 1706.03762.
     """
     y = dev.empty(q.shape) if out is None else out
-    qh = _split(dev, q, heads)
-    kh = _split(dev, k, heads)
-    vh = _split(dev, v, heads)
-    yh = _split(dev, y, heads)
+    qh, kh, vh, yh = (_split(dev, x, heads) for x in (q, k, v, y))
     scale = 1 / math.sqrt(qh.shape[-1]) if scale is None else scale
     q *= scale
     shape = (*qh.shape[:-1], kh.shape[-2])
@@ -148,9 +144,8 @@ def attention_forward(
         keys = slice(b)  # those that they see
         scores = att[..., queries, keys]
         matmul(dev, _at(qh, queries), _at(kh, keys), scores, tb=True)
-        if mask is not None:
-            scores += mask[queries, keys]
-        softmax_forward(dev, scores, out=scores)
+        masked = None if mask is None else mask[queries, keys]
+        row_kernels.softmax(dev, scores, masked, scores)
         if b is not None:
             att[..., queries, b:] = 0.0
     nonzero = blocks
@@ -174,23 +169,16 @@ def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Arra
     """
     q, k, v, att, y, blocks, scale = cache  # this q is scale q already
     heads = att.shape[0]
-    qh = _split(dev, q, heads)
-    kh = _split(dev, k, heads)
-    vh = _split(dev, v, heads)
-    dyh = _split(dev, dy, heads)
-    dqh = _split(dev, dq, heads)
-    dkh = _split(dev, dk, heads)
-    dvh = _split(dev, dv, heads)
-    product = dev.xp.multiply(dy, y, out=dev.workspace.get("attention.product", y.shape))
-    inner = _split(dev, product, heads).sum(axis=-1, keepdims=True)  # <dy_t, y_t>
+    arrays = (q, k, v, y, dy, dq, dk, dv)
+    qh, kh, vh, yh, dyh, dqh, dkh, dvh = (_split(dev, x, heads) for x in arrays)
     dscores = dev.workspace.get("attention.scores", att.shape)
     for a, b in blocks:
         queries = slice(a, b)
         keys = slice(b)
         ds = dscores[..., queries, keys]
+        p = att[..., queries, keys]
         matmul(dev, _at(dyh, queries), _at(vh, keys), ds, tb=True)  # dA
-        ds -= _at(inner, queries)
-        ds *= att[..., queries, keys]
+        row_kernels.softmax_backward(dev, _at(dyh, queries), _at(yh, queries), p, ds, ds)
         matmul(dev, ds, _at(kh, keys), _at(dqh, queries))
     dq *= scale
     for a, b in blocks:

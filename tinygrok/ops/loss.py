@@ -6,7 +6,7 @@ weight (..., B) holds the share of each row: 1 and 0 make a mask. norm is what t
 divided by, the sum of the weights (or B) unless given; a shard passes the norm of the whole batch.
 """
 
-from ..engine import kernels
+from ..engine import kernels, row_kernels
 from ..engine.device import Array, Device
 
 
@@ -56,41 +56,27 @@ def mse_backward(dev: Device, dloss, cache: tuple, dlogits=None):
 
 def softmax_forward(dev: Device, x: Array, out=None):
     """y_c = exp(x_c - max x) / sum_c exp(x_c - max x) over the last axis. out may be x."""
-    xp = dev.xp
-    y = xp.subtract(x, _real_max(x), out=out)
-    xp.exp(y, out=y)
-    y /= y.sum(axis=-1, keepdims=True)
+    y = dev.xp.empty_like(x) if out is None else out
+    row_kernels.softmax(dev, x, None, y)
     return y, (y,)
-
-
-def _real_max(x: Array) -> Array:
-    """The maximum that keeps exp in range.
-
-    It drops out of the result, so that a complex step may take the real part."""
-    real = x.real if x.dtype.kind == "c" else x
-    return real.max(axis=-1, keepdims=True)
 
 
 def softmax_backward(dev: Device, dy: Array, cache: tuple):
     """dx = y (dy - sum_c dy_c y_c)"""
     (y,) = cache
-    along = (dy * y).sum(axis=-1, keepdims=True)
-    return y * (dy - along)
+    dx = dev.xp.empty_like(dy)
+    row_kernels.softmax_backward(dev, dy, y, y, dy, dx)
+    return dx
 
 
 def cross_entropy_rows(dev: Device, logits: Array, target: Array, out=None) -> tuple[Array, Array]:
     """(l, r): l_b = log sum_c exp z_bc - z_b,target and r = softmax(z) - onehot(target)
 
     l (..., B)   r (..., B, C), in out where given"""
-    xp = dev.xp
-    y = xp.subtract(logits, _real_max(logits), out=out)
-    labels = xp.broadcast_to(target, logits.shape[:-1])[..., None]
-    picked = xp.take_along_axis(y, labels, axis=-1)
-    xp.exp(y, out=y)
-    total = y.sum(axis=-1, keepdims=True)
-    y /= total
-    kernels.subtract_onehot(dev, y, target[..., None], logits.shape[-1], y)
-    return (xp.log(total) - picked)[..., 0], y
+    rows = dev.empty(logits.shape[:-1], logits.dtype)
+    r = dev.xp.empty_like(logits) if out is None else out
+    row_kernels.cross_entropy(dev, logits, target, rows, r)
+    return rows, r
 
 
 def cross_entropy_forward(
@@ -116,8 +102,46 @@ def cross_entropy_backward(dev: Device, dloss, cache: tuple, dlogits=None):
     return dev.xp.multiply(r, scale, out=dlogits)
 
 
+def stablemax_rows(dev: Device, logits: Array, target: Array, out=None) -> tuple[Array, Array]:
+    """(l, r): l_b = log sum_c s(z_bc) - log s(z_b,target) and r = s'(z)/s(z) (q - onehot(target))
+
+    with q = s(z)/sum_c s(z_c), s(z) = 1 + z for z >= 0 and 1/(1 - z) below, so that s'/s is the
+    smaller one of 1/s and s.   l (..., B)   r (..., B, C), in out where given"""
+    xp = dev.xp
+    s = (1 + xp.maximum(logits, 0)) / (1 - xp.minimum(logits, 0))  # one of the two is 1
+    labels = xp.broadcast_to(target, logits.shape[:-1])[..., None]
+    picked = xp.take_along_axis(s, labels, axis=-1)
+    total = s.sum(axis=-1, keepdims=True)
+    r = xp.divide(s, total, out=out)
+    kernels.subtract_onehot(dev, r, target[..., None], logits.shape[-1], r)
+    r *= xp.minimum(s, 1 / s)
+    return (xp.log(total) - xp.log(picked))[..., 0], r
+
+
+def stablemax_forward(dev: Device, logits: Array, target: Array, weight=None, norm=None, out=None):
+    """L = sum_b weight_b/norm (log sum_c s(z_bc) - log s(z_b,target))
+
+    Cross-entropy with s in place of exp: s(z) = 1 + z for z >= 0, 1/(1 - z) below. Its gradient
+    vanishes as a power of the logits where that of softmax is rounded to 0.
+
+    z (..., B, C)   target (..., B)   L (...); out may be the logits.
+    Source: Prieto et al., Grokking at the edge of numerical stability, arXiv 2501.04697."""
+    rows, r = stablemax_rows(dev, logits, target, out)
+    q = _normalised(dev, target, weight, norm)
+    return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)
+
+
+def stablemax_backward(dev: Device, dloss, cache: tuple, dlogits=None):
+    """dz_bc = weight_b/norm s'(z_bc)/s(z_bc) (s(z_bc)/sum_k s(z_bk) - [c = target_b]) dL
+
+    since log s has the derivative s'/s, and log sum_k s(z_k) has s'(z_c)/sum_k s(z_k). The cache
+    holds r = dL/dz of a row and q = weight/norm; dL a float or (...). dlogits may be r."""
+    return cross_entropy_backward(dev, dloss, cache, dlogits)
+
+
 LOSSES = {
     "mse": (mse_forward, mse_backward),
     "cross_entropy": (cross_entropy_forward, cross_entropy_backward),
+    "stablemax": (stablemax_forward, stablemax_backward),
 }
-ROW_LOSSES = {"mse": mse_rows, "cross_entropy": cross_entropy_rows}
+ROW_LOSSES = {"mse": mse_rows, "cross_entropy": cross_entropy_rows, "stablemax": stablemax_rows}

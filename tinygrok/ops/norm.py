@@ -2,8 +2,8 @@
 
 The norms also have their tangents, and the gradients of functions of those tangents."""
 
+from ..engine import row_kernels
 from ..engine.device import Array, Device
-from ..engine.gemm import matmul
 from .linear import write_or_add
 
 
@@ -104,16 +104,10 @@ def layernorm_forward(
     x (..., B, N)   gain, shift (..., N); shift None: no shift. xhat and out: arrays for xhat and y.
     (Ba, Kiros and Hinton, arXiv 1607.06450)
     """
-    xp = dev.xp
-    mean = xp.mean(x, axis=-1, keepdims=True)
-    xhat = xp.subtract(x, mean, out=xhat)
-    y = xp.multiply(xhat, xhat, out=out)
-    var = xp.mean(y, axis=-1, keepdims=True)
-    rstd = 1 / xp.sqrt(var + eps)  # (..., B, 1)
-    xhat *= rstd
-    xp.multiply(xhat, gain[..., None, :], out=y)
-    if shift is not None:
-        y += shift[..., None, :]
+    rstd = dev.empty((*x.shape[:-1], 1), x.dtype)
+    xhat = dev.xp.empty_like(x) if xhat is None else xhat
+    y = dev.xp.empty_like(x) if out is None else out
+    row_kernels.layernorm(dev, x, gain, shift, eps, rstd, xhat, y)
     return y, (xhat, rstd, gain)
 
 
@@ -127,21 +121,13 @@ def layernorm_backward(
     them with accumulate (a further shard of the batch); dx may be dy.
     """
     xhat, rstd, gain = cache
-    xp = dev.xp
-    product = xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
+    product = dev.xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
     if dgain is not None:
         write_or_add(product.sum(axis=-2), dgain, accumulate)
     if dshift is not None:
         write_or_add(dy.sum(axis=-2), dshift, accumulate)
-    # mean(gain dy) = sum_n dy_n gain_n/N: the means are products with the column gain/N
-    column = gain[..., None] * (1 / gain.shape[-1])  # (..., N, 1)
-    along = matmul(dev, product, column)  # mean(dxhat xhat) (..., B, 1)
-    mean = matmul(dev, dy, column)  # mean(dxhat)
-    xp.multiply(xhat, along, out=product)
-    dx = xp.multiply(dy, gain[..., None, :], out=dx)  # dxhat
-    dx -= product
-    dx -= mean
-    dx *= rstd
+    dx = dev.xp.empty_like(dy) if dx is None else dx
+    row_kernels.layernorm_backward(dev, dy, xhat, rstd, gain, product, dx)
     return dx
 
 

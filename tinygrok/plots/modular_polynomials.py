@@ -62,7 +62,7 @@ def dominant(x: np.ndarray) -> np.ndarray:
     return 1 + below_half.argmax(axis=-1)
 
 
-def _clearest(rows: list[np.ndarray], count: int) -> list[int]:
+def clearest(rows: list[np.ndarray], count: int) -> list[int]:
     """Neurons of the largest |W_k| IPR_k, each of another frequency; rows [U_1, ..., U_S, W]."""
     frequency = dominant(rows[-1])
     is_wave = spectrum(rows[-1]).argmax(axis=1) == frequency
@@ -77,7 +77,7 @@ def _clearest(rows: list[np.ndarray], count: int) -> list[int]:
 def clearest_neurons(fig, weights: dict, order: np.ndarray | None) -> None:
     """Up to three clear neurons, each of another frequency, side by side."""
     rows = neuron_rows(weights, order)
-    chosen = _clearest(rows, 3)
+    chosen = clearest(rows, 3)
     axes = fig.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
     for ax, k in zip(axes, chosen, strict=True):
         _neuron(ax, k, [x[k] for x in rows], order)
@@ -104,7 +104,7 @@ def _neuron(ax, k: int, rows: list[np.ndarray], order: np.ndarray | None) -> Non
             n = f * n % len(x)
             place = "log n" if order[0] else "n"  # products: 1, g, g^2, ...
             ax.set(title=f"neuron {k}: frequency {f}", xlabel=f"({f} {place}) mod {len(x)}")
-        ax.plot(n, x, "os^D"[s % 4], color=color, ms=2.5, mew=0, label=name)
+        ax.plot(n, x, "os^Dv"[s % 5], color=color, ms=2.5, mew=0, label=name)
     ax.locator_params(axis="x", integer=True)
 
 

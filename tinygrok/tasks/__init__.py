@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .groups import composition, dihedral
 from .modular import ModularTask, addition, division, multiplication, subtraction
 
-TASKS: dict[str, Callable[[int], ModularTask]] = {
+TASKS: dict[str, Callable[..., ModularTask]] = {
     "addition": addition,
     "subtraction": subtraction,
     "multiplication": multiplication,

@@ -5,7 +5,7 @@ chunks."""
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..engine.border import integer, integers
 from ..engine.errors import InputError
 
 LARGEST_TABLE = 2**24  # tables of p entries; products of residues stay far from 2^63
+MOST_TERMS = 64  # axes of an array, and the highest power that is an activation
 WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 
@@ -215,15 +216,32 @@ def separable(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
     return ModularTask("separable", p, len(circle.positions), circle.answer, circle=circle)
 
 
-def addition(p: int, coefficients: tuple[int, ...] = (1, 1)) -> ModularTask:
-    """(c_1 n_1 + ... + c_S n_S) mod p, every c_s != 0 mod p.
+def _one_a_term(given: Sequence[int] | None, terms: int | None, what: str) -> Sequence[int]:
+    """The coefficients or exponents, all 1 unless given, of two terms unless more are wanted.
+
+    Raises TaskError where as many are given as there are no terms."""
+    if given is None:
+        return (1,) * (2 if terms is None else integer(terms, "terms", 1, MOST_TERMS))
+    if terms not in (None, len(given)):
+        raise TaskError(f"{terms} terms do not fit {len(given)} {what}")
+    return given
+
+
+def addition(
+    p: int, coefficients: Sequence[int] | None = None, terms: int | None = None
+) -> ModularTask:
+    """(c_1 n_1 + ... + c_S n_S) mod p, every c_s != 0 mod p; S = terms, or 2, and all c_s = 1
+    unless coefficients are given.
 
     >>> int(addition(7).table()[5, 4])
     2
     >>> addition(7, (1, 2, 3)).labels(np.array([[1], [1], [1]]))
     array([6])
+    >>> addition(11, terms=4).size
+    14641
     """
     p = modulus(p)
+    coefficients = _one_a_term(coefficients, terms, "coefficients")
     c = integers(coefficients, "coefficients", -math.inf, math.inf) % p
     if (c == 0).any():
         raise TaskError(f"{coefficients} has a 0 mod {p}: that input would not matter")
@@ -254,14 +272,18 @@ def product(p: int, tables, h: np.ndarray | None = None) -> ModularTask:
     return ModularTask("product", p, len(circle.positions), circle.answer, circle=circle)
 
 
-def multiplication(p: int, exponents: tuple[int, ...] = (1, 1)) -> ModularTask:
-    """n_1^a_1 n_2^a_2 ... mod p, exponents >= 1.
+def multiplication(
+    p: int, exponents: Sequence[int] | None = None, terms: int | None = None
+) -> ModularTask:
+    """n_1^a_1 ... n_S^a_S mod p, exponents >= 1; S = terms, or 2, and all a_s = 1 unless exponents
+    are given.
 
     Raises TaskError unless p is prime (Z_p^* must be cyclic).
 
     >>> int(multiplication(7).table()[3, 5])
     1
     """
+    exponents = _one_a_term(exponents, terms, "exponents")
     if min(exponents) < 1:
         raise TaskError(f"exponents must be at least 1, not {min(exponents)}")
     return replace(product(p, [powers(p, a) for a in exponents]), name="multiplication")

@@ -22,6 +22,9 @@ from .progress import Interrupt
 from .sweep import pack_name
 
 FORMAT = "tinygrok checkpoint 1"
+# Of the weights that a run keeps at regular steps.
+MOST_FILES = 1000
+MOST_BYTES = 2 * 10**9
 
 
 class CheckpointError(InputError):
@@ -87,10 +90,15 @@ def _check_finite(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
             raise CheckpointError(f"{path}: {name} is not finite")
 
 
+def _seen(run: Run) -> dict:
+    """The arenas that the answers of the network depend on."""
+    return {"weight": run.params, "buffer": run.objective.buffers}
+
+
 def _arenas(run: Run) -> dict:
     """Every arena that the next step reads."""
     optimizer = {f"optimizer.{kind}": arena for kind, arena in run.optimizer.state.items()}
-    return {"weight": run.params, "buffer": run.objective.buffers, **optimizer}
+    return _seen(run) | optimizer
 
 
 def save_training(path: str | Path, run: Run, config: dict) -> None:
@@ -110,6 +118,24 @@ def save_training(path: str | Path, run: Run, config: dict) -> None:
     meta = {"step": run.t, "whole": run.whole, "config": config}
     meta["hyperparameters"] = run.note_hyperparameters()
     save_arrays(path, meta, arrays)
+
+
+def check_kept(run: Run, steps: int, every: int) -> None:
+    """InputError where weights at every so many steps would be too many files, or bytes."""
+    files = steps // every + 1
+    size = sum(arena.flat.nbytes for arena in _seen(run).values())
+    if files > MOST_FILES or files * size > MOST_BYTES:
+        kept = f"weights at every {every} of {steps} steps: {files} files of {size:,} bytes"
+        raise InputError(f"{kept}; at most {MOST_FILES} files and {MOST_BYTES:,} bytes")
+
+
+def save_weights(folder: Path, run: Run, config: dict) -> None:
+    """Weights, and buffers of BatchNorm, of the step that a run has reached, into a file of their
+    own: folder/step_00000100.npz, which load_weights reads."""
+    arrays = {}
+    for kind, arena in _seen(run).items():
+        arrays |= {f"{kind}/{name}": x for name, x in arena.to_host().items()}
+    save_arrays(folder / f"step_{run.t:08}.npz", {"step": run.t, "config": config}, arrays)
 
 
 def load_training(path: str | Path, run: Run, config: dict, defaults: dict | None = None) -> None:
@@ -191,15 +217,17 @@ def check_config(
             raise CheckpointError(f"{path}: {difference}")
 
 
-def fit_in_pack(run: Run, points: list[dict], folder: Path | None, steps: int, log_every: int):
+def fit_in_pack(
+    run: Run, points: list[dict], folder: Path | None, steps: int, log_every: int, **options
+):
     """run.fit for a pack of a sweep: with a folder it keeps a checkpoint there while it is under
-    way, and goes on from it."""
+    way, and goes on from it. options: of run.fit."""
     if folder is None:
-        run.fit(steps, log_every)
+        run.fit(steps, log_every, **options)
         return
     path = (folder / pack_name(points)).with_suffix(".npz")
     config = {"points": points}
     with suppress(InputError):  # there is none
         load_training(path, run, config)
-    run.fit(steps, log_every, save=lambda run: save_training(path, run, config))
+    run.fit(steps, log_every, save=lambda run: save_training(path, run, config), **options)
     path.unlink(missing_ok=True)

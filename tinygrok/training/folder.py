@@ -47,8 +47,9 @@ class Folder:
         self.path = path = path.resolve()
         self.own = own
         claim(path)
-        for part in (*path.glob(".*.part"), *path.glob("packs/.*.part")):  # of killed writers
-            part.unlink(missing_ok=True)
+        for place in (path, path / "packs", path / "weights"):
+            for part in place.glob(".*.part"):  # of killed writers
+                part.unlink(missing_ok=True)
         self.listed = set((path / LIST).read_text(errors="replace").splitlines())
         self.kept: Path | None = None
         left = self._there(self.listed | own)

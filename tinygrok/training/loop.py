@@ -132,12 +132,15 @@ class Run:
         save: Callable[[Any], None] = lambda run: None,
         save_seconds: float = 30.0,
         stop: Callable[[], bool] = lambda: False,
+        on_step: Callable[[Any], None] = lambda run: None,
     ) -> dict[str, list]:
         """Train until step `steps`, or until stop() asks to end; returns the history.
 
         Measures at step 0, every log_every steps and at the end, and hands the row to on_log. Calls
         save(run) every save_seconds and on leaving, by an error or an interrupt too. Ctrl-C waits
-        for the end of a step and its measurement (a second one does not); fit again goes on."""
+        for the end of a step and its measurement (a second one does not); fit again goes on.
+        on_step(run) is called at the beginning, where an interrupt may have come before it, and
+        after every step."""
         steps = integer(steps, "the number of steps", 0)
         log_every = integer(log_every, "the steps between measurements", 1)
 
@@ -151,9 +154,11 @@ class Run:
         with Interrupt() as interrupt:
             try:
                 record()
+                on_step(self)
                 while self.t < steps and not stop():
                     self.step()
                     record()
+                    on_step(self)
                     interrupt.pass_on()
                     if time.monotonic() - saved > save_seconds:
                         save(self)
