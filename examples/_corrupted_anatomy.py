@@ -36,13 +36,10 @@ def record(run, order):
     return row
 
 
-class Anatomy:
-    """What is measured after the training: of every network, and what the figures show of the
-    first.
+class Outcomes:
+    """What became of every network: its history and its results.
 
-    points   those of the networks, the control last
-    pruned   {order of removal: {split: (seeds, n) accuracies at SHARES}}
-    filtered {network: {part: (seeds, KEEP) accuracies}}, of the one control (1, KEEP)
+    points   those of the networks; a control may come last
     """
 
     def __init__(self, run, args, points, order):
@@ -59,6 +56,54 @@ class Anatomy:
         self.history = members[0] if args.seeds == 1 else self.all_histories()
         self.splits = ensembles.member_splits(run, 0)
         self.weights = run.params.to_host(0)
+
+    def all_histories(self):
+        """{"step": (T,), quantity: (T, seeds)}"""
+        columns = {}
+        for name in self.members[0]:
+            columns[name] = np.stack([history[name] for history in self.members], axis=1)
+        return columns | {"step": self.members[0]["step"]}
+
+    def of_seed(self, e):
+        """The results of one network."""
+        return ensembles.outcome(self.members[e], self.points[e])
+
+    def results(self):
+        """(results, what is printed of them): those of the first network, and with several seeds
+        all of them with their quartiles."""
+        results = self.of_seed(0)
+        if self.args.seeds == 1:
+            return results, None
+        by_seed = [self.of_seed(e) | _seeds.steps_of_99(self.run, e) for e in self.seeds]
+        summary = _seeds.summary(by_seed)
+        phases = Counter(summary["phase_by_seed"])
+        shown = {f"phase: {name}": f"{count} networks" for name, count in phases.items()}
+        return results | summary, shown | _seeds.shown(summary, self.args.steps)
+
+    def commonest_phases(self):
+        """The phase of most networks at every measurement."""
+        args = self.args
+        histories = [phase_history(history, args.corruption, args.p) for history in self.members]
+        together = zip(*histories, strict=True)
+        return [Counter(names).most_common(1)[0][0] for names in together]
+
+    def releases(self, path):
+        """Draw when the first network memorised the corrupted examples, and let them go."""
+        wrong, _ = self.splits["corrupted"]
+        steps = self.history["step"]
+        plots.releases(steps, *neurons.memory_times(steps, self.as_given[:, wrong]), path)
+
+
+class Anatomy(Outcomes):
+    """What is measured of two-layer networks after the training: of every network, and what the
+    figures show of the first. The control is the last point.
+
+    pruned   {order of removal: {split: (seeds, n) accuracies at SHARES}}
+    filtered {network: {part: (seeds, KEEP) accuracies}}, of the one control (1, KEEP)
+    """
+
+    def __init__(self, run, args, points, order):
+        super().__init__(run, args, points, order)
         self.hidden = ensembles.hidden_units(run, 0, self.weights)
         initial = run.model.init(generator(args.seed, "init"))
         final = neuron_ipr(self.weights, order)
@@ -70,13 +115,6 @@ class Anatomy:
             self.filter(e)
             self.prune(e)
         self.add_filtered("random labels", args.seeds, run.params.to_host(args.seeds), None)
-
-    def all_histories(self):
-        """{"step": (T,), quantity: (T, seeds)}"""
-        columns = {}
-        for name in self.members[0]:
-            columns[name] = np.stack([history[name] for history in self.members], axis=1)
-        return columns | {"step": self.members[0]["step"]}
 
     def filter(self, e):
         """Fill in the filtration of one seed: of the trained network, and of its first weights."""
@@ -113,23 +151,14 @@ class Anatomy:
         return neurons.scores(self.weights, kind, order=self.order)
 
     def results(self):
-        """(results, what is printed of them): those of the first network, and with several seeds
-        all of them with their quartiles."""
-        results = self.of_seed(0)
+        results, shown = super().results()
         if self.args.regularizer == "batchnorm":
             ipr_and_gain = self.ipr["final"], self.score("gain")
             results["rank_correlation_ipr_gamma"] = neurons.rank_correlation(*ipr_and_gain)
-        if self.args.seeds == 1:
-            return results, None
-        by_seed = [self.of_seed(e) | _seeds.steps_of_99(self.run, e) for e in self.seeds]
-        summary = _seeds.summary(by_seed)
-        phases = Counter(summary["phase_by_seed"])
-        shown = {f"phase: {name}": f"{count} networks" for name, count in phases.items()}
-        return results | summary, shown | _seeds.shown(summary, self.args.steps)
+        return results, shown
 
     def of_seed(self, e):
-        """The results of one network."""
-        results = ensembles.outcome(self.members[e], self.points[e])
+        results = super().of_seed(e)
         results["ipr_mean"] = mean_known(neuron_ipr(self.run.params.to_host(e), self.order))
         results["neurons_needed_for_99_test"] = self.needed[e]
         for name, (removal, share) in CUTS.items():
@@ -144,10 +173,7 @@ class Anatomy:
 
     def figures(self, out):
         args = self.args
-        histories = [phase_history(history, args.corruption, args.p) for history in self.members]
-        together = zip(*histories, strict=True)
-        commonest = [Counter(names).most_common(1)[0][0] for names in together]
-        plots.training(self.history, commonest, out / "training.png")
+        plots.training(self.history, self.commonest_phases(), out / "training.png")
         gain = None
         if args.regularizer == "batchnorm":
             gain = self.ipr["final"], self.score("gain"), self.score("readout")
@@ -159,6 +185,4 @@ class Anatomy:
         flat = (predicted, given, self.splits["test"][1], self.splits["train"][0])
         tables = [x.reshape(args.p, args.p) for x in flat]
         plots.examples(*tables, margins, out / "examples.png")
-        steps = self.history["step"]
-        times = neurons.memory_times(steps, self.as_given[:, wrong])
-        plots.releases(steps, *times, out / "releases.png")
+        self.releases(out / "releases.png")

@@ -16,7 +16,7 @@ SPLITS = {
     "uncorrupted": (PURPLE, "-.", "uncorrupted"),
     "test": (TEST, "-", "test"),
 }
-MATRICES = {"U1": (TRAIN, "-"), "U2": (ORANGE, "--"), "W": (TEST, "-.")}
+MATRICES = {"U1": (TRAIN, "-"), "U2": (ORANGE, "--"), "E": (TRAIN, "-"), "W": (TEST, "-.")}
 COLORS = ("#e07a5f", "#f2cc8f", "#81b29a", "#3d5a80", "#6d6875", "#c9cbd0", "#000000")
 PHASE_COLORS: dict[str, str] = dict(zip(PHASES, COLORS, strict=True))
 
@@ -37,13 +37,33 @@ def training(history: dict, phases: list[str], path: Path) -> None:
     label(acc, above=2, xscale="log", ylim=SHARE, ylabel="accuracy (strip: phase)")
     _phase_legend(fig, [name for name in PHASES if name in phases])
     loss.set(yscale="log", ylabel="loss")
-    for name, (color, ls) in MATRICES.items():
+    for name in [name for name in MATRICES if f"ipr_{name}" in history]:
+        color, ls = MATRICES[name]
         band(ipr, steps, history[f"ipr_{name}"], color, ls=ls, label=f"IPR {name}")
         band(norm, steps, history[f"norm_{name}"], color, ls=ls, label=f"|{name}|")
     band(ipr, steps, history["gradient_share"], "0.5", label="gradient: share of corrupted")
-    band(ipr, steps, history["filtered_test"], "k", ls=":", label="test, one frequency a neuron")
+    if "filtered_test" in history:
+        about = "test, one frequency a neuron"
+        band(ipr, steps, history["filtered_test"], "k", ls=":", label=about)
     label(ipr, above=2, xlabel="step + 1", ylabel="mean IPR, shares", ylim=SHARE)
     label(norm, xlabel="step + 1", ylabel="weight norm")
+    save(fig, path)
+
+
+def rows(found: dict, path: Path) -> None:
+    """Histograms of the IPR of rows at the start and at the end.
+
+    found {"E" (embedding), "W" (read-out), ...: (IPR at the start (n,), at the end (n,))}"""
+    fig, axes = panels(len(found), 2.9, 2.9, 3)
+    names = {"E": "embedding E, a row a channel", "W": "read-out W"}
+    for ax, (name, ends) in zip(axes, found.items(), strict=True):
+        largest = max(0.4, *(np.nanmax(x) for x in ends))
+        edges = np.linspace(0, min(1, 1.05 * largest), 51)
+        samples = dict(zip(("at the start", "at the end"), ends, strict=True))
+        histograms(ax, samples, edges, ("0.6", TEST), **FILLED)
+        title = f"mean {np.nanmean(ends[0]):.3f}, at the end {np.nanmean(ends[1]):.3f}"
+        about = f"IPR of rows, {names.get(name, name)}"
+        label(ax, 8, above=2, xlabel=f"{about}\n{title}", ylabel="rows")
     save(fig, path)
 
 

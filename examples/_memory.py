@@ -71,15 +71,21 @@ def rows_at_once(dev, rows: int, wanted: float) -> int:
     return min(rows, dev.threads * math.ceil(rows / shards))
 
 
-def table(dev, p: int, width: int, members: int = 1, terms: int = 2) -> dict[str, float]:
-    """Parts of a two-layer network on the table of a modulus."""
+def table(
+    dev, p: int, width: int, members: int = 1, terms: int = 2, size: int = 0, activations: int = 0
+) -> dict[str, float]:
+    """Parts of a network on the table of a modulus, by default of two layers.
+
+    size, activations: its parameters, and what a row takes besides logits"""
     rows = p**terms
+    size = size or (terms + 1) * p * width
+    activations = activations or 3 * width
     shards = rows * width * dev.dtype.itemsize / TABLE_SHARD_BYTES[dev.kind]
     together = members if dev.kind == "cuda" else 1
     at_once = rows_at_once(dev, rows, shards) * together
     return {
-        "weights": weights(dev, (terms + 1) * p * width, members, shards),
-        "activations": dev.dtype.itemsize * at_once * (3 * width + 2 * p),
+        "weights": weights(dev, size, members, shards),
+        "activations": dev.dtype.itemsize * at_once * (activations + 2 * p),
         # inputs, labels, masks, predictions and losses
         "the_table": rows * DRAWN * 5 * (terms + members),
     }

@@ -6,14 +6,17 @@
     python examples/corrupted_labels.py --regularizer batchnorm
     python examples/corrupted_labels.py --quick
     python examples/corrupted_labels.py --quick --seeds 9    # medians and quartiles of 9 networks
+    python examples/corrupted_labels.py --net transformer --regularizer weight_decay    # or mlp3
 
 A second network, trained on random labels alone (corruption 1), is trained beside it as a control
 of the frequency filter. Paper: Doshi, Das, He, Gromov, To grok or not to grok, arXiv 2310.13061
-(Figures 1, 4, 5, 6, 17)."""
+(Figures 1, 4, 5, 6, 17; of the other networks 7)."""
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _corrupted_nets  # isort: skip
 import _memory as memory  # isort: skip
+import _nets  # isort: skip
 import _seeds  # isort: skip
 from _corrupted_anatomy import Anatomy, record  # isort: skip
 from tinygrok.ops.activation import activation_help
@@ -40,6 +43,27 @@ PAPER = {
     ("weight_decay", 15.0): ("0.654", "1.000", "Full Inversion"),
     ("batchnorm", None): ("0.804", "1.000", "Full Inversion"),
 }
+# (network, regulariser, strength) -> the phase in the paper's text
+PAPER_PHASES = {
+    ("transformer", "weight_decay", 10.0): "Coexistence",
+    ("transformer", "weight_decay", 50.0): "Full Inversion",
+}
+# What goes with another network than the two-layer one: the paper's settings, and quick ones.
+USUAL = {
+    "mlp2": {},
+    "mlp3": {"activation": "relu", "lr": 0.001, "steps": 5000, "log_every": 50},
+    "transformer": {"activation": None, "width": 128, "lr": 0.001, "steps": 3000, "log_every": 50},
+}
+for _settings in (USUAL["mlp3"], USUAL["transformer"]):
+    _settings |= {"train_frac": 0.8, "corruption": 0.2}
+STRENGTHS = {("transformer", "weight_decay"): 50.0, ("mlp3", "dropout"): 0.05}
+STRENGTHS["mlp3", "weight_decay"] = 5.0  # ours: the text says no number
+QUICK_NETS = {
+    "mlp2": {},
+    "mlp3": {"train_frac": 0.8, "lr": 0.003, "steps": 600, "log_every": 20},
+    "transformer": {"width": 64, "train_frac": 0.8, "lr": 0.01, "steps": 500, "log_every": 20},
+}
+QUICK_STRENGTHS = {("transformer", "weight_decay"): 2.0}
 NOT_OF_THE_PAPER = {"seed", "seeds", "log_every", "dtype"}  # flags that leave a figure what it is
 
 
@@ -65,33 +89,45 @@ def arguments(argv=None):
     cli.add_checkpoints(p, 30.0)
     chosen = cli.chosen(p, argv).regularizer
     p.set_defaults(**REGULARIZERS[chosen])
-    args = cli.parse(p, argv, QUICK | {"steps": QUICK_STEPS[chosen]})
+    net = _nets.add_flag(p, argv, USUAL)
+    if (net, chosen) in STRENGTHS:
+        p.set_defaults(strength=STRENGTHS[net, chosen])
+    quick = QUICK | {"steps": QUICK_STEPS[chosen]} | QUICK_NETS[net]
+    if (net, chosen) in QUICK_STRENGTHS:
+        quick["strength"] = QUICK_STRENGTHS[net, chosen]
+    args = cli.parse(p, argv, quick)
+    _nets.check(net, args.activation, chosen == "dropout", chosen == "batchnorm")
     if args.strength is not None and args.regularizer in ("none", "batchnorm"):
         raise cli.InputError(f"--strength means nothing with --regularizer {args.regularizer}")
     return args
 
 
 def points(args):
-    """The networks, one a seed, and a control trained on random labels alone."""
+    """The networks, one a seed, and, of the two-layer network, a control trained on random labels
+    alone."""
     point = {"alpha": args.train_frac, "xi": args.corruption, "seed": args.seed}
     for flag in ("rule", "lr", "p", "width", "task", "activation", "loss", "steps", "batch_size"):
         point[flag] = getattr(args, flag)
     point["batchnorm"] = args.regularizer == "batchnorm"
     if args.regularizer in ("weight_decay", "dropout"):
         point[args.regularizer] = args.strength
+    networks = [point | {"seed": seed} for seed in _seeds.seeds_of(args)]
     control = point | {"xi": 1.0, "rule": "uniform"}
-    return [*(point | {"seed": args.seed + s} for s in range(args.seeds)), control]
+    return [*networks, control] if args.net == "mlp2" else networks
 
 
 def paper_of(args):
     """{result: the paper's number} where the settings are those of its figure."""
-    flags = ["--regularizer", args.regularizer]
+    flags = ["--net", args.net, "--regularizer", args.regularizer]
     if args.strength is not None:
         flags += ["--strength", str(args.strength)]
     wanted = cli.config(arguments(flags))
     here = cli.config(args)
     if any(here[name] != wanted[name] for name in set(wanted) - NOT_OF_THE_PAPER):
         return {}
+    if args.net != "mlp2":
+        known = PAPER_PHASES.get((args.net, args.regularizer, args.strength))
+        return {} if known is None else {"phase": known}
     numbers = PAPER.get((args.regularizer, args.strength), ())
     return dict(zip(("train_accuracy", "test_accuracy", "phase"), numbers, strict=False))
 
@@ -101,12 +137,21 @@ def progress(row):
     return "  ".join(f"{s} {row[f'{s}_accuracy'][0]:.3f}" for s in ("train", "corrupted", "test"))
 
 
+def build(args, dev, order):
+    """The networks, and what is measured of them while they train."""
+    if args.net == "mlp2":
+        memory.require(dev, **memory.labels(dev, args))
+        return ensembles.build(dev, points(args), lambda run: record(run, order))
+    memory.require(dev, **_nets.memory_of(dev, args.net, args.p, args.width, args.seeds))
+    net = _nets.build(args.net, args.p, args.width, args.activation)
+    return ensembles.build(dev, points(args), lambda run: _corrupted_nets.record(run, order), net)
+
+
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
     order = TASKS[args.task](args.p).wave_order  # refuses a task whose waves are not known
-    memory.require(experiment.dev, **memory.labels(experiment.dev, args))
-    run = ensembles.build(experiment.dev, points(args), lambda run: record(run, order))
+    run = build(args, experiment.dev, order)
     experiment.open(run)
     corrupted = run.evaluation.splits["corrupted"][0][0].sum()
     sizes = f"{len(run.data[0][1])} training pairs, {corrupted} of them corrupted"
@@ -114,7 +159,8 @@ def main(argv=None):
     code = experiment.train(run, args.log_every, progress)
     if code is not None:
         return code
-    found = Anatomy(run, args, points(args), order)
+    measured = Anatomy if args.net == "mlp2" else _corrupted_nets.Rows
+    found = measured(run, args, points(args), order)
     results, shown = found.results()
     paper = paper_of(args)
     experiment.finish(results, found.history, found.figures, paper, "paper", shown)

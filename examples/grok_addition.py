@@ -4,6 +4,7 @@
     python examples/grok_addition.py --quick        # p = 59, width 200, decay 2
     python examples/grok_addition.py --loss mse --weight-decay 5 --steps 100    # as in the papers
     python examples/grok_addition.py --quick --seeds 25    # medians and quartiles of 25 networks
+    python examples/grok_addition.py --net transformer    # one block on two tokens; or mlp3
     python examples/grok_addition.py --terms 4      # n1 + n2 + n3 + n4 mod 11, width 1000
 
 The network f = W phi(U1[n1] + ... + US[nS]), phi(x) = x^S, of S = 2 terms unless there are more,
@@ -15,9 +16,11 @@ mse --weight-decay 5 besides --terms 4).
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import _figures_nets  # isort: skip
 import _figures_seeds  # isort: skip
 import _film as film  # isort: skip
 import _memory as memory  # isort: skip
+import _nets  # isort: skip
 import _seeds  # isort: skip
 import numpy as np  # isort: skip
 
@@ -29,27 +32,41 @@ from tinygrok.probes.phases import step_of_99
 from tinygrok.tasks import TASKS
 from tinygrok.training.tables import Training, mean_ipr
 
-USUAL = {  # defaults by the number of terms
+# Defaults by the number of terms, then by network.
+OF_TERMS = {
     2: {},
     3: {"p": 23, "lr": 0.005, "train_frac": 0.3},
     4: {"p": 11, "lr": 0.005, "width": 1000},
 }
-QUICK = {
-    2: {"p": 59, "width": 200, "weight_decay": 2.0},
+QUICK_TERMS = {
+    2: {},
     3: {"width": 200, "weight_decay": 2.0},
     4: {"width": 500, "weight_decay": 2.0},
 }
 MANY_TERMS = ("addition", "multiplication")  # tasks that have more than two where asked
-PAPER_FLAGS = "--loss mse --weight-decay 5 --steps 100"
+USUAL = {
+    "mlp2": {},
+    "mlp3": {"activation": "relu", "weight_decay": 3.0, "steps": 600, "log_every": 20},
+    "transformer": {"width": 128, "weight_decay": 0.5, "steps": 1000, "log_every": 20},
+}
+USUAL["transformer"]["activation"] = None
+QUICK = {
+    "mlp2": {"p": 59, "width": 200, "weight_decay": 2.0},
+    "mlp3": {"p": 59, "width": 200, "steps": 400},
+    "transformer": {"p": 59, "width": 64, "weight_decay": 1.0, "steps": 600},
+}
+PAPER_FLAGS = {
+    "mlp2": "--loss mse --weight-decay 5 --steps 100",
+    "transformer": "--net transformer",
+}
 # Flags that leave the paper's setting what it is.
 NOT_OF_THE_PAPER = {"seed", "seeds", "log_every", "dtype", "animate"}
-PAPER = {  # Figure 2 of arXiv 2310.13061
-    "train_accuracy": "1.000",
-    "test_accuracy": "1.000",
-    "train_loss": "0.0008",
-    "test_loss": "0.0010",
-    "ipr_mean": "0.85",
+PAPER = {  # arXiv 2310.13061: Figure 2, and what the authors' Transformer notebook printed
+    "mlp2": {"train_loss": "0.0008", "test_loss": "0.0010", "ipr_mean": "0.85"},
+    "transformer": {"train_loss": "0.000018", "test_loss": "0.00099"},
 }
+for _numbers in PAPER.values():
+    _numbers |= {"train_accuracy": "1.000", "test_accuracy": "1.000"}
 
 
 def arguments(argv=None):
@@ -77,8 +94,13 @@ def arguments(argv=None):
     film.add_flag(p)
     cli.add_checkpoints(p, 30.0)
     terms = cli.chosen(p, argv).terms
-    p.set_defaults(activation=power(terms), **USUAL[terms])
-    args = cli.parse(p, argv, QUICK[terms])
+    p.set_defaults(activation=power(terms), **OF_TERMS[terms])
+    net = _nets.add_flag(p, argv, USUAL)
+    args = cli.parse(p, argv, QUICK_TERMS[terms] or QUICK[net])
+    _nets.check(net, args.activation, args.dropout)
+    if net != "mlp2" and (terms > 2 or args.animate):
+        flag = "--terms above 2" if terms > 2 else "--animate"
+        raise cli.InputError(f"{flag}: not with --net {net}")
     if args.animate and args.seeds > 1:
         raise cli.InputError(f"--animate shows one network, not --seeds {args.seeds}")
     film.check(args)
@@ -97,19 +119,19 @@ def task_of(args):
 
 def build(args, dev):
     """The run: of one network, or of one for each of several seeds."""
-    sizes = memory.table(dev, args.p, args.width, args.seeds, args.terms)
-    memory.require(dev, **sizes)
+    sizes = args.net, args.p, args.width, args.seeds, args.terms
+    memory.require(dev, **_nets.memory_of(dev, *sizes))
     if args.seeds == 1:
         return network(args, dev, args.seed)
     run = _seeds.together(lambda seed: network(args, dev, seed), _seeds.seeds_of(args))
-    run.extra = _seeds.mean_iprs
+    run.extra = _seeds.mean_iprs if args.net == "mlp2" else _nets.record
     return run
 
 
 def network(args, dev, seed):
     """The run of one network: every random draw comes from a named stream of the seed."""
     task = task_of(args)
-    net = TwoLayerNet(args.p, args.width, args.terms, args.activation)
+    net = _nets.build(args.net, args.p, args.width, args.activation, args.terms)
     weights = net.init(generator(seed, "init"))
     run = Training.on_task(
         net,
@@ -125,7 +147,7 @@ def network(args, dev, seed):
         device=dev,
         betas=(0.9, 0.98),
     )
-    run.extra = mean_ipr
+    run.extra = mean_ipr if args.net == "mlp2" else _nets.record
     return run
 
 
@@ -144,7 +166,9 @@ def measured(history):
 
 
 def as_in_the_paper(args):
-    wanted = cli.config(arguments(PAPER_FLAGS.split()))
+    if args.net not in PAPER:
+        return False
+    wanted = cli.config(arguments(PAPER_FLAGS[args.net].split()))
     here = cli.config(args)
     return all(here[name] == wanted[name] for name in set(wanted) - NOT_OF_THE_PAPER)
 
@@ -160,10 +184,12 @@ def progress(row):
 
 
 def draw(run, path):
-    if run.params.members is None:
+    if run.params.members is not None:
+        _figures_seeds.grokking(run, path)
+    elif type(run.model) is TwoLayerNet:
         run.figure(path)
     else:
-        _figures_seeds.grokking(run, path)
+        _figures_nets.grokking(run, path)
 
 
 def main(argv=None):
@@ -186,14 +212,14 @@ def main(argv=None):
             film.write(run, out / cli.WEIGHTS, out / "grok_addition.gif")
 
     if args.seeds == 1:
-        results = shown = measured(run.history)
+        results = shown = measured(run.history) | _nets.results(run)
     else:
         results = _seeds.summary(map(measured, _seeds.histories(run)))
         shown = _seeds.shown(results, args.steps)
-    paper = PAPER if as_in_the_paper(args) else {}
-    experiment.finish(results, run.history, figures, paper, "paper", shown)
-    if not paper and args.terms == 2:
-        print(f"beside the paper's numbers, in its setting: {PAPER_FLAGS}")
+    paper = PAPER[args.net] if as_in_the_paper(args) else {}
+    experiment.finish(results, _nets.columns(run.history), figures, paper, "paper", shown)
+    if not paper and args.net in PAPER and args.terms == 2:
+        print(f"beside the paper's numbers, in its setting: {PAPER_FLAGS[args.net]}")
     return None
 
 

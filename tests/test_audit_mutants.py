@@ -490,7 +490,7 @@ rotary | ops.attention.rotary_backward
 + return _rotate(dev, dy, table, -1.0, None)
 
 attention | ops.attention.attention_backward
-- dq *= 1 / math.sqrt(qh.shape[-1])
+- dq *= scale
 + dq *= 1
 
 attention | ops.attention.attention_backward
@@ -616,6 +616,26 @@ training four terms | engine.kernels
 two-layer stage | models.chain._backward
 - if o.params:
 + if o.params and not print(end="") and (dy := dy * 2) is not None:
+
+three-layer dropout | models.pairs.ThreeLayerNet.backward
+- dh = dropout_backward(dev, dh, tape["dropout"], dx=dh)
++ pass
+
+three-layer | models.pairs.ThreeLayerNet.backward
+- {"U": g["U"], "W": g["V"]}, accumulate)
++ {"U": g["U"], "W": g["V"]})
+
+two tokens | models.gpt.GPT.backward
+- dlogits = dlogits * self.output_scale
++ pass
+
+attention scale | ops.attention.attention_backward
+- dq *= scale
++ dq *= 1 / math.sqrt(qh.shape[-1])
+
+two tokens ensemble | models.block.norm_backward
+- return dy
++ return 2 * dy
 
 gpt rotary | models.block.Block.attention_sublayer_backward
 - attention.rotary_backward(p.dev, dk, turned_k, dk)

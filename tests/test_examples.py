@@ -343,6 +343,12 @@ REFUSED = {
         "--animate --seeds 2",
         "--seeds 0",
         "--resume",
+        "--net mlp4",
+        "--net transformer --width 130",
+        "--net transformer --activation relu",
+        "--net transformer --dropout 0.1",
+        "--net transformer --terms 3",
+        "--net mlp3 --animate",
         "--terms 1",
         "--terms 5",
         "--terms 3 --task dihedral --p 12",
@@ -390,6 +396,11 @@ REFUSED = {
         "--activation power99999",
         "--width 100000000000",
         "--task composition --p 24",
+        "--net transformer --activation square",
+        "--net transformer --regularizer dropout",
+        "--net transformer --regularizer batchnorm",
+        "--net mlp3 --regularizer batchnorm",
+        "--net mlp3 --strength 1",
     ],
     "phase_diagram": [
         "--activation swish",
@@ -518,8 +529,9 @@ def test_a_checkpoint_of_another_arm_is_refused(tmp_path):
 
 @pytest.mark.parametrize("model", ["resmlp", "mixer", "vgg", "vgg_bn"])
 def test_autoinit_tunes_and_trains_every_model(model, tmp_path):
-    tiny = "--width 8 --depth 1 --tune-steps 3 --tune-batch 32 --steps 2 --batch 8 --augment 1"
-    flags = f"--model {model} {tiny} --inits autoinit --no-plot"
+    tiny = "--width 8 --tune-steps 3 --tune-batch 32 --steps 2 --batch 8 --augment 1"
+    depth = "" if model.startswith("vgg") else "--depth 1"
+    flags = f"--model {model} {tiny} {depth} --inits autoinit --no-plot"
     succeeded(run("autoinit", flags, cwd=tmp_path))
     written = results(tmp_path / "runs/autoinit")["results"]
     assert written["jll_after"] < written["jll_before"]

@@ -59,6 +59,8 @@ ABSURD = {
         "--width 1000000 --seeds 1000",
         "--regularizer batchnorm --width 1000000",
         "--p 1000 --width 100000",
+        "--net mlp3 --width 100000 --seeds 9",
+        "--net transformer --p 1000 --width 100000",
     ],
     "critical_init": [
         "--networks 10000000",
@@ -76,6 +78,8 @@ ABSURD = {
         "--p 1000 --width 100000 --dtype float64",
         "--task dihedral --p 1000 --width 1000000",
         "--threads 1000000",
+        "--net mlp3 --width 1000000",
+        "--net transformer --p 1000 --width 100000",
         "--terms 4 --p 1000",
         "--terms 3 --p 1000 --width 1",
         "--terms 4 --p 97",

@@ -19,6 +19,8 @@ RUNS = {
     " --measure-every 1",
     "convolutions": "autoinit --model vgg --width 8 --inits off --steps 1 --tune-steps 1"
     " --measure-every 1",
+    "two tokens": "grok_addition --net transformer --p 97 --width 256 --steps 1",
+    "three layers": "grok_addition --net mlp3 --p 61 --width 2000 --steps 1",
     "a step": "benchmark --only tinygrok --p 97 --width 2000",
     "three terms": "grok_addition --terms 3 --p 101 --width 50 --steps 1",
     "four terms": "grok_addition --terms 4 --p 29 --width 50 --steps 1",

@@ -28,6 +28,7 @@ _NAMES = {
     "ops.loss": "LOSSES",
     "models.mlp": "TwoLayerNet",
     "models.gpt": "GPT",
+    "models.pairs": "PairTransformer ThreeLayerNet",
     "models.tokens": "Tokens",
     "models.chain": "Chain",
     "models.vision": "deep_mlp mixer resmlp vgg",

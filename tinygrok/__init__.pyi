@@ -27,6 +27,8 @@ from .models.inspect import run_with_tape as run_with_tape
 from .models.interop import from_torch_state_dict as from_torch_state_dict
 from .models.interop import to_torch_state_dict as to_torch_state_dict
 from .models.mlp import TwoLayerNet as TwoLayerNet
+from .models.pairs import PairTransformer as PairTransformer
+from .models.pairs import ThreeLayerNet as ThreeLayerNet
 from .models.tokens import Tokens as Tokens
 from .models.vision import deep_mlp as deep_mlp
 from .models.vision import mixer as mixer

@@ -9,7 +9,7 @@ import numpy as np
 from ..criticality.autoinit import jacobian_loss, sphere
 from ..engine.params import Arena
 from ..engine.rng import mask_keys
-from ..models import chain, gpt, mlp, tokens, vision
+from ..models import chain, gpt, mlp, pairs, tokens, vision
 from ..models.protocol import TRAINING, Mode
 from ..training import batches, objective
 from .case import COMPLEX, Case, Tensors, cpu_device, even
@@ -54,10 +54,12 @@ def _network(name: str, net, read: Callable, lead: tuple = (), mode: Mode = TRAI
     return case
 
 
-def _two_layer(name, kind, members=0, size="4x3x6", rate=0.0, train=True, **options) -> Case:
+def _two_layer(
+    name, kind, members=0, size="4x3x6", rate=0.0, train=True, network=mlp.TwoLayerNet, **options
+) -> Case:
     """size: p, width and number of inputs."""
     p, width, count = sizes(size)
-    net = mlp.TwoLayerNet(p, width, activation=kind, **options)
+    net = network(p, width, activation=kind, **options)
     lead = (members,) if members else ()
     keys = mask_keys(range(members) if members else 0, step=1)
     inputs = seeded(name).integers(0, p, (net.terms, count))
@@ -70,6 +72,15 @@ def _gpt(name: str, size=(4, 2, 2), select=None, lead: tuple = (), **options) ->
     net = gpt.GPT(3, *size, context=8, **options)
     rows = seeded(name).integers(0, 3, (*lead, 2, 7))
     return _network(name, net, lambda dev: tokens.Tokens(dev, rows, 3, select), lead)
+
+
+_three_layer = partial(_two_layer, network=pairs.ThreeLayerNet)
+
+
+def _two_tokens(name: str, lead: tuple = ()) -> Case:
+    net = pairs.PairTransformer(3, 4, 2)
+    inputs = seeded(name).integers(0, 3, (*lead, 2, 7))
+    return _network(name, net, lambda dev: net.prepare(dev, inputs), lead)
 
 
 IMAGE = (4, 4, 2)
@@ -221,6 +232,12 @@ BUILDERS: dict[str, Callable[[str], Case]] = {
     "two-layer three terms": partial(_two_layer, kind=None, members=2, terms=3),
     "two-layer four terms": partial(_two_layer, kind=None, rate=0.4, terms=4),
     "two-layer stage": partial(_stage, net=mlp.TwoLayerNet(3, 4, batchnorm=True), x="5x4"),
+    "three-layer": partial(_three_layer, kind="tanh", members=2, size="7x11x19", terms=3),
+    "three-layer relu": partial(_three_layer, kind="relu"),
+    "three-layer dropout": partial(_three_layer, kind="gelu", members=2, rate=0.4),
+    "three-layer stage": partial(_stage, net=pairs.ThreeLayerNet(3, 4, activation="tanh"), x="5x4"),
+    "two tokens": _two_tokens,
+    "two tokens ensemble": partial(_two_tokens, lead=(2,)),
     "gpt rotary": partial(_gpt, select=slice(1, None, 2)),
     "gpt learned": partial(_gpt, positions="learned", shift=False),
     "gpt digits": partial(_gpt, positions="digits", digits=3, activation="gelu", select=(0, 3)),

@@ -161,7 +161,9 @@ def _rotary(name: str, x: str, positions: slice | list = slice(None)) -> Case:
     return pair(name, "rotary", inputs, angles, layout=np.array)  # pairs stand side by side
 
 
-def _attention(name: str, k: str, heads: int, queries: Sequence[int] = (), causal=True) -> Case:
+def _attention(
+    name: str, k: str, heads: int, queries: Sequence[int] = (), causal=True, scale=None
+) -> Case:
     """Keys and values of a shape; queries at all positions, or some."""
     *lead, T, C = sizes(k)
     at = queries or range(T)
@@ -169,7 +171,7 @@ def _attention(name: str, k: str, heads: int, queries: Sequence[int] = (), causa
     mask = partial(attention.causal_mask_host, queries=at, keys=T) if causal else None
     whole = queries or not causal
     blocks = attention.WHOLE if whole else partial(attention.causal_blocks, T=T)
-    options = {"blocks": blocks}
+    options = {"blocks": blocks, "scale": scale}
     return pair(name, "attention", inputs, heads, mask, options=options, dx="")
 
 
@@ -231,6 +233,7 @@ OPERATIONS: dict[str, Callable[[str], Case]] = {
     "attention ensemble": partial(_attention, k="2x2x4x4", heads=2),
     "attention some queries": partial(_attention, k="2x2x4x4", heads=2, queries=(1, 2)),
     "attention not causal": partial(_attention, k="2x4x4", heads=2, causal=False),
+    "attention scale": partial(_attention, k="2x4x4", heads=2, scale=0.3),
     "attention many heads": partial(_attention, k="2x7x18", heads=6),
     "attention long": partial(_attention, k="2x131x2", heads=1),
     "conv": partial(_conv, x="2x4x5x2", w="3x3x2x3", pad=1),

@@ -2,8 +2,8 @@
 
 The mathematics stands in four functions, attention and MLP each with its backward below; how a pass
 is made (buffers, selected positions, keys of earlier tokens, records) in BlockPass. The norm is
-LayerNorm in three functions, and nothing else here or in the decoder knows that: another one
-changes these three. f'(dy) in a formula is the backward of f: its transposed Jacobian times dy.
+LayerNorm, or none, in three functions, and nothing else here or in the decoder knows that: another
+one changes these three. f'(dy) in a formula is the backward of f: its transposed Jacobian times dy.
 """
 
 from collections.abc import Callable
@@ -110,8 +110,10 @@ def _add_at(p: BlockPass, x: Array, update: Array) -> None:
 # -- layers by the names of their parameters -------------------------------------------------------
 
 
-def norm_shapes(name: str, C: int, shift: bool) -> Shapes:
-    """Parameters of a norm over C channels, with a shift or not."""
+def norm_shapes(name: str, C: int, shift: bool, norm: bool) -> Shapes:
+    """Parameters of a norm over C channels, with a shift or not; {} where there is no norm."""
+    if not norm:
+        return {}
     shapes: Shapes = {name + ".gain": (C,)}
     if shift:
         shapes[name + ".shift"] = (C,)
@@ -119,8 +121,11 @@ def norm_shapes(name: str, C: int, shift: bool) -> Shapes:
 
 
 def norm_forward(p: BlockPass, name: str, h: Array) -> tuple[Array, tuple]:
-    """y = LayerNorm(h) (ops.norm.layernorm_forward), and the cache"""
-    gain = p.w[p.name + name + ".gain"]
+    """y = LayerNorm(h) (ops.norm.layernorm_forward), and the cache; without a gain y = h, a copy,
+    since h goes on to change in place"""
+    gain = p.w.get(p.name + name + ".gain")
+    if gain is None:
+        return copy_to(p.dev, h, p.keep(name, h.shape)), ()
     shift = p.w.get(p.name + name + ".shift")
     xhat = p.keep(name + ".xhat", h.shape)
     out = p.keep(name, h.shape)
@@ -131,7 +136,9 @@ def norm_backward(p: BlockPass, name: str, dy: Array, cache: tuple) -> Array:
     """dh = rstd (dxhat - mean(dxhat) - xhat mean(dxhat xhat)),  dxhat = gain dy
 
     in the memory of dy; means over the channels. dgain = sum of dy xhat and dshift = sum of dy over
-    the rows go to p.g (ops.norm.layernorm_backward)."""
+    the rows go to p.g (ops.norm.layernorm_backward). Without a norm dh = dy."""
+    if not cache:
+        return dy
     dgain = p.g[p.name + name + ".gain"]
     dshift = p.g.get(p.name + name + ".shift")
     return norm.layernorm_backward(p.dev, dy, cache, dgain, dshift, dx=dy, accumulate=p.accumulate)
@@ -178,8 +185,9 @@ class Block:
     """h += Attn(LN1(h)), then h += MLP(LN2(h)): what all blocks of a decoder have in common.
 
     Attn: [q | k | v] = x W + b, W (C, 3C), causal attention of H heads, output matrix (C, C).
-    MLP: C -> 4C, phi, 4C -> C. With rotary positions q and k are turned. Which block's parameters
-    are meant, BlockPass.name says.
+    MLP: C -> 4C, phi, 4C -> C. With rotary positions q and k are turned; norm=False leaves LN1
+    and LN2 out; scale is that of attention_forward. Which block's parameters are meant,
+    BlockPass.name says.
     """
 
     width: int
@@ -189,6 +197,8 @@ class Block:
     bias: bool
     shift: bool
     rotary: bool
+    norm: bool = True
+    scale: float | None = None
 
     def __post_init__(self):
         self._angles: dict[Device, attention.Rotary] = {}
@@ -199,10 +209,10 @@ class Block:
         """Parameters of one block."""
         C = self.width
         return {
-            **norm_shapes("ln1", C, self.shift),
+            **norm_shapes("ln1", C, self.shift, self.norm),
             **linear_shapes("attn.qkv", C, 3 * C, self.bias),
             **linear_shapes("attn.out", C, C, self.bias),
-            **norm_shapes("ln2", C, self.shift),
+            **norm_shapes("ln2", C, self.shift, self.norm),
             **linear_shapes("mlp.in", C, 4 * C, self.bias),
             **linear_shapes("mlp.out", 4 * C, C, self.bias),
         }
@@ -331,7 +341,7 @@ class Block:
 
         edit = None if p.edit is None else partial(p.edit, p.name + "attn.pattern")
         y, cache = attention.attention_forward(
-            p.dev, q, k, v, self.heads, mask, y, pattern, edit, blocks
+            p.dev, q, k, v, self.heads, mask, y, pattern, edit, blocks, self.scale
         )
         if p.edit is not None:
             p.edit(p.name + "attn.out", y)

@@ -30,6 +30,8 @@ class GPT:
                 "digits": + P[t // digits] + D[t mod digits], P (ceil(context/digits), C), D
                 (digits, C)
     bias        biases of the linear layers;  shift: bias of the LayerNorms
+    norm        False: no LayerNorm anywhere;  scale: of attention (None: 1/sqrt of a head's size)
+    output_scale   a factor of the logits
     tied        the output matrix is E; otherwise a matrix of its own, (V, C) too
     residual    the matrices whose initial scale is divided by sqrt(2 depth): they write into the
                 residual stream
@@ -67,6 +69,9 @@ class GPT:
     tied: bool = True
     residual: tuple[str, ...] = ("mlp.out",)
     recompute: bool = False
+    norm: bool = True
+    scale: float | None = None
+    output_scale: float = 1.0
 
     buffers = Shapes()  # no state besides the parameters
     batchnorm = False
@@ -81,9 +86,9 @@ class GPT:
         if self.width % self.heads or (rotary and self.width // self.heads % 2):
             even = " of even size" if rotary else ""
             raise InputError(f"width {self.width} does not split into {self.heads} heads{even}")
-        self.block = Block(
-            self.width, self.heads, self.context, self.activation, self.bias, self.shift, rotary
-        )
+        sizes = self.width, self.heads, self.context
+        options = self.bias, self.shift, rotary, self.norm, self.scale
+        self.block = Block(*sizes, self.activation, *options)
         self.output = "embed.token" if self.tied else "head"
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
         self.no_decay = tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
@@ -126,7 +131,7 @@ class GPT:
         for i in range(self.depth):
             for name, shape in self.block.shapes.items():
                 shapes[f"blocks.{i}.{name}"] = shape
-        shapes |= norm_shapes("final", C, self.shift)
+        shapes |= norm_shapes("final", C, self.shift, self.norm)
         if not self.tied:
             shapes["head"] = (self.vocab, C)
         return shapes
@@ -235,13 +240,16 @@ class GPT:
     def backward(self, dev: Device, dlogits: Array, tape: dict, g: dict, accumulate=False) -> None:
         """Write the gradient of every parameter into g, or add to g (a further shard of the batch).
 
-        x = LNf(h), z = x E^T:  dx = dz E,  dE = dz^T x.  dh = LNf'(dx) goes through every block,
-        last to first, to the embeddings: row n of dE gets the sum of dh over all places of token n
-        (tied: added to dz^T x; otherwise dz^T x is the gradient of the output matrix).
+        x = LNf(h), z = x E^T:  dx = dz E,  dE = dz^T x, with s dz for dz where output_scale is s.
+        dh = LNf'(dx) goes through every block, last to first, to the embeddings: row n of dE gets
+        the sum of dh over all places of token n (tied: added to dz^T x; otherwise dz^T x is the
+        gradient of the output matrix).
         """
         run = tape["pass"]._replace(g=g, accumulate=accumulate)
         tokens = tape["tokens"]
         x = tape["final"]
+        if self.output_scale != 1:
+            dlogits = dlogits * self.output_scale
         matmul(dev, dlogits, x, g[self.output], ta=True, accumulate=accumulate)
         dx = run.buffer("d.final", x.shape)
         dx = matmul(dev, dlogits, run.w[self.output], dx)
@@ -263,6 +271,8 @@ class GPT:
         x, norm = norm_forward(p, "final", h)
         z = p.buffer("logits", (*x.shape[:-1], self.vocab))
         z = matmul(p.dev, x, p.w[self.output], z, tb=True)
+        if self.output_scale != 1:
+            z *= self.output_scale
         return z, {"final": x, "final.norm": norm, "logits": z}
 
     def _at(self, run: BlockPass, i: int, select: Array | slice | None) -> BlockPass:

@@ -251,8 +251,8 @@ def _gpt_host(
 def to_torch_state_dict(model: GPT | TwoLayerNet, weights: dict) -> dict:
     """The state dict that the authors' class of this model loads, as host arrays.
 
-    For PyTorch: torch.from_numpy each; for a file: np.savez. Raises InputError for a chain, which
-    has no class there.
+    For PyTorch: torch.from_numpy each; for a file: np.savez. Raises InputError for other networks,
+    whose classes are not known here.
 
     >>> import numpy as np
     >>> net = GPT.numbers(vocab=16, width=8, depth=1, heads=2, context=6)
@@ -260,10 +260,10 @@ def to_torch_state_dict(model: GPT | TwoLayerNet, weights: dict) -> dict:
     >>> state["transformer.h.0.mlp.c_fc.weight"].shape  # (out, in)
     (32, 8)
     """
-    if isinstance(model, TwoLayerNet):
+    if type(model) is TwoLayerNet:
         names = _fcn_names(model)
         return {names[name]: _to_torch_host(name, x).copy() for name, x in weights.items()}
-    if not isinstance(model, GPT):
+    if type(model) is not GPT:
         raise InputError(f"no class of the papers for {model!r}: give a GPT or a TwoLayerNet")
     rotary = model.positions == "rotary"
     state = {}

@@ -120,12 +120,13 @@ def attention_forward(
     pattern=None,
     edit: Callable[[Array], None] | None = None,
     blocks=WHOLE,
+    scale: float | None = None,
 ):
-    """y = A v,  A = softmax(q k^T / sqrt D + mask), head by head
+    """y = A v,  A = softmax(scale q k^T + mask), head by head;  scale = 1/sqrt D unless given
 
     q (..., B, Tq, C)   k, v (..., B, T, C)   y (..., B, Tq, C)   A (H, ..., B, Tq, T)
     mask (Tq, T); None: every query sees every key.
-    q, k, v may be slices of one array; q is overwritten by q / sqrt D. out, pattern: for y and A.
+    q, k, v may be slices of one array; q is overwritten by scale q. out, pattern: for y and A.
     edit(A) may change A, as (..., B, H, Tq, T), in place before the product; backward does not know
     of that.
     blocks: causal_blocks leaves out what lies above the diagonal of a causal mask, here and in
@@ -134,7 +135,8 @@ def attention_forward(
     """
     y = dev.empty(q.shape) if out is None else out
     qh, kh, vh, yh = (_split(dev, x, heads) for x in (q, k, v, y))
-    q *= 1 / math.sqrt(qh.shape[-1])
+    scale = 1 / math.sqrt(qh.shape[-1]) if scale is None else scale
+    q *= scale
     shape = (*qh.shape[:-1], kh.shape[-2])
     att = dev.empty(shape) if pattern is None else pattern
     for a, b in blocks:
@@ -154,18 +156,18 @@ def attention_forward(
         queries = slice(a, b)
         keys = slice(b)
         matmul(dev, att[..., queries, keys], _at(vh, keys), _at(yh, queries))
-    return y, (q, k, v, att, y, blocks)
+    return y, (q, k, v, att, y, blocks, scale)
 
 
 def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Array, dv: Array):
     """dv = A^T dy        dA = dy v^T        dS_ts = A_ts (dA_ts - sum_r A_tr dA_tr)
 
-    dq = dS k / sqrt D        dk = dS^T q / sqrt D, with A = softmax(S), S = q k^T / sqrt D + mask:
+    dq = scale dS k        dk = scale dS^T q, with A = softmax(S), S = scale q k^T + mask:
     A_tr has the derivative A_tr ([r = s] - A_ts) by S_ts. The sum over the keys r of a query t
     needs no dA: sum_r A_tr <dy_t, v_r> = <dy_t, sum_r A_tr v_r> = <dy_t, y_t>, products over the
     channels of the head. Writes dq, dk, dv, which may be slices of one array.
     """
-    q, k, v, att, y, blocks = cache  # this q is q / sqrt D already
+    q, k, v, att, y, blocks, scale = cache  # this q is scale q already
     heads = att.shape[0]
     arrays = (q, k, v, y, dy, dq, dk, dv)
     qh, kh, vh, yh, dyh, dqh, dkh, dvh = (_split(dev, x, heads) for x in arrays)
@@ -178,7 +180,7 @@ def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Arra
         matmul(dev, _at(dyh, queries), _at(vh, keys), ds, tb=True)  # dA
         row_kernels.softmax_backward(dev, _at(dyh, queries), _at(yh, queries), p, ds, ds)
         matmul(dev, ds, _at(kh, keys), _at(dqh, queries))
-    dq *= 1 / math.sqrt(qh.shape[-1])
+    dq *= scale
     for a, b in blocks:
         keys = slice(a, b)
         queries = slice(a, None)  # those that see them

@@ -1,5 +1,7 @@
 """Neurons in the Fourier basis: spectra and the inverse participation ratio."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..engine.border import integers
@@ -63,3 +65,37 @@ def mean_known(x: np.ndarray) -> float:
     """Mean of the entries that are not nan (the IPR of a dead neuron is); nan when none is left."""
     known = x[~np.isnan(x)]
     return float(known.mean()) if known.size else np.nan
+
+
+def answer_means(logits: np.ndarray, labels: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """(p, C) mean logits of all inputs with the same answer; logits (B, C), labels (B,).
+
+    order   the answers, along which there are waves (ModularTask.wave_order): 0, 1, ... of sums"""
+    return np.stack([logits[labels == answer].mean(axis=0) for answer in order])
+
+
+def answer_waves(means: np.ndarray, frequencies: Sequence[int]) -> np.ndarray:
+    """The waves cos(2 pi k y/p), sin(2 pi k y/p) of the answer y = 0, 1, ... in answer_means, of
+    some frequencies k: what the logits have along these directions, (p, C).
+
+    With y = n1 + n2 mod p and the key frequencies K of a network:
+    restricted logits  z(n1, n2) <- answer_waves(means, [0, *K])[y]                0: the constant
+    excluded logits    z(n1, n2) <- z(n1, n2) - answer_waves(means, K)[y]
+    The loss of the restricted logits (of all pairs) says how well the network would do by these
+    waves alone, that of the excluded ones (of training pairs) how well without them: the first
+    falls and the second rises before the test loss falls.
+    Source: Nanda et al., arXiv 2301.05217, section 5.1 (its code projects on the same directions,
+    and excludes one frequency at a time).
+
+    >>> n1, n2 = np.divmod(np.arange(49), 7)
+    >>> y = (n1 + n2) % 7
+    >>> logits = np.cos(2 * np.pi * 3 * (y[:, None] - np.arange(7)) / 7) + (n1 == 2)[:, None]
+    >>> means = answer_means(logits, y, range(7))
+    >>> excluded = logits - answer_waves(means, [3])[y]
+    >>> bool(np.abs(excluded - (n1 == 2)[:, None]).max() < 1e-12)
+    True
+    """
+    F = np.fft.rfft(means, axis=0)
+    kept = np.zeros_like(F)
+    kept[frequencies] = F[frequencies]
+    return np.fft.irfft(kept, n=len(means), axis=0)

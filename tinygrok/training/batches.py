@@ -14,6 +14,7 @@ from ..engine.device import Array, Device
 from ..models.chain import Chain
 from ..models.gpt import GPT
 from ..models.mlp import TwoLayerNet
+from ..models.pairs import PairTransformer
 from ..models.tokens import Tokens
 
 # Bytes of the widest activation of a shard. CPU: it shares a cache of a few MiB with what is made
@@ -24,6 +25,7 @@ SHARD_IMAGES = 16
 GROUPS = 4  # shards are summed in at most this many groups, whatever the number of threads
 
 Labelled = tuple[np.ndarray, np.ndarray]  # host inputs and their labels
+TableNet = TwoLayerNet | PairTransformer  # what trains on tables
 EVERY_ROW = slice(None)
 
 
@@ -87,9 +89,7 @@ class TableBatch:
 
     norm: int | None = None
 
-    def __init__(
-        self, dev: Device, model: TwoLayerNet, data: Sequence[Labelled], whole: bool = False
-    ):
+    def __init__(self, dev: Device, model: TableNet, data: Sequence[Labelled], whole: bool = False):
         self.data = [_sorted(inputs, target, model.classes) for inputs, target in data]
         self.sizes = [len(target) for _, target in self.data]
         self.whole: Shard | None = None
@@ -98,7 +98,7 @@ class TableBatch:
             self._stack(dev, model)
         self._shards = [_table_shards(dev, model, *member, whole) for member in self.data]
 
-    def _stack(self, dev: Device, model: TwoLayerNet) -> None:
+    def _stack(self, dev: Device, model: TableNet) -> None:
         """Members side by side for a GPU: (E, S, B) and (E, B), shorter ones padded with rows of
         weight 0."""
         inputs, target = self.data[0]
@@ -139,7 +139,7 @@ def _padded(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def _table_shards(
-    dev: Device, model: TwoLayerNet, inputs: np.ndarray, target: np.ndarray, whole: bool
+    dev: Device, model: TableNet, inputs: np.ndarray, target: np.ndarray, whole: bool
 ) -> list[Shard]:
     rows = len(target)
     wanted = rows * model.width * dev.dtype.itemsize / TABLE_SHARD_BYTES[dev.kind]

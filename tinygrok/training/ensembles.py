@@ -26,7 +26,7 @@ from ..probes.phases import phase, two_stages
 from ..tasks import TASKS
 from ..tasks.corruption import corrupt
 from ..tasks.modular import ModularTask
-from .batches import Labelled
+from .batches import Labelled, TableNet
 from .checkpoint import fit_in_pack
 from .loop import NonFiniteLoss
 from .tables import Evaluation, Training
@@ -91,16 +91,22 @@ def pack_size(dev: Device, point: dict, processes: int = 1) -> int:
 
 
 def build(
-    dev: Device, points: list[dict], extra: Callable[[Training], dict] = lambda run: {}
+    dev: Device,
+    points: list[dict],
+    extra: Callable[[Training], dict] = lambda run: {},
+    net: TableNet | None = None,
 ) -> Training:
     """The ensemble of a pack: every member has its own split, corruption, initial weights and
-    hyperparameters, all drawn from streams of its own seed."""
+    hyperparameters, all drawn from streams of its own seed.
+
+    net   in place of the two-layer network of the points' width, activation and batchnorm"""
     points = [complete(point) for point in points]
     common = points[0]
     if any(_common(point) != _common(common) for point in points):
         raise InputError("the members of a pack must share all settings but " + ", ".join(OWN))
     task = TASKS[common["task"]](common["p"])
-    net = TwoLayerNet(**{name: common[name] for name in ("p", "width", "activation", "batchnorm")})
+    sizes = {name: common[name] for name in ("p", "width", "activation", "batchnorm")}
+    net = TwoLayerNet(**sizes) if net is None else net
     params = Arena(dev, net.shapes, len(points))
     for e, point in enumerate(points):
         params.load(net.init(generator(point["seed"], "init")), e)

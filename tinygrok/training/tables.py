@@ -16,7 +16,7 @@ from ..models.mlp import TwoLayerNet
 from ..ops.dropout import check_rate_host
 from ..probes.fourier import mean_known, neuron_ipr
 from ..tasks.modular import ModularTask, TaskError
-from .batches import Batch, Labelled, TableBatch
+from .batches import Batch, Labelled, TableBatch, TableNet
 from .loop import Run, equip
 from .objective import Objective
 
@@ -92,13 +92,13 @@ class Training(Run):
     ([0, 10, 20], 1.0)
     """
 
-    model: TwoLayerNet
+    model: TableNet
     order: np.ndarray | None = None  # along which neurons are waves; None: not known
 
     def __init__(
         self,
         dev: Device,
-        model: TwoLayerNet,
+        model: TableNet,
         optimizer: Optimizer,
         data: Sequence[Labelled],
         evaluation: Evaluation,
@@ -132,7 +132,7 @@ class Training(Run):
     @classmethod
     def on_task(
         cls,
-        model: TwoLayerNet,
+        model: TableNet,
         task: ModularTask,
         fraction: float = 0.5,
         seed: int = 0,
@@ -203,9 +203,11 @@ class Training(Run):
         """Losses, accuracies, mean IPR if it was recorded, learned neurons, and all of them at the
         start and now.
 
-        Raises InputError for an ensemble."""
+        Raises InputError for an ensemble, and for another network than TwoLayerNet."""
         if self.params.members is not None:
             raise InputError("the figure shows one network, not an ensemble")
+        if type(self.model) is not TwoLayerNet:
+            raise InputError(f"the figure shows a two-layer network, not {self.model!r}")
         from ..plots import modular_polynomials
 
         loss = f"{self.objective.loss.replace('_', '-')} loss"
