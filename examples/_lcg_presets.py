@@ -22,15 +22,16 @@ PRESETS["paper-2^32"] |= {"pool": 1024, "beta2": 0.98, "batch": 512, "warmup": 5
 FLOORS = {"paper-2048-unseen": 1 / 100, "paper-2^16": 1 / 5000, "paper-2^32": 1 / 1000}
 
 # Moduli that were never trained on, with a mixture of families (tinygrok/tasks/lcg_families.py).
-# Three blocks: two do not learn it. First a = 1, then multipliers of small order too.
-MIXED = {"mode": "unseen", "depth": 3, "heads": 4, "width": 96, "lr": 3e-3, "steps": 5000}
-MIXED |= {"positions": "rotary", "optimizer": "muon", "hold": 0.4}
+# First a = 1, then multipliers of small order too. The more blocks the better: see the numbers.
+MIXED = {"mode": "unseen", "depth": 4, "heads": 4, "width": 96, "lr": 3e-3, "steps": 5000}
+MIXED |= {"positions": "rotary", "optimizer": "muon", "hold": 0.8}
 MIXED |= {"start": ["wrap=1"], "mixture": ["wrap=0.2", "full=0.4", "free=0.4"], "ramp": [300, 1000]}
 # Of middle richness in multipliers, then three powers of primes.
 HELD_OUT = [176, 160, 147, 135, 108, 98, 128, 125, 81]
 PRESETS["unseen"] = MIXED | {"moduli": [65, 256], "context": 64, "test_moduli": HELD_OUT}
 QUICK_UNSEEN = MIXED | {"moduli": [45, 160], "context": 32, "test_moduli": [54, 75, 100, 112]}
 QUICK_UNSEEN |= {"mixture": ["wrap=1"], "width": 64, "batch": 96, "steps": 900}
+QUICK_UNSEEN |= {"depth": 3, "hold": 0.4}
 
 # Generators that hide their state (tinygrok/tasks/pcg.py): they show 5, or 4, of its 10 bits.
 HIDDEN = {"modulus": 2**10, "context": 96, "batch": 32, "depth": 2, "heads": 4, "width": 64}
