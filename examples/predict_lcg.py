@@ -31,6 +31,7 @@ from _shares import shares
 
 from tinygrok.engine.rng import generator
 from tinygrok.tasks.lcg_families import FAMILIES
+from tinygrok.tasks.modular import prime_factors
 from tinygrok.tasks.pcg import OUTPUTS
 from tinygrok.training.sequences import SequenceTraining
 
@@ -163,6 +164,9 @@ def measured(data, tests, run, main_sets):
         last = [found[name][0]["accuracy_last"] for name in main_sets]
         results["accuracy_last_each"] = dict(zip(main_sets, last, strict=True))
         results["accuracy_last_mean"] = float(np.mean(last))
+        moduli = [int(name.split(",")[0]) for name in main_sets]
+        several = [x for m, x in zip(moduli, last, strict=True) if len(prime_factors(m)) > 1]
+        results["accuracy_last_mean_of_several_primes"] = float(np.mean(several or [np.nan]))
         results["accuracy_last_least"] = min(last)
     results["parameters"] = run.model.size
     results["loss_first"] = float(run.history["train_loss"][0].mean())
