@@ -55,7 +55,7 @@ def check(args):
 
 
 def mse_at_paper_scale(mse, terms, p):
-    """The MSE of logits of 1/N, as in the paper's table, where its formula gives 2^S/(N S!).
+    """The MSE of logits of 1/N, which fits the paper's table, where its formula gives 2^S/(N S!).
 
     With the mean right logit 1 and wrong logits 0, times c = S!/2^S: c^2 mse + (1 - c)^2/p."""
     scale = math.factorial(terms) / 2**terms
@@ -75,14 +75,14 @@ def accuracy(dev, p, terms, width, phases, seed):
 
 
 def widths_of(p, terms):
-    """Widths around N*, for random phases."""
+    """Widths around N* of all inputs, for random phases."""
     full = random_width(p, terms)
     return sorted({max(1, round(share * full)) for share in SHARES})
 
 
 def by_width(args, dev, folder):
-    """{S: {"predicted", "widths", "accuracies" (a list of draws a width), "exact"}}; exact: one
-    frequency alone, then all of them."""
+    """{S: {"predicted", "widths", "accuracies" (a list of draws a width), "exact"}}; predicted: for
+    as many inputs as are run; exact: one frequency alone, then all of them."""
     curves = {}
     for terms in range(1, args.terms + 1):
         widths = widths_of(args.p, terms)
@@ -99,7 +99,7 @@ def by_width(args, dev, folder):
         for width in (group_size(terms), None):
             path = folder / f"exact-{terms}-{width}.json"
             exact.append(kept(path, accuracy, dev, args.p, terms, width, "exact", args.seed))
-        predicted = random_width(args.p, terms)
+        predicted = random_width(args.p, terms, min(INPUTS, args.p**terms))
         curves[terms] = {"predicted": predicted, "widths": widths, "accuracies": accuracies}
         curves[terms]["exact"] = exact
     return curves
@@ -200,9 +200,7 @@ def show_polynomials(args, rows):
         exact = f"{100 * row['exact_accuracy']:g} %, MSE {row['exact_mse']:.1e}"
         numbers = f"{100 * row['accuracy']:>11.3f}{row['mse']:>14.5f}{scaled:>22}"
         print(f"{name:<49}{numbers}{row['paper_mse']:>10}   {exact}")
-    print(
-        "the paper's MSE is that of logits 1/N, 3/4 of what its formula 2^S/(N S!) gives at S = 3"
-    )
+    print("the paper's values fit logits of 1/N, 3/4 of what its formula 2^S/(N S!) gives at S = 3")
 
 
 # -- both ------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from _figures_seeds import band
-from _neuron_classes import CLASSES, counts
+from _neuron_classes import CLASSES, FLOWS, counts
 from _neuron_spectra import MULTIPLES, PARTS
 from _seeds import quartiles
 
@@ -16,7 +16,7 @@ COLORS = {"idle": "0.6", "memorising": ORANGE, "generalising": TEST}
 
 def dynamics(found: dict, path: Path) -> None:
     """A column for every decay: IPR of the neurons of its first network by step, how many of each
-    class, what became of the memorising ones.
+    class, what became of the memorising ones and of all.
 
     found {decay: {"histories": [...], "kinds": [...], "flows": [...]}}"""
     fig = figure(max(2.9 * len(found), 4.5) + 0.8, 8.4)
@@ -36,7 +36,8 @@ def dynamics(found: dict, path: Path) -> None:
     label(axes[1, 0], 8, ylabel="neurons")
     axes[2, 0].set_ylabel("share of them")
     fig.colorbar(drawn, ax=axes[0], label="IPR")
-    fig.suptitle(f"IPR of a network's neurons; their classes, {_seeds(found)}", fontsize=9)
+    title = f"IPR of the first network's neurons; classes, {_seeds(found)}: medians, bars: means"
+    fig.suptitle(title, fontsize=9)
     save(fig, path)
 
 
@@ -50,17 +51,24 @@ def _heat_map(ax, history: dict):
 
 
 def _flows(ax, flows: list[dict]) -> None:
-    """Stacked: what became of memorising, and what were generalising neurons, means over seeds."""
-    names = ("memorising_become", "generalising_were")
-    shares = np.array([[flow[name] for name in names] for flow in flows])  # (seeds, 2, 3)
-    means = np.nan_to_num(shares).mean(axis=0)
-    bottom = np.zeros(2)
+    """Stacked: what became of memorising, and what were generalising neurons; all beside them."""
+    means = mean_flows(flows)
+    x = (0, 0.8, 2, 2.8)
+    bottom = np.zeros(len(x))
     for i, kind in enumerate(CLASSES):
-        ax.bar((0, 1), means[:, i], 0.6, bottom, color=COLORS[kind])
+        ax.bar(x, means[:, i], 0.7, bottom, color=COLORS[kind])
         bottom = bottom + means[:, i]
-    ends = ("memorising at their peak:\nat the end", "generalising at the end:\nat the peak")
-    ax.set_xticks((0, 1), ends, fontsize=7)
-    ax.set(ylim=SHARE)
+    ax.set_xticks(x, ("memorising\nat the peak", "all", "generalising\nat the end", "all"))
+    ax.tick_params(axis="x", labelsize=6)
+    ax.set(ylim=SHARE, xlabel="at the end                     at the peak")
+
+
+def mean_flows(flows: list[dict]) -> np.ndarray:
+    """(4, 3) shares of the classes, means over the seeds that have such neurons; 0 where none
+    has."""
+    shares = np.array([[flow[name] for name in FLOWS] for flow in flows])  # (seeds, 4, 3)
+    known = (~np.isnan(shares)).sum(axis=0)
+    return np.nan_to_num(shares).sum(axis=0) / np.maximum(known, 1)
 
 
 def spectra(found: dict, p: int, path: Path) -> None:
@@ -83,7 +91,7 @@ def spectra(found: dict, p: int, path: Path) -> None:
         column[1].set(xlabel="multiple of the main frequency", yscale="log")
     label(axes[0, 0], 8, above=1, ylabel="share of the logits' power\nthat is not the answer")
     label(axes[1, 0], 8, ylabel="share of the power,\nperiodic neurons")
-    title = "what cancels unwanted terms: networks with a part changed; spectra"
+    title = "how much of the logits is not the answer when a part is changed; spectra"
     fig.suptitle(f"{title}, {_seeds(found)}", fontsize=9)
     save(fig, path)
 

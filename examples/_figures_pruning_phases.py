@@ -19,14 +19,16 @@ ROWS = ("lowest", "highest")
 def phases(groups: dict, shares: np.ndarray, p: int, path: Path) -> None:
     """Accuracy by step; accuracies and losses against the share of neurons removed.
 
-    groups {phase: [{"history", "lowest", "highest"} of every seed]}: medians and quartiles"""
+    groups {phase: [{"history", "lowest", "highest", "phase" that the network is in} of every
+    seed]}: medians and quartiles"""
     fig = figure(max(2.3 * len(groups), 4.5) + 0.6, 9.6)
     axes = fig.subplots(5, len(groups), sharey="row", squeeze=False)
     for column, (phase, group) in zip(axes.T, groups.items(), strict=True):
         histories = [outcome["history"] for outcome in group]
         steps = np.array(histories[0]["step"]) + 1
         _curves(column[0], steps, histories, "accuracy")
-        column[0].set(title=phase, xscale="log", ylim=SHARE, xlabel="step + 1")
+        title = reached([outcome["phase"] for outcome in group], phase)
+        column[0].set(title=title, xscale="log", ylim=SHARE, xlabel="step + 1")
         for i, end in enumerate(ROWS):
             curves = [outcome[end] for outcome in group]
             _curves(column[1 + i], shares, curves, "accuracy")
@@ -40,6 +42,12 @@ def phases(groups: dict, shares: np.ndarray, p: int, path: Path) -> None:
     names = axes[0, 0].get_legend_handles_labels()
     fig.legend(*names, loc="outside lower center", ncol=4, frameon=False)
     save(fig, path)
+
+
+def reached(found: list[str], phase: str) -> str:
+    """The phase that the settings are for, and of how many networks it is, unless of all."""
+    count = found.count(phase)
+    return phase if count == len(found) else f"{phase}\n({count} of {len(found)} networks)"
 
 
 def _curves(ax, x, tables: list[dict], quantity: str) -> None:

@@ -22,8 +22,10 @@ from tinygrok.training.tables import Evaluation, Training
 # of grok_addition.py everywhere.
 #   rate    the learning rate that the factors of --factors multiply
 #   decay   times --weight-decay is the weight decay. It means another thing to SGD, where it is
-#           added to the gradient, and to Muon, whose updates are of length 1: round numbers with
-#           which these grok at all, found at p = 59 on other seeds
+#           added to the gradient, and to Muon, whose updates have singular values near 1: round
+#           numbers with which these grok at all, found at p = 59 on other seeds
+#   matrices  what Muon updates: its source leaves embeddings and read-outs to AdamW, but U and W
+#           are all that there is
 #   norm    the constant norm of all weights, as a multiple of the first one: that of AdamW's
 #           networks when they grok is about three times as large
 METHODS = {
@@ -103,11 +105,12 @@ def train(points, device="auto", threads=None, tf32=False, folder=None):
 
 
 def outcome(run, e, diverged=False):
-    """Steps to 99 % and the curve of the test accuracy of a member."""
+    """Steps to 99 % and the curve of the test accuracy of a member. One that diverges after it has
+    grokked has grokked: alone it would have stopped there."""
     history = member_history(run.history, e)
     return {
         "step_train": step_of_99(history, "train"),
-        "step_grok": None if diverged else step_of_99(history, "test"),
+        "step_grok": step_of_99(history, "test"),
         "diverged": diverged,
         "test_accuracy": history["test_accuracy"].tolist(),
     }

@@ -233,8 +233,8 @@ def measured(history, solved):
 def on_fresh_rows(run, data, seed):
     """The late queries without a match once more, of the network as it is: on some FRESH sequences
     of held-out tasks and of rows of train inputs drawn freely, several times as many rows as in the
-    sets that the run measures. Accuracies are of all of them, of tasks with a, b != 0, and of a
-    learner that excludes answers."""
+    sets that the run measures. Accuracies, and those of a learner that excludes answers, are of all
+    of them, and of tasks with a, b != 0, where that learner has no wrong reason to exclude."""
     tasks = data.ood_tasks
     count = max(ic.QUESTIONS, FRESH // len(tasks))
     rng = generator(seed, "probes")
@@ -246,13 +246,15 @@ def on_fresh_rows(run, data, seed):
     asked = ~matched(data.p, tokens)
     asked[:, : late(data.shots).start] = False
     both = np.repeat(tasks.all(axis=1), count)[:, None]
+    excluding = elimination(data.p, tokens)
     return {
         "fresh": float(share_of(right, asked)),
         "fresh_error": float(clustered_error(right, asked, count)),
         "fresh_rows": count,
         "fresh_queries": int(asked.sum()),
         "fresh_a_b": float(share_of(right, asked & both)),
-        "fresh_elimination": float(share_of(elimination(data.p, tokens), asked)),
+        "fresh_elimination": float(share_of(excluding, asked)),
+        "fresh_elimination_a_b": float(share_of(excluding, asked & both)),
         "fresh_matched": float(share_of(right[:, late(data.shots)], ~asked[:, late(data.shots)])),
     }
 

@@ -7,7 +7,8 @@ where they go.
 
 A margin is the logit of a label minus the mean logit: a sum over neurons. A neuron adds to it if
 its part, in the mean over the examples, is positive by three standard errors, and at least half of
-the part that each neuron would have if all of them had the same."""
+the part that each neuron would have if all of them had the same of what is added (the parts below
+0 left out)."""
 
 import numpy as np
 from _neuron_spectra import PERIODIC, common_frequency
@@ -19,6 +20,7 @@ from tinygrok.probes.fourier import neuron_ipr
 from tinygrok.training import ensembles
 
 CLASSES = ("idle", "memorising", "generalising")
+FLOWS = ("memorising_become", "all_become", "generalising_were", "all_were")
 IDLE, MEMORISING, GENERALISING = range(3)
 
 
@@ -68,33 +70,39 @@ def shares_of(kinds, chosen):
 
 
 def flows(steps, kinds, first, last, order):
-    """What became of the neurons of one network.
+    """What became of the neurons of one network; all_become and all_were are what chance gives, if
+    what a neuron is at the peak says nothing about what it is at the end.
 
     first, last   its weights at the start and at the end"""
     memorising = (kinds == MEMORISING).sum(axis=1)
     peak = int(memorising.argmax())
     end = kinds[-1]
+    everything = np.ones(len(end), dtype=bool)
     at_start = common_frequency(first, order)[end == GENERALISING]
     at_end = common_frequency(last, order)[end == GENERALISING]
     began, _ = neurons.memory_times(steps, kinds == GENERALISING)
     memorised, released = neurons.memory_times(steps, kinds == MEMORISING)
+    ever = ~np.isnan(memorised)
+    stops = np.where(np.isnan(released), np.inf, released)
     return {
         "step_peak": int(steps[peak]),
         "memorising_at_peak": int(memorising[peak]),
         "at_end": counts(kinds)[-1].tolist(),
         "memorising_become": shares_of(end, kinds[peak] == MEMORISING),
+        "all_become": shares_of(end, everything),
         "generalising_were": shares_of(kinds[peak], end == GENERALISING),
+        "all_were": shares_of(kinds[peak], everything),
         "same_frequency_as_at_start": float((at_start == at_end).mean()) if len(at_end) else None,
-        "step_memorises": middle(memorised),
-        "step_stops_memorising": middle(released),
+        "step_memorises": middle(memorised[ever]),
+        "step_stops_memorising": middle(stops[ever]),
         "step_generalises": middle(began[end == GENERALISING]),
     }
 
 
 def middle(steps):
-    """The median over neurons for which something happened; None if for none."""
-    known = steps[np.isfinite(steps)]
-    return int(quartiles(known)[1]) if len(known) else None
+    """The median over neurons; an infinite step, never, is larger than all others. None for no
+    neuron, or where the median is infinite."""
+    return quartiles_of_steps(steps)[1] if len(steps) else None
 
 
 def first_weights(run, seed):

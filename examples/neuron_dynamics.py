@@ -140,14 +140,17 @@ def show(args, results):
         cells = [row["memorising_at_peak"][1], row["step_peak"][1]]
         cells += [kind[1] for kind in row["at_end"]]
         print(f"{name:<14}" + "".join(f"{cell:>18.0f}" for cell in cells))
-    print("\nof the neurons that memorise at the peak, at the end; of those that generalise at the")
-    print("end, at the peak (idle / memorising / generalising); their frequency is the strongest")
-    print(f"one of their first weights (by chance {2 / (args.p - 1):.0%})")
+    print("\nidle / memorising / generalising, medians one by one: at the end, of the neurons that")
+    print(
+        "memorise at the peak and of all; at the peak, of those that generalise at the end and of"
+    )
+    print("all (what is alike in both says nothing); their frequency is the strongest one of their")
+    print(f"first weights (by chance {2 / (args.p - 1):.0%})")
     for name, row in results.items():
-        become = " / ".join(percent(x[1]) for x in row["memorising_become"])
-        were = " / ".join(percent(x[1]) for x in row["generalising_were"])
+        flows = (" / ".join(percent(x[1]) for x in row[flow]) for flow in classes.FLOWS)
         same = row["same_frequency_as_at_start"]
-        print(f"{name:<14}{become:<22}{were:<22}{'-' if same is None else percent(same[1])}")
+        columns = "".join(f"{text:<19}" for text in flows)
+        print(f"{name:<14}{columns}{'-' if same is None else percent(same[1])}")
     print("\nshare of the logits' power that is not the answer, on pairs trained with their true")
     print("label, and on unseen ones")
     for name, row in results.items():

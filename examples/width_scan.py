@@ -90,27 +90,31 @@ def pruned_pack(points, device, threads, folder):
 
 
 def cells(everything, outcomes):
-    """{(p, width): {quantity: a value a seed}}; needed is None where 99% was never reached, and the
-    prunable share nan."""
+    """{(p, width): {quantity: a value a seed}}; where 99% was never reached needed is None, and the
+    prunable share -inf, below all others: in quartiles both count."""
     table = {}
     for point, outcome in zip(everything, outcomes, strict=True):
         width = point["width"]
         columns = table.setdefault((point["p"], width), {})
         needed = outcome["needed"]
-        prunable = np.nan if needed is None else 1 - needed / width
+        prunable = -np.inf if needed is None else 1 - needed / width
         for name, value in (outcome | {"prunable": prunable}).items():
             columns.setdefault(name, []).append(value)
     return table
 
 
+def complete(table, p, widths):
+    """[what is needed at every width, a seed], of the seeds for which every width was enough."""
+    needed = [table[p, width]["needed"] for width in widths]
+    return [of_seed for of_seed in zip(*needed, strict=True) if None not in of_seed]
+
+
 def exponent(table, p, widths):
     """Quartiles over the seeds of the exponent b in needed ~ width^b: the slope of a straight line
-    through the logarithms; of seeds for which all widths are known. None for fewer than two."""
-    needed = [table[p, width]["needed"] for width in widths]
+    through the logarithms; of the complete seeds. None for fewer than two."""
     slopes = []
-    for of_seed in zip(*needed, strict=True):
-        if None not in of_seed and len(widths) > 1:
-            slopes.append(float(np.polyfit(np.log(widths), np.log(of_seed), 1)[0]))
+    for of_seed in complete(table, p, widths) if len(widths) > 1 else []:
+        slopes.append(float(np.polyfit(np.log(widths), np.log(of_seed), 1)[0]))
     return _seeds.quartiles(slopes).tolist() if len(slopes) > 1 else None
 
 
@@ -127,6 +131,7 @@ def summary(args, table):
             shares = [_seeds.listed(_seeds.quartiles(column[quantity])) for column in columns]
             results[f"{name}{quantity}"] = shares
         results[f"{name}exponent"] = exponent(table, p, args.widths)
+        results[f"{name}exponent_seeds"] = len(complete(table, p, args.widths))
     return results | {"widths": args.widths}
 
 
@@ -146,13 +151,15 @@ def show(args, results):
             print(f"{p:>5}{width:>8}   {needed:<28}{shares:<24}{test:<24}{never}")
         law = results[f"p = {p}: exponent"]
         if law is not None:
-            print(f"p = {p}: needed ~ width^b, b = {spread(law, '.2f', '-')}")
+            known = results[f"p = {p}: exponent_seeds"]
+            every = f"of the {known} seeds for which every width was enough"
+            print(f"p = {p}: needed ~ width^b, b = {spread(law, '.2f', '-')}, {every}")
     print("the paper (Figure 32): the number needed grows more slowly than the width, b < 1")
 
 
 def spread(three, form, never):
     """Quartiles as "median (first to third)"."""
-    texts = [never if x is None or np.isnan(x) else format(x, form) for x in three]
+    texts = [format(x, form) if x is not None and np.isfinite(x) else never for x in three]
     return f"{texts[1]} ({texts[0]} to {texts[2]})"
 
 

@@ -48,6 +48,15 @@ def test_accuracy_against_width(tmp_path, capsys):
     assert run(tmp_path, f"{flags} --resume") == rows
 
 
+def test_what_is_predicted_is_for_the_inputs_that_are_run(host_dev, tmp_path, monkeypatch):
+    """With 10,000 of 23^4 inputs far fewer neurons do without an error than with all of them."""
+    monkeypatch.setattr(surveys, "kept", lambda *_: {"accuracy": 1.0, "width": 1})
+    args = SimpleNamespace(terms=4, p=23, seeds=1, seed=0)
+    curves = surveys.by_width(args, host_dev, tmp_path)
+    assert [curves[S]["predicted"] for S in (1, 2)] == [random_width(23, S) for S in (1, 2)]
+    assert curves[4]["predicted"] == random_width(23, 4, 10_000) < 0.8 * random_width(23, 4)
+
+
 def test_all_inputs_are_run_where_they_are_few(host_dev):
     assert surveys.accuracy(host_dev, 11, 2, 31, "exact", 0)["inputs"] == 121
     assert surveys.accuracy(host_dev, 23, 3, 16, "exact", 0)["inputs"] == surveys.INPUTS
@@ -62,7 +71,7 @@ def test_the_figure_is_drawn(tmp_path):
 
 @pytest.mark.slow
 def test_polynomials_beside_the_paper(tmp_path, capsys):
-    """Its MSE is that of logits 3/4 of the formula's, within the deviation of the draws."""
+    """Its MSE fits logits 3/4 of the formula's, within the deviation of the draws."""
     rows = run(tmp_path, "--task polynomial --survey --p 23 --seeds 3")
     assert len(rows) == 3
     for row in rows.values():

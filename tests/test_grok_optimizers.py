@@ -123,6 +123,15 @@ def test_networks_that_diverge_are_counted_and_the_others_train_on(monkeypatch):
     assert len(outcomes[0]["test_accuracy"]) == 4
 
 
+def test_a_network_that_groks_and_then_diverges_has_grokked(host_dev):
+    """As in a pack of its own, which ends when it groks."""
+    ensemble = networks.build(host_dev, points_of("AdamW"))
+    ensemble.fit(8, 4)
+    ensemble.history["test_accuracy"][1][2] = 0.995
+    outcomes = [networks.outcome(ensemble, e, diverged=True) for e in range(3)]
+    assert [x["step_grok"] for x in outcomes] == [None, None, 4]
+
+
 # -- statistics ------------------------------------------------------------------------------------
 
 
@@ -133,6 +142,7 @@ def test_order_statistics_count_what_never_came_as_the_largest():
     assert order_statistic(steps, 3 / 4) == 190
     assert order_statistic([10, None, None], 1 / 2) is None
     assert order_statistic([None, 20, 10], 1 / 2) == 20
+    assert order_statistic([10, 20, None, None], 1 / 2) == 20  # half is not more than half
     assert order_statistic([None], 1 / 2) is None
 
 

@@ -1,5 +1,7 @@
 """What the examples measure of neurons: pruning with losses, who memorises, secondary peaks."""
 
+import _figures_neuron_dynamics
+import _figures_pruning_phases
 import _figures_width_scan as plots
 import _neuron_classes as classes
 import _neuron_spectra as spectra
@@ -57,6 +59,13 @@ def test_a_point_for_every_phase_and_seed():
     assert groups == {"Forgetting": ["a", "b"], "Coexistence": ["c", "d"]}
 
 
+def test_a_column_says_how_many_networks_are_in_its_phase():
+    title = _figures_pruning_phases.reached
+    assert title(["Forgetting"] * 2, "Forgetting") == "Forgetting"
+    found = ["Full Inversion", "Partial Inversion", "Full Inversion"]
+    assert title(found, "Partial Inversion") == "Partial Inversion\n(1 of 3 networks)"
+
+
 # -- the width scan --------------------------------------------------------------------------------
 
 
@@ -70,6 +79,18 @@ def test_the_exponent_of_a_power_law():
     assert abs(high - 1) < 1e-9
     assert middle == low
     assert width_scan.exponent(table, 23, [100]) is None
+    assert len(width_scan.complete(table, 23, widths)) == 2
+
+
+def test_networks_that_never_get_there_pull_the_prunable_share_down():
+    args = width_scan.arguments(["--p", "23", "--widths", "100", "--seeds", "4"])
+    shares = {"test_accuracy": 0.1, "corrupted_accuracy": 1.0, "low_ipr_share": 1.0}
+    outcomes = [shares | {"needed": needed} for needed in (20, 30, None, None)]
+    table = width_scan.cells(width_scan.points(args), outcomes)
+    results = width_scan.summary(args, table)
+    (three,) = results["p = 23: prunable"]
+    assert three == [-np.inf, -np.inf, 0.7]
+    assert width_scan.spread(three, ".2f", "-") == "- (- to 0.70)"
 
 
 def test_cells_count_what_was_never_enough():
@@ -77,7 +98,7 @@ def test_cells_count_what_was_never_enough():
     table = width_scan.cells(points, [{"needed": 25}, {"needed": None}])
     columns = table[23, 100]
     assert columns["needed"] == [25, None]
-    np.testing.assert_array_equal(columns["prunable"], [0.75, np.nan])
+    assert columns["prunable"] == [0.75, -np.inf]
 
 
 def test_a_scan_in_which_nothing_was_enough_has_a_figure(tmp_path):
@@ -127,11 +148,22 @@ def test_classes_and_flows():
     assert found["at_end"] == [2, 1, 1]
     assert found["memorising_become"] == [0, 0.5, 0.5]
     assert found["generalising_were"] == [0, 1, 0]
+    assert found["all_become"] == [0.5, 0.25, 0.25]
+    assert found["all_were"] == [0.5, 0.5, 0]
     assert found["same_frequency_as_at_start"] == 1
     assert found["step_generalises"] == 20
+    assert found["step_memorises"] == 10
+    assert found["step_stops_memorising"] == 20  # of neurons 0 and 1: the second never stops
+    only = np.where(np.arange(4) == 1, kinds, 0)
+    last = classes.flows(history["step"], only, weights, weights, None)
+    assert last["step_stops_memorising"] is None
     none = classes.flows(history["step"], 0 * kinds, weights, weights, None)
     assert none["step_memorises"] is None
     assert none["same_frequency_as_at_start"] is None
+    means = _figures_neuron_dynamics.mean_flows([found, none])
+    np.testing.assert_array_equal(means[[0, 2]], [[0, 0.5, 0.5], [0, 1, 0]])  # and not half of it
+    np.testing.assert_array_equal(means[1], [0.75, 0.125, 0.125])
+    assert not _figures_neuron_dynamics.mean_flows([none])[[0, 2]].any()
     both = classes.summary([found, none])
     assert both["at_end"][2] == [0, 0, 1]
     assert both["step_generalises"] == [20, 20, None]

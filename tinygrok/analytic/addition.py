@@ -73,12 +73,13 @@ def noise_constant(terms: int) -> float:
     return float(carried * walks / 4**terms / 2 - Fraction(1, 2))
 
 
-def random_width(p: int, terms: int) -> int:
-    """N* = 2 v_S z^2, z the upper 1/(p^S (p-1)) quantile of the normal distribution.
+def random_width(p: int, terms: int, inputs: int | None = None) -> int:
+    """N* = 2 v_S z^2, z the upper 1/(B (p-1)) quantile of the normal distribution.
 
-    The width at which random phases make no error on any of the p^S inputs, if the noise of the
-    logits is taken as normal. S = 2, p = 97: 179."""
-    tail = 1 / (p**terms * (p - 1))
+    The width of random phases at which, of B inputs times p - 1 wrong classes, one margin is
+    expected to fail, if the noise of the logits is taken as normal: from about there on there is no
+    error. B is p^S, all inputs, unless given. S = 2, p = 97: 179."""
+    tail = 1 / ((inputs or p**terms) * (p - 1))
     z = NormalDist().inv_cdf(tail)
     return max(1, round(2 * noise_constant(terms) * z**2))
 

@@ -82,8 +82,8 @@ def answer_waves(means: np.ndarray, frequencies: Sequence[int]) -> np.ndarray:
     restricted logits  z(n1, n2) <- answer_waves(means, [0, *K])[y]                0: the constant
     excluded logits    z(n1, n2) <- z(n1, n2) - answer_waves(means, K)[y]
     The loss of the restricted logits (of all pairs) says how well the network would do by these
-    waves alone, that of the excluded ones (of training pairs) how well without them: the first
-    falls and the second rises before the test loss falls.
+    waves alone, that of the excluded ones (of training pairs) how well without them. In the
+    source's Transformer the first falls and the second rises before the test loss falls.
     Source: Nanda et al., arXiv 2301.05217, section 5.1 (its code projects on the same directions,
     and excludes one frequency at a time).
 
