@@ -54,4 +54,4 @@ def _curves(ax, x, tables: list[dict], quantity: str) -> None:
     """A curve for every split: of one network, or the medians and quartiles of several."""
     for split, (color, ls, name) in LOOKS.items():
         seeds = np.array([table[f"{split}_{quantity}"] for table in tables], dtype=float).T
-        band(ax, x, seeds if len(tables) > 1 else seeds[:, 0], color, ls=ls, label=name)
+        band(ax, x, seeds, color, ls=ls, label=name)

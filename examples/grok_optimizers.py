@@ -25,7 +25,8 @@ import functools  # isort: skip
 import math
 
 import _figures_grok_optimizers as plots
-from _grok_optimizers import METHODS, order_statistic, train
+from _grok_optimizers import METHODS, train
+from _seeds import quartiles_of_steps
 from phase_diagram import make_executor
 
 from tinygrok.engine.rng import generator
@@ -110,7 +111,7 @@ def chosen(args, tried):
 
 
 def rank(outcomes):
-    median = order_statistic([x["step_grok"] for x in outcomes], 1 / 2)
+    _, median, _ = quartiles_of_steps([x["step_grok"] for x in outcomes])
     accuracy = sum(max(x["test_accuracy"]) for x in outcomes) / len(outcomes)
     return math.inf if median is None else median, -accuracy
 
@@ -121,21 +122,21 @@ def measured(args, tried, best, reported):
     for method in args.methods:
         outcomes = reported[method]
         steps = [x["step_grok"] for x in outcomes]
-        quarters = [order_statistic(steps, share) for share in (1 / 4, 1 / 2, 3 / 4)]
+        first, median, third = quartiles_of_steps(steps)
         of_train = [x["step_train"] for x in outcomes]
         medians = {}
         for factor in args.factors:
             of_rate = [x["step_grok"] for x in tried[method, factor]]
-            medians[f"{factor:g}"] = order_statistic(of_rate, 1 / 2)
+            medians[f"{factor:g}"] = quartiles_of_steps(of_rate)[1]
         rows[method] = {
             "lr": learning_rate(method, best[method]),
             "at_the_edge": best[method] in (args.factors[0], args.factors[-1]),
-            "median": quarters[1],
-            "quartiles": [quarters[0], quarters[2]],
+            "median": median,
+            "quartiles": [first, third],
             "grokked": sum(step is not None for step in steps),
             "networks": len(steps),
             "diverged": sum(x["diverged"] for x in outcomes),
-            "median_train": order_statistic(of_train, 1 / 2),
+            "median_train": quartiles_of_steps(of_train)[1],
             "best_test_accuracy": max(max(x["test_accuracy"]) for x in outcomes),
             "median_by_factor": medians,
         }

@@ -31,9 +31,12 @@ def test_a_quantile_is_the_value_of_a_network():
         ([10, None, 30, None], [10, 30, None]),
         ([10, None, None, None], [10, None, None]),
         ([None, None], [None, None, None]),
+        ([None], [None, None, None]),
+        ([None, 20, 10], [10, 20, None]),
+        ([*range(10, 250, 10), None], [70, 130, 190]),  # 25 networks
     ],
 )
-def test_a_median_among_the_censored_is_none(steps, expected):
+def test_what_never_came_counts_as_the_largest(steps, expected):
     assert _seeds.quartiles_of_steps(steps) == expected
 
 
