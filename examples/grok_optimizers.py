@@ -21,13 +21,13 @@ half, the median is "> steps"."""
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _memory as memory  # isort: skip
+import _packs  # isort: skip
 import functools  # isort: skip
 import math
 
 import _figures_grok_optimizers as plots
 from _grok_optimizers import METHODS, train
 from _seeds import quartiles_of_steps
-from phase_diagram import make_executor
 
 from tinygrok.engine.rng import generator
 from tinygrok.tasks.modular import addition
@@ -43,7 +43,6 @@ def arguments(argv=None):
     add = p.add_argument
     count = cli.integer()
     some = cli.integer(1, 1000)
-    workers = cli.integer(0, cli.MOST_WORKERS)
     names = list(METHODS)
     dask = "address of a Dask scheduler; it and its workers need PYTHONPATH=examples"
     decay = "of AdamW and Grokfast; SGD and Muon have a part of it, the others none"
@@ -62,18 +61,13 @@ def arguments(argv=None):
     )
     add("--choosing", type=some, default=3, help=choosing)
     add("--log-every", type=count, default=2, help="steps between measurements")
-    add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
-    add("--scheduler", metavar="tcp://HOST:PORT", help=dask)
-    add("--resume", action="store_true", help="keep the finished packs in --out, and go on")
+    _packs.add_sweep(add, dask)
     args = cli.parse(p, argv, QUICK)
-    for name in ("methods", "factors"):
-        if len(set(getattr(args, name))) < len(getattr(args, name)):
-            raise cli.InputError(f"--{name}: every value once")
+    _packs.refuse_twice(args, "methods", "factors")
     args.factors.sort()
     networks = len(args.methods) * (len(args.factors) * args.choosing + args.seeds)
-    if networks > MOST_NETWORKS:
-        sizes = "methods x (learning rates x choosing + seeds)"
-        raise cli.InputError(f"{sizes}: {networks:,} networks, and {MOST_NETWORKS:,} at most")
+    sizes = "methods x (learning rates x choosing + seeds)"
+    _packs.refuse_many(networks, MOST_NETWORKS, sizes)
     addition(args.p).split(args.train_frac, generator(args.seed, "split"))  # or a line why not
     return args
 
@@ -182,7 +176,7 @@ def main(argv=None):
     experiment = cli.Experiment(args)
     at_once = max(args.seeds, args.choosing) * max(1, args.workers)
     memory.require(experiment.dev, **memory.table(experiment.dev, args.p, args.width, at_once))
-    executor = make_executor(args)
+    executor = _packs.make_executor(args)
     folder = experiment.open_sweep() / cli.PACKS
     where = {"device": args.device, "threads": 1 if executor else args.threads}
     work = functools.partial(train, **where, tf32=args.tf32, folder=folder)
