@@ -40,7 +40,8 @@ def phases(groups: dict, shares: np.ndarray, p: int, path: Path) -> None:
     for ax, name in zip(axes[:, 0], ("accuracy",) * 3 + ("loss (MSE)",) * 2, strict=True):
         ax.set_ylabel(name)
     names = axes[0, 0].get_legend_handles_labels()
-    fig.legend(*names, loc="outside lower center", ncol=4, frameon=False)
+    in_a_row = 4 if len(groups) > 2 else 2
+    fig.legend(*names, loc="outside lower center", ncol=in_a_row, frameon=False)
     save(fig, path)
 
 

@@ -39,7 +39,7 @@ def refuse_twice(args, *flags):
             raise cli.InputError(f"--{flag}: every value once")
 
 
-def refuse_many(networks, most=MOST_NETWORKS, sizes="in all"):
+def refuse_many(networks, most=MOST_NETWORKS, sizes="the whole sweep"):
     """Refuse more networks than a sweep is for. sizes: what they are a product of."""
     if networks > most:
         raise cli.InputError(f"{sizes}: {networks:,} networks, and {most:,} at most")
