@@ -105,7 +105,7 @@ ORDERED = (
         "softmax",
         2,
         "a Jacobian with coupled entries, never written down",
-        "softmax_backward in tinygrok/engine/row_kernels.py, which that in ops/loss.py calls",
+        "softmax_backward in tinygrok/engine/row_kernels.py (called by ops/loss.py)",
         ("dx",),
         matrix,
         ("B=2 C=3", "B=3 C=5"),

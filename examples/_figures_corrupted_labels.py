@@ -90,8 +90,8 @@ def neurons(
         kept = values["G test"]
         k = range(1, kept.shape[1] + 1)
         removed = values["R corrupted"]
-        band(filt, k, by_place(kept), color, label=name, marker="o", ms=4, lw=lw)
-        band(filt, k, by_place(removed), color, label="_", ls="--", marker="x", ms=4, lw=lw)
+        band(filt, k, kept.T, color, label=name, marker="o", ms=4, lw=lw)
+        band(filt, k, removed.T, color, label="_", ls="--", marker="x", ms=4, lw=lw)
     title = "solid: test, k frequencies kept\ndashed: corrupted, k removed"
     label(filt, title=title, xlabel="k", ylabel="accuracy", ylim=SHARE)
     if gain is not None:
@@ -106,12 +106,7 @@ def neurons(
 def _pruning(ax, shares: np.ndarray, curves: dict) -> None:
     for split in ("train", "corrupted", "uncorrupted", "test"):
         color, ls, name = SPLITS[split]
-        band(ax, shares, by_place(curves[split]), color, ls=ls, label=name)
-
-
-def by_place(seeds: np.ndarray) -> np.ndarray:
-    """Rows (seeds, n) as a curve (n, seeds), of one seed (n,)."""
-    return seeds.T if len(seeds) > 1 else seeds[0]
+        band(ax, shares, curves[split].T, color, ls=ls, label=name)
 
 
 def examples(

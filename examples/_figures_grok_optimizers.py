@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from _figures_seeds import band
 
 from tinygrok.plots.colors import GREEN, ORANGE, PURPLE, TEST, TRAIN
 from tinygrok.plots.style import SHARE, figure, save
@@ -63,11 +64,9 @@ def _curve(ax, outcomes: list[dict], args, color: str, name: str) -> None:
     for found in outcomes:
         curve = found["test_accuracy"]
         held.append(curve + [curve[-1]] * (length - len(curve)))
-    low, middle, high = np.quantile(held, (0.25, 0.5, 0.75), axis=0)
     steps = np.minimum(np.arange(length) * args.log_every, args.steps)
     after = slice(1, None)  # step 0 has no place on a log axis
-    ax.fill_between(steps[after], low[after], high[after], color=color, alpha=0.25, lw=0)
-    ax.plot(steps[after], middle[after], color=color, label=name)
+    band(ax, steps[after], np.transpose(held)[after], color, label=name)
 
 
 def _dots(ax, rows: dict, reported: dict, last: int, looks: dict) -> None:

@@ -63,7 +63,7 @@ def _by_step(ax, history: dict, key: str, looks: dict[str, dict]) -> None:
     for i, style in enumerate(looks.values()):
         curve = seeds[:, :, i]
         if np.isfinite(curve).any():
-            band(ax, history["step"], curve if curve.shape[1] > 1 else curve[:, 0], lw=1.4, **style)
+            band(ax, history["step"], curve, lw=1.4, **style)
     ax.set(xlabel="step", ylabel=key.replace("_", " "))
 
 

@@ -40,6 +40,7 @@ def _accuracies(ax, history: dict, classes: int) -> None:
     said = ["never" if step is None else f"at step {step}" for step in steps]
     if "ipr_mean" in history:
         ax.plot(history["step"], history["ipr_mean"], color="k", ls="-.", label="mean IPR")
+        ax.set_ylabel("accuracy, mean IPR")
     chance(ax, classes)
     ax.set_title(f"99%: train {said[0]}, test {said[1]}")
     label(ax, 8, ylim=SHARE)

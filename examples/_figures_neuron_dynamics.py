@@ -27,9 +27,7 @@ def dynamics(found: dict, path: Path) -> None:
         column[0].set(title=f"weight decay {decay:g}", xlabel="step")
         numbers = np.stack([counts(kinds) for kinds in table["kinds"]], axis=1)  # (T, seeds, 3)
         for i, name in enumerate(CLASSES):
-            several = numbers[:, :, i]
-            curve = several if several.shape[1] > 1 else several[:, 0]
-            band(column[1], history["step"], curve, COLORS[name], label=name)
+            band(column[1], history["step"], numbers[:, :, i], COLORS[name], label=name)
         column[1].set(xlabel="step")
         _flows(column[2], table["flows"])
     axes[0, 0].set_ylabel("neurons, sorted by last IPR")
@@ -84,8 +82,7 @@ def spectra(found: dict, p: int, path: Path) -> None:
         column[0].set_title(f"weight decay {decay:g}")
         for name, color, marker in (("U", TRAIN, "o"), ("W", TEST, "s")):
             seeds = np.array([one[name] for one in table["spectra"]]).T
-            curve = seeds if seeds.shape[1] > 1 else seeds[:, 0]
-            band(column[1], range(MULTIPLES + 1), curve, color, label=name, marker=marker, ms=4)
+            band(column[1], range(MULTIPLES + 1), seeds, color, label=name, marker=marker, ms=4)
         even = 1 / (p // 2 + 1)
         column[1].axhline(even, color="0.6", lw=1, ls=":", label=f"even, 1/{p // 2 + 1}")
         column[1].set(xlabel="multiple of the main frequency", yscale="log")

@@ -40,7 +40,8 @@ def phases(groups: dict, shares: np.ndarray, p: int, path: Path) -> None:
     for ax, name in zip(axes[:, 0], ("accuracy",) * 3 + ("loss (MSE)",) * 2, strict=True):
         ax.set_ylabel(name)
     names = axes[0, 0].get_legend_handles_labels()
-    fig.legend(*names, loc="outside lower center", ncol=4, frameon=False)
+    in_a_row = 4 if len(groups) > 2 else 2
+    fig.legend(*names, loc="outside lower center", ncol=in_a_row, frameon=False)
     save(fig, path)
 
 
@@ -54,4 +55,4 @@ def _curves(ax, x, tables: list[dict], quantity: str) -> None:
     """A curve for every split: of one network, or the medians and quartiles of several."""
     for split, (color, ls, name) in LOOKS.items():
         seeds = np.array([table[f"{split}_{quantity}"] for table in tables], dtype=float).T
-        band(ax, x, seeds if len(tables) > 1 else seeds[:, 0], color, ls=ls, label=name)
+        band(ax, x, seeds, color, ls=ls, label=name)

@@ -13,9 +13,11 @@ SPLITS = (("train", TRAIN, "--"), ("test", TEST, "-"))
 
 
 def band(ax, x, values, color=None, alpha=0.25, **style) -> None:
-    """A curve of values (T,) over x, or the median and quartiles of (T, E)."""
+    """A curve of values (T,), or (T, 1), over x; the median and quartiles of (T, E), where known:
+    infinite ones are left out."""
     table = np.asarray(values, dtype=float)
-    if table.ndim == 1:
+    table = table.reshape(len(table), -1)
+    if table.shape[1] == 1:
         ax.plot(x, table, color=color, **style)
         return
     low, middle, high = quartiles(table, axis=1)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from _seeds import quartiles, quartiles_of_steps
+from _figures_seeds import band
 
 from tinygrok.plots.colors import INPUTS, TEST
 from tinygrok.plots.style import SHARE, label, log2, panels, save
@@ -22,14 +22,14 @@ def widths(args, table: dict, results: dict, path: Path) -> None:
         columns = [table[p, width] for width in x]
         law = results[f"p = {p}: exponent"]
         power = "" if law is None else f", width^{law[1]:.2f}"
-        counts = np.array([quartiles_of_steps(c["needed"]) for c in columns], dtype=float)
-        _curve(needed, x, counts.T, color, f"p = {p}{power}")
-        shares = [quartiles(c["prunable"]) for c in columns]
-        _curve(prunable, x, np.transpose(shares), color, f"p = {p}")
+        dots = {"color": color, "marker": "o", "ms": 3}
+        counts = np.array([column["needed"] for column in columns], dtype=float)  # nan: never
+        counts[np.isnan(counts)] = np.inf
+        band(needed, x, counts, label=f"p = {p}{power}", **dots)
+        band(prunable, x, [column["prunable"] for column in columns], label=f"p = {p}", **dots)
         for split, ls in (("test", "-"), ("corrupted", ":")):
-            rates = [quartiles(c[f"{split}_accuracy"]) for c in columns]
-            name = split if i == 0 else None
-            _curve(accuracy, x, np.transpose(rates), color, name, ls=ls)
+            rates = [column[f"{split}_accuracy"] for column in columns]
+            band(accuracy, x, rates, label=split if i == 0 else None, ls=ls, **dots)
     needed.plot(x, x, color="0.6", lw=1, ls="--", label="all of them")
     for ax in (needed, prunable, accuracy):
         log2(ax, *("xy" if ax is needed else "x"))
@@ -40,10 +40,3 @@ def widths(args, table: dict, results: dict, path: Path) -> None:
     label(prunable, 8, title="share that can go,\nlowest IPR first", xlabel="width", ylim=SHARE)
     label(accuracy, 8, title="accuracy of the whole network", xlabel="width", ylim=SHARE)
     save(fig, path)
-
-
-def _curve(ax, x, three, color, name, **style) -> None:
-    """Medians with a band between the quartiles (3, n); nan where a quartile is not known."""
-    low, middle, high = three
-    ax.plot(x, middle, color=color, label=name, marker="o", ms=3, **style)
-    ax.fill_between(x, low, high, color=color, alpha=0.25, lw=0)

@@ -23,7 +23,7 @@ WEIGHTS = {"U1[n]": (TRAIN, "o"), "U2[n]": (ORANGE, "s"), "W[q]": (TEST, "^")}  
 
 
 def add_flag(p):
-    told = f"write a GIF of the transition; --keep-every is then a {FRAMES}th of the steps at most"
+    told = f"write a GIF of the transition (without --keep-every: {FRAMES} frames, evenly)"
     p.add_argument("--animate", action="store_true", help=told)
 
 

@@ -2,8 +2,6 @@
 
 In a file of its own, which the workers and the scheduler of a cluster can import."""
 
-import math
-
 import numpy as np
 
 from tinygrok.engine.device import get_device
@@ -114,13 +112,3 @@ def outcome(run, e, diverged=False):
         "diverged": diverged,
         "test_accuracy": history["test_accuracy"].tolist(),
     }
-
-
-def order_statistic(values, share):
-    """The smallest value that at least a share of all values does not exceed; None counts as
-    infinity, and an infinite one is returned as None.
-
-    With 25 values: the 7th, 13th and 19th for the shares 1/4, 1/2 and 3/4."""
-    ordered = sorted(math.inf if x is None else x for x in values)
-    found = ordered[math.ceil(share * len(ordered)) - 1]
-    return None if found == math.inf else found

@@ -23,6 +23,7 @@ def add_flag(p, argv, usual):
     """The flag --net, the last one of a parser: its value, with the defaults {network: {flag:
     value}} that go with it."""
     about = "; ".join(f"{name}: {what}" for name, what in NETS.items())
+    about += "; each has defaults of its own, which it shows with --help"
     p.add_argument("--net", default="mlp2", choices=list(NETS), help=about)
     chosen = cli.chosen(p, argv).net
     p.set_defaults(**usual[chosen])

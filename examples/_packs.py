@@ -1,26 +1,66 @@
-"""Packs of networks that are trained on corrupted labels and then looked into: a file a pack."""
+"""Sweeps: their flags, and packs of networks trained on corrupted labels, a file a pack."""
 
 import functools
+import json
 
 import _memory as memory
 
 from tinygrok import cli
 from tinygrok.engine.device import get_device
+from tinygrok.engine.errors import one_line
 from tinygrok.engine.rng import generator
-from tinygrok.tasks.modular import addition
+from tinygrok.tasks import TASKS
 from tinygrok.training.checkpoint import fit_in_pack
 from tinygrok.training.ensembles import build, complete, pack_size, packs
 from tinygrok.training.sweep import process_pools
 
-MOST_NETWORKS = 100_000
+MOST_NETWORKS = 100_000  # a phase diagram of the paper: 1156
+
+# -- flags -----------------------------------------------------------------------------------------
 
 
-def add_sweep(add):
-    """The flags of a sweep of packs, of a parser whose add_argument is given."""
+def add_sweep(add, dask=None, what="packs"):
+    """The flags of a sweep, of a parser whose add_argument is given.
+
+    dask   what --help says of --scheduler; None: a sweep that cannot use a cluster"""
     workers = cli.integer(0, cli.MOST_WORKERS)
     add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
-    resume = "keep the finished packs in --out and run the others"
+    if dask is not None:
+        add("--scheduler", metavar="tcp://HOST:PORT", help=dask)
+    resume = f"keep the finished {what} in --out and run the others"
     add("--resume", action="store_true", help=resume)
+
+
+def refuse_twice(args, *flags):
+    """Refuse a list of settings that has one of them twice."""
+    for flag in flags:
+        values = getattr(args, flag)
+        if len(set(values)) < len(values):
+            raise cli.InputError(f"--{flag}: every value once")
+
+
+def refuse_many(networks, most=MOST_NETWORKS, sizes="the whole sweep"):
+    """Refuse more networks than a sweep is for. sizes: what they are a product of."""
+    if networks > most:
+        raise cli.InputError(f"{sizes}: {networks:,} networks, and {most:,} at most")
+
+
+def make_executor(args):
+    """None, a maker of process pools, or a Dask executor where a sweep has --scheduler."""
+    if vars(args).get("scheduler") is not None:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            needs = "--scheduler needs Dask: pip install 'tinygrok[cluster]'"
+            raise cli.InputError(needs) from error
+        try:
+            return Client(args.scheduler, timeout=10).get_executor(retries=5)
+        except Exception as error:  # of sockets, of TLS without certificates, of missing modules
+            raise cli.InputError(f"--scheduler {args.scheduler}: {one_line(error)}") from error
+    return process_pools(args.workers) if args.workers else None
+
+
+# -- packs of networks trained on corrupted labels -------------------------------------------------
 
 
 def trained(points, device, threads, folder, extra=lambda run: {}):
@@ -33,26 +73,35 @@ def trained(points, device, threads, folder, extra=lambda run: {}):
     return run
 
 
-def outcomes(experiment, points, work):
-    """What work(points of a pack, device, threads, folder) gives for every point, in the order of
-    the points; None when a pack failed. Largest networks first, which take longest."""
-    if len(points) > MOST_NETWORKS:
-        raise cli.InputError(f"{len(points):,} networks, and {MOST_NETWORKS:,} at most")
+def start(experiment, points, size=None):
+    """Open the folder of a sweep over points: its packs, those of the largest networks first, which
+    take longest.
+
+    size   networks a pack; None: what suits the device"""
+    refuse_many(len(points))
     args = experiment.args
     dev = experiment.dev
-    for p, alpha in {(point["p"], point["alpha"]) for point in points}:
-        addition(p).split(alpha, generator(args.seed, "split"))  # refuses what leaves too little
-    sizes = [point["p"] ** 2 * point["width"] for point in points]
-    order = sorted(range(len(points)), key=lambda i: -sizes[i])
-    largest = complete(points[order[0]])
-    pack = pack_size(dev, largest, max(1, args.workers))
-    together = min(pack, len(points)) * max(1, args.workers)
+    points = [complete(point) for point in points]
+    for task, p, alpha in {(point["task"], point["p"], point["alpha"]) for point in points}:
+        TASKS[task](p).split(alpha, generator(args.seed, "split"))  # refuses what leaves too little
+    points.sort(key=lambda point: -(point["p"] ** 2) * point["width"])
+    largest = points[0]
+    processes = max(1, args.workers)
+    size = size or pack_size(dev, largest, processes)
+    together = min(size, len(points)) * processes
     memory.require(dev, **memory.table(dev, largest["p"], largest["width"], together))
-    cut = packs([points[i] for i in order], pack)
-    folder = experiment.open_sweep(pack=pack) / cli.PACKS
+    cut = packs(points, size)
+    experiment.open_sweep(pack=size)
     print(f"{len(points)} networks in {len(cut)} packs of up to {max(map(len, cut))}")
-    executor = process_pools(args.workers) if args.workers else None
+    return cut
+
+
+def outcomes(experiment, points, cut, work, executor):
+    """What work(points of a pack, device, threads, folder) gives for every point, in the order of
+    the points; None when a pack failed.   cut: the packs of a sweep that was started"""
+    args = experiment.args
     threads = 1 if executor else args.threads
+    folder = experiment.out / cli.PACKS
     bound = functools.partial(work, device=args.device, threads=threads, folder=folder)
     results = experiment.sweep(cut, bound, executor, "pack", "packs finished")
     if results is None:
@@ -66,4 +115,4 @@ def outcomes(experiment, points, work):
 
 def key(point):
     """A point as what a dictionary can look up."""
-    return tuple(sorted(point.items()))
+    return json.dumps(point, sort_keys=True)

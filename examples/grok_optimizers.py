@@ -21,12 +21,13 @@ half, the median is "> steps"."""
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _memory as memory  # isort: skip
+import _packs  # isort: skip
 import functools  # isort: skip
 import math
 
 import _figures_grok_optimizers as plots
-from _grok_optimizers import METHODS, order_statistic, train
-from phase_diagram import make_executor
+from _grok_optimizers import METHODS, train
+from _seeds import quartiles_of_steps
 
 from tinygrok.engine.rng import generator
 from tinygrok.tasks.modular import addition
@@ -42,7 +43,6 @@ def arguments(argv=None):
     add = p.add_argument
     count = cli.integer()
     some = cli.integer(1, 1000)
-    workers = cli.integer(0, cli.MOST_WORKERS)
     names = list(METHODS)
     dask = "address of a Dask scheduler; it and its workers need PYTHONPATH=examples"
     decay = "of AdamW and Grokfast; SGD and Muon have a part of it, the others none"
@@ -61,18 +61,13 @@ def arguments(argv=None):
     )
     add("--choosing", type=some, default=3, help=choosing)
     add("--log-every", type=count, default=2, help="steps between measurements")
-    add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
-    add("--scheduler", metavar="tcp://HOST:PORT", help=dask)
-    add("--resume", action="store_true", help="keep the finished packs in --out, and go on")
+    _packs.add_sweep(add, dask)
     args = cli.parse(p, argv, QUICK)
-    for name in ("methods", "factors"):
-        if len(set(getattr(args, name))) < len(getattr(args, name)):
-            raise cli.InputError(f"--{name}: every value once")
+    _packs.refuse_twice(args, "methods", "factors")
     args.factors.sort()
     networks = len(args.methods) * (len(args.factors) * args.choosing + args.seeds)
-    if networks > MOST_NETWORKS:
-        sizes = "methods x (learning rates x choosing + seeds)"
-        raise cli.InputError(f"{sizes}: {networks:,} networks, and {MOST_NETWORKS:,} at most")
+    sizes = "methods x (learning rates x choosing + seeds)"
+    _packs.refuse_many(networks, MOST_NETWORKS, sizes)
     addition(args.p).split(args.train_frac, generator(args.seed, "split"))  # or a line why not
     return args
 
@@ -110,7 +105,7 @@ def chosen(args, tried):
 
 
 def rank(outcomes):
-    median = order_statistic([x["step_grok"] for x in outcomes], 1 / 2)
+    _, median, _ = quartiles_of_steps([x["step_grok"] for x in outcomes])
     accuracy = sum(max(x["test_accuracy"]) for x in outcomes) / len(outcomes)
     return math.inf if median is None else median, -accuracy
 
@@ -121,21 +116,21 @@ def measured(args, tried, best, reported):
     for method in args.methods:
         outcomes = reported[method]
         steps = [x["step_grok"] for x in outcomes]
-        quarters = [order_statistic(steps, share) for share in (1 / 4, 1 / 2, 3 / 4)]
+        first, median, third = quartiles_of_steps(steps)
         of_train = [x["step_train"] for x in outcomes]
         medians = {}
         for factor in args.factors:
             of_rate = [x["step_grok"] for x in tried[method, factor]]
-            medians[f"{factor:g}"] = order_statistic(of_rate, 1 / 2)
+            medians[f"{factor:g}"] = quartiles_of_steps(of_rate)[1]
         rows[method] = {
             "lr": learning_rate(method, best[method]),
             "at_the_edge": best[method] in (args.factors[0], args.factors[-1]),
-            "median": quarters[1],
-            "quartiles": [quarters[0], quarters[2]],
+            "median": median,
+            "quartiles": [first, third],
             "grokked": sum(step is not None for step in steps),
             "networks": len(steps),
             "diverged": sum(x["diverged"] for x in outcomes),
-            "median_train": order_statistic(of_train, 1 / 2),
+            "median_train": quartiles_of_steps(of_train)[1],
             "best_test_accuracy": max(max(x["test_accuracy"]) for x in outcomes),
             "median_by_factor": medians,
         }
@@ -181,7 +176,7 @@ def main(argv=None):
     experiment = cli.Experiment(args)
     at_once = max(args.seeds, args.choosing) * max(1, args.workers)
     memory.require(experiment.dev, **memory.table(experiment.dev, args.p, args.width, at_once))
-    executor = make_executor(args)
+    executor = _packs.make_executor(args)
     folder = experiment.open_sweep() / cli.PACKS
     where = {"device": args.device, "threads": 1 if executor else args.threads}
     work = functools.partial(train, **where, tf32=args.tf32, folder=folder)

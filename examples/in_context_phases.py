@@ -20,13 +20,13 @@ Gromov, Learning to grok, arXiv 2406.02550 (Figure 1b).
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _memory as memory  # isort: skip
+import _packs  # isort: skip
 import functools  # isort: skip
 
 import _figures_in_context_phases as plots
 import in_context
 import numpy as np
 from _in_context_points import SETS, SOLVERS, options_of, train
-from phase_diagram import make_executor
 
 from tinygrok.tasks import in_context as ic
 
@@ -44,7 +44,6 @@ def arguments(argv=None):
     some = cli.integer(1, 1000)
     size = cli.integer(1, 10**5)
     tasks = cli.integer(1, 4096)
-    workers = cli.integer(0, cli.MOST_WORKERS)
     rules = ["rectangle", "random"]
     after = ["constant", "cosine"]
     shares = [0.3, 0.4, 0.5, 0.6, 0.75]
@@ -69,19 +68,13 @@ def arguments(argv=None):
     add("--measure-every", type=count, default=250, help="steps between measurements")
     add("--seeds", type=some, default=1, help="networks a point: --seed, --seed + 1, ...")
     add("--high", type=cli.fraction(), default=0.5, help=high)
-    add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
-    add("--scheduler", metavar="tcp://HOST:PORT", help=dask)
-    add("--resume", action="store_true", help="keep the finished networks and train the others")
+    _packs.add_sweep(add, dask, "networks")
     args = cli.parse(p, argv, QUICK)
-    for name in ("tasks", "alpha"):
-        values = sorted(set(getattr(args, name)))
-        if len(values) < len(getattr(args, name)):
-            raise cli.InputError(f"--{name}: every value once")
-        setattr(args, name, values)
+    _packs.refuse_twice(args, "tasks", "alpha")
+    args.tasks.sort()
+    args.alpha.sort()
     networks = len(args.tasks) * len(args.alpha) * args.seeds
-    if networks > MOST_NETWORKS:
-        sizes = "tasks x alpha x seeds"
-        raise cli.InputError(f"{sizes}: {networks:,} networks, and {MOST_NETWORKS:,} at most")
+    _packs.refuse_many(networks, MOST_NETWORKS, "tasks x alpha x seeds")
     return args
 
 
@@ -186,7 +179,7 @@ def main(argv=None):
     experiment = cli.Experiment(args)
     everything = points(args)
     check(args, experiment.dev, everything)
-    executor = make_executor(args)
+    executor = _packs.make_executor(args)
     folder = experiment.open_sweep(free=("tasks", "alpha", "seeds", "high")) / cli.PACKS
     cells = f"{len(args.tasks)} x {len(args.alpha)} points"
     print(f"{cells}, {len(everything)} networks of {args.steps} steps; chance 1/{args.p}")

@@ -18,6 +18,7 @@ import _figures_neuron_dynamics as plots  # isort: skip
 import _memory as memory  # isort: skip
 import _neuron_classes as classes  # isort: skip
 import _neuron_spectra as spectra  # isort: skip
+import _packs  # isort: skip
 import _seeds  # isort: skip
 import numpy as np  # isort: skip
 
@@ -46,8 +47,7 @@ def arguments(argv=None):
     add("--log-every", type=count, default=10, help="steps between measurements")
     cli.add_checkpoints(p, 30.0)
     args = cli.parse(p, argv, QUICK)
-    if len(set(args.decays)) < len(args.decays):
-        raise cli.InputError("--decays: every value once")
+    _packs.refuse_twice(args, "decays")
     return args
 
 

@@ -13,16 +13,12 @@ To grok or not to grok, arXiv 2310.13061 (Figure 3).
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
-import _memory as memory  # isort: skip
+import _packs  # isort: skip
 from _maps import save_maps  # isort: skip
-
-import functools  # isort: skip
-import json
 
 import _figures_corrupted_labels as plots
 import numpy as np
 
-from tinygrok.engine.errors import one_line
 from tinygrok.engine.rng import generator
 from tinygrok.ops.activation import activation_help, resolve
 from tinygrok.ops.dropout import check_rate_host
@@ -30,8 +26,7 @@ from tinygrok.ops.loss import LOSSES
 from tinygrok.probes.phases import PHASES
 from tinygrok.tasks import TASKS
 from tinygrok.tasks.corruption import RULES
-from tinygrok.training.ensembles import complete, pack_size, packs, train_pack
-from tinygrok.training.sweep import process_pools
+from tinygrok.training.ensembles import complete, train_pack
 
 # Weight decays, dropout rates, or batch sizes with and without BatchNorm.
 STRENGTHS = {
@@ -43,7 +38,6 @@ STRENGTHS = {
 QUICK = {"grid": 3, "p": 47, "width": 150, "steps": 300}
 QUICK_STRENGTHS = {"weight_decay": (0.0, 15.0), "dropout": (0.0, 0.3), "minibatch": (64.0,)}
 BY_BATCH = ("batchnorm", "minibatch")
-MOST_NETWORKS = 100_000  # the paper: 1156
 
 
 def arguments(argv=None):
@@ -53,9 +47,7 @@ def arguments(argv=None):
     kinds = sorted(STRENGTHS)
     grid = cli.integer(1, 200)
     some = cli.integer(1, 1000)
-    workers = cli.integer(0, cli.MOST_WORKERS)
     seeds = "networks a cell; a cell shows means and the commonest phase"
-    resume = "keep the finished packs in --out and run the others"
     add("--regularizer", default="weight_decay", choices=kinds, help="what the columns vary")
     add("--strengths", type=cli.real(), nargs="+", help="decays, dropout rates or batch sizes")
     add("--grid", type=grid, default=17, help="points along each axis, from 0.1 to 0.9")
@@ -70,9 +62,7 @@ def arguments(argv=None):
     add("--seeds", type=some, default=1, help=seeds)
     add("--pack", type=some, help="networks a pack (default: 8, on a GPU what fits)")
     add("--log-every", type=count, default=50, help="steps between measurements")
-    add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
-    add("--scheduler", metavar="tcp://HOST:PORT", help="address of a Dask scheduler")
-    add("--resume", action="store_true", help=resume)
+    _packs.add_sweep(add, "address of a Dask scheduler")
     args = cli.parse(p, argv, QUICK)
     if not args.strengths:
         quick = QUICK_STRENGTHS if args.quick else {}
@@ -83,12 +73,9 @@ def arguments(argv=None):
 
 def check(args):
     """Refuse flags that a network deep in the sweep would refuse."""
-    if len(set(args.strengths)) < len(args.strengths):
-        raise cli.InputError("--strengths: every value once")
+    _packs.refuse_twice(args, "strengths")
     networks = len(args.strengths) * args.grid**2 * args.seeds
-    if networks > MOST_NETWORKS:
-        sizes = "strengths x grid x grid x seeds"
-        raise cli.InputError(f"{sizes}: {networks:,} networks, and {MOST_NETWORKS:,} at most")
+    _packs.refuse_many(networks, sizes="strengths x grid x grid x seeds")
     resolve(args.activation)
     if args.regularizer == "dropout":
         check_rate_host(args.strengths)
@@ -139,37 +126,6 @@ def points(args):
     return result
 
 
-def make_executor(args):
-    """None, a maker of process pools, or a Dask executor."""
-    if args.scheduler is not None:
-        try:
-            from distributed import Client
-        except ImportError as error:
-            needs = "--scheduler needs Dask: pip install 'tinygrok[cluster]'"
-            raise cli.InputError(needs) from error
-        try:
-            return Client(args.scheduler, timeout=10).get_executor(retries=5)
-        except Exception as error:  # of sockets, of TLS without certificates, of missing modules
-            raise cli.InputError(f"--scheduler {args.scheduler}: {one_line(error)}") from error
-    return process_pools(args.workers) if args.workers else None
-
-
-def members(args, dev, point):
-    """Networks a pack."""
-    if args.pack:
-        return args.pack
-    return 8 if args.scheduler else pack_size(dev, complete(point), max(1, args.workers))
-
-
-def in_order(everything, cut, results):
-    """The outcome of every point: packs group the points, so each is looked up."""
-    found = {}
-    for pack, outcomes in zip(cut, results, strict=True):
-        for point, outcome in zip(pack, outcomes, strict=True):
-            found[json.dumps(point, sort_keys=True)] = outcome
-    return [found[json.dumps(complete(point), sort_keys=True)] for point in everything]
-
-
 def grids(args, outcomes):
     """{title: {"phase", "train", "test"}} with arrays (alpha, xi): the number of the commonest
     phase, and means over seeds, nan where a network diverged."""
@@ -214,22 +170,14 @@ def log_of(everything, outcomes):
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
-    executor = make_executor(args)
+    executor = _packs.make_executor(args)
     everything = points(args)
-    size = members(args, experiment.dev, everything[0])
-    together = min(size, len(everything)) * max(1, args.workers)
-    needed = memory.table(experiment.dev, args.p, args.width, together)
-    memory.require(experiment.dev, **needed)
-    cut = packs(everything, size)
-    folder = experiment.open_sweep(pack=size) / cli.PACKS
-    print(f"{len(everything)} networks in {len(cut)} packs of up to {max(map(len, cut))}")
-    threads = 1 if executor else args.threads
-    work = functools.partial(train_pack, device=args.device, threads=threads, folder=folder)
-    results = experiment.sweep(cut, work, executor, "pack", "packs finished")
-    if results is None:
+    size = args.pack or (8 if args.scheduler else None)
+    cut = _packs.start(experiment, everything, size)
+    outcomes = _packs.outcomes(experiment, everything, cut, train_pack, executor)
+    if outcomes is None:
         return 1
 
-    outcomes = in_order(everything, cut, results)
     table = grids(args, outcomes)
     trained = len(everything) * experiment.trained / len(cut)
     seconds = experiment.seconds / trained if trained else None

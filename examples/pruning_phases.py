@@ -57,8 +57,7 @@ def arguments(argv=None):
     add("--log-every", type=cli.integer(), default=10, help="steps between measurements")
     _packs.add_sweep(add)
     args = cli.parse(p, argv, QUICK)
-    if len(set(args.phases)) < len(args.phases):
-        raise cli.InputError("--phases: every phase once")
+    _packs.refuse_twice(args, "phases")
     return args
 
 
@@ -179,7 +178,10 @@ def show(args, results):
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
-    outcomes = _packs.outcomes(experiment, points(args), pruned_pack)
+    everything = points(args)
+    executor = _packs.make_executor(args)
+    cut = _packs.start(experiment, everything)
+    outcomes = _packs.outcomes(experiment, everything, cut, pruned_pack, executor)
     if outcomes is None:
         return 1
     groups = by_phase(args, outcomes)

@@ -45,10 +45,7 @@ def arguments(argv=None):
     add("--steps", type=count, default=400, help="optimiser steps of every network")
     _packs.add_sweep(add)
     args = cli.parse(p, argv, QUICK)
-    for flag in ("p", "widths"):
-        values = getattr(args, flag)
-        if len(set(values)) < len(values):
-            raise cli.InputError(f"--{flag}: every value once")
+    _packs.refuse_twice(args, "p", "widths")
     args.widths = sorted(args.widths)
     return args
 
@@ -167,7 +164,9 @@ def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
     everything = points(args)
-    outcomes = _packs.outcomes(experiment, everything, pruned_pack)
+    executor = _packs.make_executor(args)
+    cut = _packs.start(experiment, everything)
+    outcomes = _packs.outcomes(experiment, everything, cut, pruned_pack, executor)
     if outcomes is None:
         return 1
     table = cells(everything, outcomes)

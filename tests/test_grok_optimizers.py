@@ -9,7 +9,7 @@ import grok_addition
 import grok_optimizers
 import numpy as np
 import pytest
-from _grok_optimizers import METHODS, order_statistic
+from _grok_optimizers import METHODS
 
 from tinygrok.cli import InputError
 from tinygrok.engine.device import Device
@@ -133,17 +133,6 @@ def test_a_network_that_groks_and_then_diverges_has_grokked(host_dev):
 
 
 # -- statistics ------------------------------------------------------------------------------------
-
-
-def test_order_statistics_count_what_never_came_as_the_largest():
-    steps = [*range(10, 250, 10), None]  # 25 networks
-    assert order_statistic(steps, 1 / 4) == 70
-    assert order_statistic(steps, 1 / 2) == 130
-    assert order_statistic(steps, 3 / 4) == 190
-    assert order_statistic([10, None, None], 1 / 2) is None
-    assert order_statistic([None, 20, 10], 1 / 2) == 20
-    assert order_statistic([10, 20, None, None], 1 / 2) == 20  # half is not more than half
-    assert order_statistic([None], 1 / 2) is None
 
 
 def found(step, accuracy):

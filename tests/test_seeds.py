@@ -31,9 +31,13 @@ def test_a_quantile_is_the_value_of_a_network():
         ([10, None, 30, None], [10, 30, None]),
         ([10, None, None, None], [10, None, None]),
         ([None, None], [None, None, None]),
+        ([None], [None, None, None]),
+        ([None, 20, 10], [10, 20, None]),
+        ([10, 20, None, None], [10, 20, None]),  # half is not more than half
+        ([*range(10, 250, 10), None], [70, 130, 190]),  # 25 networks
     ],
 )
-def test_a_median_among_the_censored_is_none(steps, expected):
+def test_what_never_came_counts_as_the_largest(steps, expected):
     assert _seeds.quartiles_of_steps(steps) == expected
 
 
@@ -100,3 +104,18 @@ def test_polynomials_of_several_seeds_are_those_of_each():
     assert product["test_accuracy"] == product["test_accuracy_quartiles"][1]
     assert product["step_test_99_never"] == 2
     assert product["step_test_99"] is None
+
+
+def test_a_curve_of_one_seed_has_no_band_and_what_never_came_leaves_a_gap():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    from _figures_seeds import band
+
+    one, two = figure.subplots(1, 2)
+    band(one, [0, 1], [[3.0], [4.0]])
+    assert one.lines[0].get_ydata().ravel().tolist() == [3, 4]
+    assert not one.collections
+    band(two, [0, 1, 2], [[1.0, 2.0], [3.0, np.inf], [np.inf, np.inf]])
+    assert two.lines[0].get_ydata().tolist() == [1, 3, np.inf]
+    assert len(two.collections) == 1
+    figure.canvas.draw()
+    assert np.isfinite(two.get_ylim()).all()
