@@ -52,7 +52,7 @@ class ThreeLayerNet(TwoLayerNet):
         tape = {"first": below, "second.pre": h}
         if mode.dropout is not None:
             keys, rate = mode.dropout
-            other = np.flip(keys, axis=-1)  # the first layer's mask has the keys in their order
+            other = keys[..., ::-1]  # the first layer's mask has the keys in their order
             h, tape["dropout"] = dropout_forward(dev, h, rate, other, mode.offset * self.width, h)
         out = buffer("second.post", h.shape)
         a, tape["activation"] = activation_forward(dev, h, self.activation, out)
@@ -117,4 +117,4 @@ class PairTransformer(GPT):
 
     def prepare(self, dev: Device, inputs: np.ndarray) -> Tokens:
         """Host pairs (2, B), or (E, 2, B) where members see different ones."""
-        return Tokens(dev, np.swapaxes(inputs, -1, -2), self.vocab, slice(-1, None))
+        return Tokens(dev, inputs.swapaxes(-1, -2), self.vocab, slice(-1, None))
