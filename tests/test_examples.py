@@ -585,11 +585,10 @@ def test_probe_opens_what_in_context_wrote_and_nothing_else(tmp_path):
 @slow
 @pytest.mark.parametrize(("mode", "m"), [("fixed", 45), ("unseen", 32)])
 def test_lcg_probe_opens_what_predict_lcg_wrote_and_nothing_else(mode, m, tmp_path):
-    tiny = "--steps 5 --measure-every 5 --width 8 --heads 2 --test-rows 8 --pool 8 --context 8"
+    tiny = "--steps 5 --measure-every 5 --width 8 --heads 2 --test-rows 8 --context 8"
     tiny += f" --no-plot --mode {mode} --test-draws 3"
-    if mode == "unseen":
-        tiny += " --train-moduli 8"
-    succeeded(run("predict_lcg", tiny, f"--modulus {m} --depth 2", cwd=tmp_path))
+    drawn = "--train-moduli 8 --pool 8" if mode == "unseen" else ""
+    succeeded(run("predict_lcg", tiny, drawn, f"--modulus {m} --depth 2", cwd=tmp_path))
     saved = tmp_path / "runs" / "predict_lcg" / "checkpoint.npz"
     succeeded(run("lcg_probe", "--rows 5", cwd=tmp_path))
     folder = tmp_path / "runs" / "lcg_probe"
@@ -602,7 +601,8 @@ def test_lcg_probe_opens_what_predict_lcg_wrote_and_nothing_else(mode, m, tmp_pa
     unseen = mode == "unseen"
     assert ("head_from_largest" in written) == unseen
     assert (folder / "modulus.png").exists() == unseen
-    succeeded(run("predict_lcg", tiny, "--base 8 --modulus 64 --out digits", cwd=tmp_path))
+    digits = f"{drawn or '--pool 8'} --base 8 --modulus 64 --out digits"
+    succeeded(run("predict_lcg", tiny, digits, cwd=tmp_path))
     meta, arrays = load_arrays(saved)
     config = meta["config"]
     nan = {"weight/final.gain": arrays["weight/final.gain"] * np.nan}
