@@ -82,14 +82,14 @@ def start(experiment, points, size=None):
     args = experiment.args
     dev = experiment.dev
     points = [complete(point) for point in points]
-    for task, p, alpha in {(point["task"], point["p"], point["alpha"]) for point in points}:
-        TASKS[task](p).split(alpha, generator(args.seed, "split"))  # refuses what leaves too little
     points.sort(key=lambda point: -(point["p"] ** 2) * point["width"])
     largest = points[0]
     processes = max(1, args.workers)
     size = size or pack_size(dev, largest, processes)
     together = min(size, len(points)) * processes
     memory.require(dev, **memory.table(dev, largest["p"], largest["width"], together))
+    for task, p, alpha in {(point["task"], point["p"], point["alpha"]) for point in points}:
+        TASKS[task](p).split(alpha, generator(args.seed, "split"))  # refuses what leaves too little
     cut = packs(points, size)
     experiment.open_sweep(pack=size)
     print(f"{len(points)} networks in {len(cut)} packs of up to {max(map(len, cut))}")

@@ -40,7 +40,7 @@ CASES = {
     "grok_optimizers": "--quick --p 11 --width 8 --steps 10",
     "in_context": "--quick --steps 8 --measure-every 2 --width 8 --depth 1",
     "in_context_phases": "--quick --steps 3 --width 8 --depth 1",
-    "predict_lcg": f"--steps 8 --pool 8 {LCG}",
+    "predict_lcg": f"--steps 8 {LCG}",
     "autoinit": "--steps 4 --tune-steps 2 --batch 4 --measure-every 2 --inits off kaiming"
     " --lr 0.01 --width 8 --depth 2 --data IMAGES",
     "lcg_scaling": "--moduli 16 32 --steps 3",
@@ -255,7 +255,8 @@ def _arrays(path: Path) -> dict[str, object]:
     with np.load(path, allow_pickle=False) as arrays:
         for name, x in arrays.items():
             found[name] = (x.dtype.str, x.shape, x.tobytes())
-        found["meta"] = json.loads(arrays["meta"].tobytes())
+        if "meta" in arrays:
+            found["meta"] = json.loads(arrays["meta"].tobytes())
     return found
 
 

@@ -85,7 +85,6 @@ ABSURD = {
         "--terms 4 --p 97",
         "--terms 3 --width 1000000 --dtype float64",
         "--p 97 --width 1000000 --keep-every 10",
-        "--p 11 --keep-every 1 --steps 100000000",
     ],
     "grok_optimizers": [
         "--workers 10000",
