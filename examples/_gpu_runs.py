@@ -1,6 +1,7 @@
 """Parts of gpu_check.py: training on the GPU. Members against networks alone, resumed runs, and
 steps that neither allocate nor wait."""
 
+import gc
 import tempfile
 import time
 from argparse import Namespace
@@ -130,6 +131,7 @@ def steps(make, quick: bool) -> Iterator[Row]:
 
 
 def of_steps(dev, name: str) -> Row:
+    empty_pool(dev)
     step = workload(dev, name)
     for _ in range(WARM):
         step()
@@ -146,6 +148,12 @@ def of_steps(dev, name: str) -> Row:
         "ms to launch": 1e3 * launched,
         "passed": not (taken["device"] or read or waited),
     }
+
+
+def empty_pool(dev) -> None:
+    """Give free blocks back to the driver: those of an earlier check would hide growth."""
+    gc.collect()
+    dev.xp.get_default_memory_pool().free_all_blocks()
 
 
 @contextmanager

@@ -517,6 +517,30 @@ def copyto(dst, src):
     dst[...] = src
 
 
+class _MemoryPool:
+    """Holds as many bytes as were alive at once since it was emptied."""
+
+    size = 0
+
+    def grow(self) -> bool:
+        """Whether the arrays of now need more than it holds, which it then takes."""
+        before = self.size
+        with _guard:
+            self.size = max(before, sum(a.nbytes for a in list(_buffers.values())))
+        return self.size > before
+
+    def free_all_blocks(self):
+        self.size = 0
+        self.grow()
+
+
+pool = _MemoryPool()
+
+
+def get_default_memory_pool():
+    return pool
+
+
 class _Module:
     """cupy.linalg and cupy.fft"""
 

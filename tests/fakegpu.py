@@ -3,7 +3,8 @@ the memory pool, versions, products that round to TF32, and cupyx.profiler.
 
 Events take the time of the host. The fake GPU is never busy: an event counts as reached once
 anything has waited for the device, so that a step which waits is seen. Its pool grows when more
-bytes are alive than ever before. `fakegpu.install()` makes it the module `cupy` of this process."""
+bytes are alive than ever since it was emptied. `fakegpu.install()` makes it the module `cupy` of
+this process."""
 
 import statistics
 import sys
@@ -13,7 +14,6 @@ from types import ModuleType, SimpleNamespace
 import fakecupy
 import numpy as np
 
-_most = 0  # bytes that were alive at once
 right_gemm = fakecupy.cuda.cublas.gemmStridedBatchedEx
 
 
@@ -35,11 +35,6 @@ def get_elapsed_time(start_event, end_event):
     return 1e3 * (end_event.time - start_event.time)
 
 
-def _alive():
-    with fakecupy._guard:
-        return sum(a.nbytes for a in list(fakecupy._buffers.values()))
-
-
 class MemoryHook:
     """Calls the hooks at the end of the block, once for every array that was made inside."""
 
@@ -52,17 +47,14 @@ class MemoryHook:
         pass
 
     def __enter__(self):
-        global _most
-        _most = max(_most, _alive())
+        fakecupy.pool.grow()
         self.before = fakecupy.counts.allocs
         return self
 
     def __exit__(self, *_):
-        global _most
         for _ in range(fakecupy.counts.allocs - self.before):
             self.malloc_preprocess(device_id=0, size=1, mem_size=512)
-        if _alive() > _most:
-            _most = _alive()
+        if fakecupy.pool.grow():
             self.alloc_preprocess(device_id=0, mem_size=512)
 
 

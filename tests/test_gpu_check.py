@@ -276,6 +276,17 @@ def test_a_step_that_takes_more_memory_each_time_is_reported(monkeypatch):
     assert row["passed"] is False
 
 
+def test_memory_that_an_earlier_check_left_free_hides_nothing(monkeypatch):
+    dev = make("float32")
+    large = dev.zeros((1000,))
+    with runs.allocations(dev):
+        pass
+    del large
+    kept = []
+    row = steps_with(monkeypatch, lambda x: kept.append(x + 1))
+    assert row["cudaMalloc"] == 1
+
+
 # -- times -----------------------------------------------------------------------------------------
 
 
