@@ -3,6 +3,7 @@
 import functools
 from collections import Counter
 
+import _corrupted_orders as orders
 import _figures_corrupted_labels as plots
 import _seeds
 import numpy as np
@@ -133,7 +134,7 @@ class Anatomy(Outcomes):
         splits = ensembles.member_splits(self.run, e)
         a = ensembles.hidden_units(self.run, e, weights)
         seed = self.args.seed + e
-        removals = neurons.removals(weights, a, splits["test"], seed, self.order)
+        removals = orders.removals(weights, a, splits["test"], seed, self.order)
         for name, removal in removals.items():
             curves = neurons.pruning_curves(a, weights["W"], removal, splits, SHARES)
             self.add_rows(self.pruned, name, curves)
@@ -154,7 +155,7 @@ class Anatomy(Outcomes):
         results, shown = super().results()
         if self.args.regularizer == "batchnorm":
             ipr_and_gain = self.ipr["final"], self.score("gain")
-            results["rank_correlation_ipr_gamma"] = neurons.rank_correlation(*ipr_and_gain)
+            results["rank_correlation_ipr_gamma"] = orders.rank_correlation(*ipr_and_gain)
         return results, shown
 
     def of_seed(self, e):
@@ -180,7 +181,7 @@ class Anatomy(Outcomes):
         plots.neurons(self.ipr, self.pruned, SHARES, self.filtered, gain, out / "neurons.png")
         wrong, given = self.splits["corrupted"]
         units = self.hidden[wrong], self.weights["W"]
-        margins = neurons.contributions(*units, given[wrong], self.ipr["final"])
+        margins = orders.contributions(*units, given[wrong], self.ipr["final"])
         predicted = self.run.evaluation.predicted[0]
         flat = (predicted, given, self.splits["test"][1], self.splits["train"][0])
         tables = [x.reshape(args.p, args.p) for x in flat]

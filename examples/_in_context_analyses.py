@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 from _in_context_features import cosine_map, legendre, pair_score
+from _in_context_shots import line_failures, noise_random, noise_single
 
 from tinygrok.probes import attention, representation, shots
 from tinygrok.tasks.modular import all_pairs, discrete_log, pair_numbers
@@ -167,12 +168,12 @@ def by_need(decoder, data, tasks, counts, contexts, rng):
         right[:, :, column] += (asked & correct).sum(axis=-1)
         total[:, :, column] += asked.sum(axis=-1)
         within = shots.covered(p, context)
-        failed = shots.line_failures(p, correct, within)
+        failed = line_failures(p, correct, within)
         errors += failed["errors"]
         on_lines += failed["on_lines"]
         anywhere = correct.copy()
         anywhere[within] = rng.permutation(correct[within])
-        shuffled += shots.line_failures(p, anywhere, within)["on_lines"]
+        shuffled += line_failures(p, anywhere, within)["on_lines"]
     with np.errstate(invalid="ignore"):  # no query of a class: nan
         share = right / total
         covered = right[:, :2].sum(axis=1) / total[:, :2].sum(axis=1)  # repeats and multiples
@@ -196,7 +197,7 @@ def wrong_label(decoder, data, rng):
 
     matching: the query is a multiple of that example; other: it is not."""
     clean_triples = triples(data, data.ood_tasks[:8], data.train_pool, 16, rng)
-    right, clean = shots.noise_single(decoder.logits, data.p, clean_triples, rng)
+    right, clean = noise_single(decoder.logits, data.p, clean_triples, rng)
     lines = shots.directions(data.p)[pair_numbers(clean_triples[..., :2], data.p)]
     same = lines[:, :-1] == lines[:, -1:]
     matching = right[:, :-1, -1][same & clean[:, -1:]]
@@ -219,13 +220,13 @@ def wrong_labels(decoder, data, draws, rng):
     for name, tasks in task_sets(data).items():
         tasks = tasks[:32]
         rows = triples(data, tasks, data.train_pool, draws, rng)
-        table = shots.noise_random(decoder.logits, data.p, rows, rng)["accuracy"]
+        table = noise_random(decoder.logits, data.p, rows, rng)["accuracy"]
         tables[TITLES[name]] = table
         results[f"{name}_by_wrong_labels"] = table[-1]
         for side, pool in pools.items():
             key = f"{name}_{side}"
             rows = triples(data, tasks, pool, draws, rng)
-            right, clean = shots.noise_single(decoder.logits, data.p, rows[:1], rng)
+            right, clean = noise_single(decoder.logits, data.p, rows[:1], rng)
             single[key] = (right[0], clean[0])
             answers = decoder.lens(rows)[:, :, -1].argmax(axis=-1)
             lens[key] = (answers == rows[:, None, -1, 2]).mean(axis=0)

@@ -3,13 +3,13 @@ reference solvers."""
 
 import _memory as memory
 import numpy as np
+from _in_context_rows import RULES, MixedRows
 from _shares import moving_shares
 
 from tinygrok import cli
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.tasks import in_context as ic
-from tinygrok.tasks.in_context_rows import RULES, MixedRows
 from tinygrok.tasks.modular import inverses
 
 SETS = ("id_train", "id_test", "ood_train", "ood_test")

@@ -7,11 +7,11 @@ independent. Paper: (How) can transformers predict pseudo-random numbers, arXiv 
 from typing import NamedTuple
 
 import numpy as np
+from _lcg_families import FAMILIES, MixedLcg, units
 
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import digits
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import FAMILIES, MixedLcg, units
 
 RIDGE = 1e-3  # of the probe, in units of the variance of a feature
 RESAMPLES = 200  # of the bootstrap

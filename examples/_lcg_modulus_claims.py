@@ -7,11 +7,11 @@ import _lcg_modulus as estimates
 import _lcg_modulus_heads as heads
 import _lcg_modulus_induction as induction
 import numpy as np
+from _lcg_families import MixedLcg
 from _lcg_opened import heads_on_modulus
 
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
-from tinygrok.tasks.lcg_families import MixedLcg
 
 PROBED = 4  # times --rows: sequences that the linear probe is fitted on
 ATTENDED = 128  # sequences whose attention is read

@@ -4,6 +4,7 @@ Parts of lcg_probe.py; every measure stands beside a control of the same kind.""
 
 import numpy as np
 from _lcg_answers import LAST
+from _lcg_families import of_full_period, of_small_order, units
 from _lcg_modulus import Sequences, estimate, orders
 from _lcg_opened import first_block
 
@@ -11,7 +12,6 @@ from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
 from tinygrok.probes import digits, representation
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import of_full_period, of_small_order, units
 
 PRIMES = (2, 3, 5, 7)
 PERIODS = (2, 3, 4, 5, 7, 8, 9)

@@ -21,7 +21,7 @@ PRESETS["paper-2^32"] |= {"pool": 1024, "beta2": 0.98, "batch": 512, "warmup": 5
 # 5e-4 and of 1e-4.
 FLOORS = {"paper-2048-unseen": 1 / 100, "paper-2^16": 1 / 5000, "paper-2^32": 1 / 1000}
 
-# Moduli that were never trained on, with a mixture of families (tinygrok/tasks/lcg_families.py).
+# Moduli that were never trained on, with a mixture of families (_lcg_families.py).
 # First a = 1, then multipliers of small order too. The more blocks the better: see the numbers.
 MIXED = {"mode": "unseen", "depth": 4, "heads": 4, "width": 96, "lr": 3e-3, "steps": 5000}
 MIXED |= {"positions": "rotary", "optimizer": "muon", "hold": 0.8}

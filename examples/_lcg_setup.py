@@ -1,6 +1,7 @@
 """What predict_lcg.py trains: data, network and optimiser of its flags."""
 
 import _optimizers as optimizers
+from _lcg_families import FAMILIES, mixed_moduli
 from _lcg_presets import FLOORS
 from _shares import moving_shares, refused_by
 
@@ -9,7 +10,6 @@ from tinygrok.engine.optim import cosine
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli
 from tinygrok.tasks.pcg import hidden_state, outputs
 from tinygrok.training.loop import equip
 

@@ -1,7 +1,8 @@
 """Shares on the command line: NAME=SHARE ..."""
 
+from _moving_shares import MovingShares
+
 from tinygrok.engine.errors import InputError
-from tinygrok.tasks.shares import MovingShares
 
 
 def shares(words, flag):

@@ -17,11 +17,11 @@ import numpy as np  # isort: skip
 import _figures_in_context as plots
 import _in_context_setup as setup
 import _optimizers as optimizers
+from _in_context_rows import RULES
 from _in_context_setup import ROWS, SETS, make_data, make_model
 
 from tinygrok.engine.optim import cosine, linear_warmup
 from tinygrok.engine.rng import generator
-from tinygrok.tasks.in_context_rows import RULES
 from tinygrok.training.checkpoint import save_arrays
 from tinygrok.training.sequences import SequenceTraining
 

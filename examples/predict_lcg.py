@@ -25,12 +25,12 @@ import numpy as np  # isort: skip
 import _figures_lcg as plots
 import _optimizers as optimizers
 from _lcg_answers import LAST, answers, digit_labels, solvers, summary
+from _lcg_families import FAMILIES
 from _lcg_presets import PRESETS, QUICK, QUICK_UNSEEN
 from _lcg_setup import make_data, make_model, make_optimizer, refuse_idle
 from _shares import shares
 
 from tinygrok.engine.rng import generator
-from tinygrok.tasks.lcg_families import FAMILIES
 from tinygrok.tasks.modular import prime_factors
 from tinygrok.tasks.pcg import OUTPUTS
 from tinygrok.training.sequences import SequenceTraining

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from _corrupted_orders import contributions, margin_order
+from _in_context_shots import line_failures, noise_random, noise_single
 from _lcg_opened import order_2_moves
 
 from tinygrok.analytic.polynomial import PolynomialNetwork
@@ -16,7 +18,7 @@ from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.models.tokens import Tokens
 from tinygrok.models.vision import deep_mlp
 from tinygrok.ops.embedding import RowIndex
-from tinygrok.probes import digits, neurons, representation, shots
+from tinygrok.probes import digits, representation, shots
 from tinygrok.probes.fourier import neuron_rows
 from tinygrok.tasks import in_context, lcg, modular
 from tinygrok.tasks.corruption import corrupt
@@ -182,11 +184,9 @@ EXAMPLES = {
     "spanned": lambda kind: shots.spanned(P, kind(CONTEXT)),
     "classes": lambda kind: list(shots.classes(P, kind(CONTEXT)).values()),
     "grid": lambda kind: shots.grid(constant_solver, P, kind([90, 80]), kind(CONTEXT))["loss"],
-    "noise_random": lambda kind: shots.noise_random(constant_solver, P, triples(kind), rng())[
-        "loss"
-    ],
-    "noise_single": lambda kind: shots.noise_single(constant_solver, P, triples(kind), rng()),
-    "contributions": lambda kind: neurons.contributions(
+    "noise_random": lambda kind: noise_random(constant_solver, P, triples(kind), rng())["accuracy"],
+    "noise_single": lambda kind: noise_single(constant_solver, P, triples(kind), rng()),
+    "contributions": lambda kind: contributions(
         np.eye(2), np.arange(8.0).reshape(2, 4), kind([3, 0]), np.array([0.1, 0.9])
     ),
     "neuron_rows": lambda kind: neuron_rows(
@@ -240,7 +240,7 @@ OF_P = {
     "directions": shots.directions,
     "spanned": lambda p: shots.spanned(p, np.array(CONTEXT)),
     "classes": lambda p: list(shots.classes(p, np.array(CONTEXT)).values()),
-    "line_failures": lambda p: shots.line_failures(p, np.zeros(P * P, bool), np.ones(P * P, bool))[
+    "line_failures": lambda p: line_failures(p, np.zeros(P * P, bool), np.ones(P * P, bool))[
         "lines"
     ],
     "generate": lambda p: lcg.generate(p, p - 4, 90, 7, 20),
@@ -300,8 +300,8 @@ REFUSED = {
     "negative token": lambda: digits.modulus_estimates(np.ones((1, 1, 1)), np.ones((5, 1)), [[-1]]),
     "context beyond p": lambda: shots.covered(7, np.array([[1, 7]])),
     "negative context": lambda: shots.grid(constant_solver, P, [1, 1], np.array([[-1, 3]])),
-    "negative answer": lambda: shots.noise_single(constant_solver, P, -triples(np.array), rng()),
-    "negative label": lambda: neurons.margin_order(
+    "negative answer": lambda: noise_single(constant_solver, P, -triples(np.array), rng()),
+    "negative label": lambda: margin_order(
         np.eye(2), np.eye(2), np.ones(2, bool), np.array([0, -1])
     ),
     "order with -1": lambda: neuron_rows({"U": np.ones((2, 3, 4)), "W": np.ones((4, 3))}, [-1, 1]),

@@ -1,6 +1,7 @@
 """Corrupted labels: the rules, the phases, the measurements, and the paper's claims at small
 size."""
 
+import _corrupted_orders as orders
 import numpy as np
 import pytest
 
@@ -209,10 +210,10 @@ def test_scores_contributions_and_orders():
     del weights["norm.gain"]
     with pytest.raises(InputError, match="BatchNorm"):
         neurons.scores(weights, "gain")
-    periodic, other = neurons.contributions(a, weights["W"], labels, neuron_ipr(weights), 0.2)
+    periodic, other = orders.contributions(a, weights["W"], labels, neuron_ipr(weights), 0.2)
     z = a @ weights["W"]
     np.testing.assert_allclose(periodic + other, z[np.arange(50), labels] - z.mean(axis=1))
-    order = neurons.margin_order(a, weights["W"], np.ones(50, bool), labels)
+    order = orders.margin_order(a, weights["W"], np.ones(50, bool), labels)
     worth = [
         (
             (a[:, [k]] @ (weights["W"] - weights["W"].mean(axis=1, keepdims=True))[[k]])[
@@ -222,7 +223,7 @@ def test_scores_contributions_and_orders():
         for k in order
     ]
     assert (np.diff(worth) >= 0).all()
-    assert np.isclose(neurons.rank_correlation(np.arange(9.0), np.arange(9.0) ** 3), 1)
+    assert np.isclose(orders.rank_correlation(np.arange(9.0), np.arange(9.0) ** 3), 1)
 
 
 def test_memory_times():
@@ -413,7 +414,7 @@ def test_batchnorm_scale_follows_ipr():
     run.fit(1500, 250)
     weights = run.params.to_host(0)
     assert outcome(member_history(run.history, 0), CLAIM)["test_accuracy"] > 0.98
-    assert neurons.rank_correlation(neuron_ipr(weights), np.abs(weights["norm.gain"])) > 0.6
+    assert orders.rank_correlation(neuron_ipr(weights), np.abs(weights["norm.gain"])) > 0.6
 
 
 def test_a_diverging_member_does_not_take_the_others_along():

@@ -264,9 +264,9 @@ def equal_arrays(a, b):
 
 
 def test_every_example_is_tested():
-    """But those that compute nothing, and the one for GPUs: tests/test_exercises.py, test_pages.py,
-    test_gpu_check.py."""
-    others = {"exercise", "record", "gpu_check"}
+    """But those that compute nothing, and those for GPUs and PyTorch: tests/test_exercises.py,
+    test_pages.py, test_gpu_check.py, test_torch_modules.py."""
+    others = {"exercise", "record", "gpu_check", "torch_module"}
     assert {p.stem for p in EXAMPLES.glob("[!_]*.py")} == {*QUICK, *others}
 
 

@@ -10,14 +10,14 @@ import _in_context_setup as setup
 import in_context
 import numpy as np
 import pytest
+from _in_context_rows import RULES, Lines, MixedRows
+from _moving_shares import MovingShares
 
 from tinygrok import cli
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
 from tinygrok.tasks import in_context as ic
-from tinygrok.tasks.in_context_rows import RULES, Lines, MixedRows
 from tinygrok.tasks.modular import TaskError, all_pairs
-from tinygrok.tasks.shares import MovingShares
 from tinygrok.training.checkpoint import load_training, save_training
 
 RESULTS = Path(in_context.__file__).parent / "results"

@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from _lcg_families import FAMILIES, mixed_moduli, of_small_order, units
+from _moving_shares import MovingShares
 
 from tinygrok.engine.errors import InputError
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli, of_small_order, units
-from tinygrok.tasks.shares import MovingShares
 
 HELD_OUT = [32, 27, 50]
 EVEN = {"wrap": 0.2, "full": 0.4, "free": 0.4}

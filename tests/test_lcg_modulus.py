@@ -12,14 +12,14 @@ import _lcg_modulus_heads as heads
 import _lcg_modulus_induction as induction
 import numpy as np
 import pytest
+from _lcg_families import FAMILIES, mixed_moduli
+from _moving_shares import MovingShares
 
 from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.models.inspect import Decoder
 from tinygrok.probes import decoder as opened
 from tinygrok.tasks import lcg
-from tinygrok.tasks.lcg_families import FAMILIES, mixed_moduli
-from tinygrok.tasks.shares import MovingShares
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 V, T, H, DEPTH, C = 41, 24, 2, 2, 8

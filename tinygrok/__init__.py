@@ -45,6 +45,7 @@ _NAMES = {
     "analytic.multiplication": "multiplication_weights",
     "analytic.polynomial": "PolynomialNetwork",
     "analytic.verify": "verify",
+    "criticality": "torch_apjn torch_autoinit",
     "criticality.meanfield": "MeanField critical_line critical_point",
     "criticality.jacobian": "Propagation",
     "criticality.autoinit": "autoinit",

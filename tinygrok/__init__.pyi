@@ -6,6 +6,8 @@ from .analytic.polynomial import PolynomialNetwork as PolynomialNetwork
 from .analytic.verify import verify as verify
 from .audit import audit as audit
 from .audit import cases as _cases
+from .criticality import torch_apjn as torch_apjn
+from .criticality import torch_autoinit as torch_autoinit
 from .criticality.autoinit import autoinit as autoinit
 from .criticality.jacobian import Propagation as Propagation
 from .criticality.meanfield import MeanField as MeanField

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .modular import TaskError
+from tinygrok.tasks.modular import TaskError
 
 Shares = Mapping[str, float]
 

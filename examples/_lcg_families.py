@@ -17,11 +17,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from _moving_shares import MovingShares
 
-from ..engine.border import integer, integers
-from .lcg import Grid, LcgData, draw_increments, hull_dobell_step, multipliers, pair_grid
-from .modular import TaskError
-from .shares import MovingShares
+from tinygrok.engine.border import integer, integers
+from tinygrok.tasks.lcg import (
+    Grid,
+    LcgData,
+    draw_increments,
+    hull_dobell_step,
+    multipliers,
+    pair_grid,
+)
+from tinygrok.tasks.modular import TaskError
 
 LARGEST_MIXED = 2**12  # modulus whose multipliers of small order are listed
 FAMILIES = ("wrap", "full", "free", "paper")

@@ -22,10 +22,10 @@ learner can exclude answers, the more the more directions it has seen: draw far 
 from dataclasses import dataclass
 
 import numpy as np
+from _moving_shares import MovingShares, moved
 
-from .in_context import InContextData
-from .modular import TaskError, directions, pair_numbers
-from .shares import MovingShares, moved
+from tinygrok.tasks.in_context import InContextData
+from tinygrok.tasks.modular import TaskError, directions, pair_numbers
 
 RULES = ("plain", "direction-free", "line", "two-lines", "axis", "steps")
 EARLY = 4  # shots among which the two inputs on the axes stand
