@@ -76,7 +76,7 @@ def arguments(argv=None):
     after = ["constant", "cosine"]
     share = cli.fraction()
     rows = f"shares of the rules of rows, {', '.join(RULES)}"
-    fade = "training steps while the sums of the rule steps lose their steps"
+    fade = "training steps while the sums of the rules steps and basis lose their steps"
     some = "draw so many for each batch (default: all, or --batch of them)"
     repeats = "a sequence may hold the same input twice (the paper's does)"
     add("--preset", default="small", choices=presets, help="settings that other flags may change")
@@ -122,8 +122,8 @@ def refuse_idle(args, shares):
         cli.refuse_idle(args, "does not go with --hold, which takes its place", "schedule")
     if not args.start:
         cli.refuse_idle(args, "needs --start", "ramp")
-    if "steps" not in shares.used:
-        cli.refuse_idle(args, "needs a share of the rule steps", "fade")
+    if not {"steps", "basis"} & set(shares.used):
+        cli.refuse_idle(args, "needs a share of the rule steps or basis", "fade")
 
 
 def build(args, dev):

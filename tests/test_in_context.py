@@ -3,6 +3,7 @@ formulas."""
 
 import itertools
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -228,6 +229,8 @@ def obeys(rule, p, row):
     if rule in ("line", "two-lines"):
         lines = {inverse_ratio(p, x) for x in map(tuple, row)}
         return [0, 0] not in row and len(lines) <= (1 if rule == "line" else 2)
+    if rule == "basis":
+        return [0, 0] not in row and len({inverse_ratio(p, x) for x in map(tuple, row[:4])}) > 1
     on_x = [x > 0 and y == 0 for x, y in row]
     on_y = [x == 0 and y > 0 for x, y in row]
     both = any(on_x[:4]) and any(on_y[:4]) and [0, 0] not in row
@@ -293,6 +296,30 @@ def test_steps_stand_before_their_sum(shown, share):
                 assert later[0][0] == x
             if x == 0:
                 assert later[0][1] == y
+
+
+def in_steps(p, row):
+    """Whether, for some e and f among the first 4, each later input q = alpha e + beta f (alpha and
+    beta not 0) comes after alpha e and beta f, found by trying all multiples."""
+    for e, f in itertools.permutations(row[:4], 2):
+        parts = {
+            tuple((alpha * e + beta * f) % p): (tuple(alpha * e % p), tuple(beta * f % p))
+            for alpha, beta in itertools.product(range(1, p), repeat=2)
+        }
+        independent = len(parts) == (p - 1) ** 2
+        inputs = [tuple(q) for q in row]
+        late = [k for k in range(4, len(row)) if inputs[k] in parts]
+        if independent and late and all(set(parts[inputs[k]]) <= set(inputs[:k]) for k in late):
+            return True
+    return False
+
+
+def test_steps_in_a_basis_stand_before_their_sum():
+    lines = Lines(7, all_pairs(7))
+    rows = lines.draw(300, 9, generator(0, "batches"), "basis")
+    assert all(in_steps(7, row) for row in rows)
+    hidden = lines.draw(300, 9, generator(0, "batches"), "basis", 0.0)
+    assert np.mean([in_steps(7, row) for row in hidden]) < 0.1
 
 
 @pytest.mark.parametrize(("step", "shown"), [(1, 1.0), (30, 0.5), (40, 0.0), (99, 0.0)])
@@ -364,10 +391,10 @@ def test_pools_without_such_rows_are_refused(rule, settings):
 @pytest.mark.parametrize(
     ("step", "shares"),
     [
-        (1, [0, 0, 0, 0, 1, 0]),
-        (150, [0.25, 0.15, 0, 0, 0.6, 0]),
-        (200, [0.5, 0.3, 0, 0, 0.2, 0]),
-        (9999, [0.5, 0.3, 0, 0, 0.2, 0]),
+        (1, [0, 0, 0, 0, 1, 0, 0]),
+        (150, [0.25, 0.15, 0, 0, 0.6, 0, 0]),
+        (200, [0.5, 0.3, 0, 0, 0.2, 0, 0]),
+        (9999, [0.5, 0.3, 0, 0, 0.2, 0, 0]),
     ],
 )
 def test_shares_of_rows_move(step, shares):
@@ -384,6 +411,15 @@ def test_shares_of_rows_move(step, shares):
     np.testing.assert_array_equal(rows[:plain], pairs[:plain])
     assert all(obeys("direction-free", 7, row) for row in rows[plain : plain + free].tolist())
     assert all(obeys("axis", 7, row) for row in rows[plain + free :].tolist())
+
+
+def test_rows_of_the_recorded_runs_stay():
+    """Shares of lines, steps and plain rows: the batch of before there were bases."""
+    data = mixed({"line": 0.1, "steps": 0.65, "plain": 0.25})
+    tokens = data.batch(80, generator(3, "batches"), 5)
+    assert zlib.crc32(tokens.astype(np.int64).tobytes()) == 1452948587
+    sets = data.sets(generator(3, "probes"))
+    assert zlib.crc32(sets["ood_steps"].astype(np.int64).tobytes()) == 3373868174
 
 
 def test_of_plain_rows_alone_nothing_changes():
