@@ -161,7 +161,7 @@ def progress(row):
     late = [row["uncovered"], *(row[f"{name}_late"] for name in by_rule(row))]
     id_train, id_test, ood_train, ood_test = (f"{100 * x:.0f}" for x in last)
     unmatched = "/".join(f"{100 * x:.0f}" for x in late)
-    return f"id {id_train}/{id_test} ood {ood_train}/{ood_test} late {unmatched} %"
+    return f"id {id_train}/{id_test} ood {ood_train}/{ood_test} late {unmatched}"
 
 
 def by_rule(measured):
@@ -173,7 +173,7 @@ def legend(late):
     """What the progress line shows, of the measured sets of rows by rule."""
     rules = [rule for rule, name in ROWS.items() if name in late]
     rows = f", rows {'/'.join(rules)}" if rules else ""
-    return f"last shot, train/test inputs; late: unmatched queries{rows}"
+    return f"%: last shot, train/test inputs; late unmatched queries{rows}"
 
 
 def main(argv=None):
