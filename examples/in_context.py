@@ -173,7 +173,7 @@ def legend(late):
     """What the progress line shows, of the measured sets of rows by rule."""
     rules = [rule for rule, name in ROWS.items() if name in late]
     rows = f", rows {'/'.join(rules)}" if rules else ""
-    return f"%: last shot, train/test inputs; late unmatched queries{rows}"
+    return f"%: last shot, train/test inputs; late unmatched{rows}"
 
 
 def main(argv=None):

@@ -515,7 +515,7 @@ def test_uncovered_queries(host_dev):
     answered = predicted == run.sets["ood_train"].targets
     error = setup.clustered_error(answered, solved["uncovered"], rows)
     assert results["uncovered_error"] == row["uncovered_error"] == error
-    assert f" late {100 * share:.0f} %" in in_context.progress(row)
+    assert f" late {100 * share:.0f}" in in_context.progress(row)
 
 
 def test_fresh_rows(host_dev, monkeypatch):
