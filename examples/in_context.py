@@ -118,8 +118,6 @@ def arguments(argv=None):
 def refuse_idle(args, shares):
     """Refuse flags that would do nothing beside the others."""
     optimizers.refuse_idle(args)
-    if args.hold:
-        cli.refuse_idle(args, "does not go with --hold, which takes its place", "schedule")
     if not args.start:
         cli.refuse_idle(args, "needs --start", "ramp")
     if not {"steps", "basis"} & set(shares.used):
