@@ -19,7 +19,7 @@ from tinygrok.tasks import in_context as ic
 from tinygrok.tasks.in_context_rows import RULES, Lines, MixedRows
 from tinygrok.tasks.modular import TaskError, all_pairs
 from tinygrok.tasks.shares import MovingShares
-from tinygrok.training.checkpoint import load_training, save_training
+from tinygrok.training.checkpoint import load_training, load_weights, save_training
 
 RESULTS = Path(in_context.__file__).parent / "results"
 
@@ -543,6 +543,30 @@ def test_fresh_rows(host_dev, monkeypatch):
     assert not any(
         tuple(row) in seen for row in drawn[0][data.ood_tasks.all(axis=1).argmax() :][:20]
     )
+
+
+def test_a_run_that_starts_from_the_weights_of_another(tmp_path, host_dev):
+    """Under other rows; refused for other tasks or inputs, for another network, and for no file."""
+    first = "--quick --steps 3 --measure-every 3 --save-seconds 0 --threads 1 --no-plot --out"
+    assert in_context.main([*first.split(), str(tmp_path / "a")]) is None
+    file = tmp_path / "a/checkpoint.npz"
+    args = in_context.arguments(f"--quick --rows plain=0.5 line=0.5 --weights {file}".split())
+    _, _, run = in_context.build(args, host_dev)
+    _, trained = load_weights(file)
+    for name, weight in run.params.to_host().items():
+        np.testing.assert_array_equal(weight, trained[name])
+    for flags, said in {
+        "--seed 1": "trained with --seed 0, not 1: what is held out must be the same",
+        "--alpha 0.5": "trained with --alpha 0.6, not 0.5",
+        "--width 32": "shape",
+        "--init-std 0.1": "--init-std does not go with --weights",
+        f"--weights {tmp_path}/none.npz": "none.npz",
+    }.items():
+        words = ["--quick", "--weights", str(file), *flags.split(), "--out", str(tmp_path / "b")]
+        with pytest.raises(InputError, match=said) as error:
+            in_context.main(words)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "b").exists()
 
 
 def test_the_progress_line_fits_a_terminal(capsys):
