@@ -14,9 +14,11 @@ def add_flags(p):
 
 
 def refuse_idle(args):
-    """Refuse --matrix-lr where no matrix has it."""
+    """Refuse --matrix-lr where no matrix has it, and a --schedule that --hold replaces."""
     if args.optimizer != "muon":
         cli.refuse_idle(args, "needs --optimizer muon", "matrix_lr")
+    if args.hold and hasattr(args, "schedule"):
+        cli.refuse_idle(args, "does not go with --hold, which takes its place", "schedule")
 
 
 def options(args, net, schedule):

@@ -3,6 +3,8 @@
     python examples/in_context.py --quick           # p = 5, a minute: o.o.d. by ratio matching
     python examples/in_context.py --preset small    # p = 7: o.o.d. ability rises and fades
     python examples/in_context.py --preset sums     # p = 7: beyond ratio matching, by a curriculum
+    python examples/in_context.py --preset bases --weights runs/in_context/checkpoint.npz
+                                                    # then sums of any two inputs, and free rows
     python examples/in_context.py --preset paper    # p = 29, width 512: for a GPU
 
 It reads x1 y1 z1 x2 y2 z2 ..., z = (a x + b y) mod p; a task is a pair (a, b). The weights with the
@@ -60,7 +62,15 @@ SUMS = {
     "steps": 12_000,
     "measure_every": 500,
 }
-PRESETS = {"small": {}, "sums": SUMS, "paper": PAPER}  # small: the defaults
+# Goes on from the weights of sums: any two inputs take the place of the axes.
+BASES = SUMS | {
+    "start": ["line=0.1", "axis=0.1", "basis=0.5", "plain=0.3"],
+    "ramp": [0, 2500],
+    "rows": ["line=0.05", "axis=0.1", "basis=0.45", "plain=0.4"],
+    "fade": [0, 2500],
+    "steps": 8000,
+}
+PRESETS = {"small": {}, "sums": SUMS, "bases": BASES, "paper": PAPER}  # small: the defaults
 QUICK = {"p": 5, "shots": 8, "tasks": 16, "alpha": 0.6, "batch": 64, "steps": 1000}
 QUICK |= {"lr": 2e-3, "warmup": 100, "measure_every": 100}
 
@@ -76,7 +86,7 @@ def arguments(argv=None):
     after = ["constant", "cosine"]
     share = cli.fraction()
     rows = f"shares of the rules of rows, {', '.join(RULES)}"
-    fade = "training steps while the sums of the rule steps lose their steps"
+    fade = "training steps while the sums of the rules steps and basis lose their steps"
     some = "draw so many for each batch (default: all, or --batch of them)"
     repeats = "a sequence may hold the same input twice (the paper's does)"
     add("--preset", default="small", choices=presets, help="settings that other flags may change")
@@ -102,6 +112,7 @@ def arguments(argv=None):
     add("--warmup", type=cli.integer(0), default=200, help="steps of linear warm-up")
     add("--schedule", default="constant", choices=after, help="then; cosine to a tenth")
     optimizers.add_flags(p)
+    add("--weights", metavar="FILE", help="start from the weights of a checkpoint of this example")
     add("--init-std", type=cli.positive(), help="default 0.02 sqrt(512 / width)")
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=250, help="steps between measurements")
@@ -118,12 +129,12 @@ def arguments(argv=None):
 def refuse_idle(args, shares):
     """Refuse flags that would do nothing beside the others."""
     optimizers.refuse_idle(args)
-    if args.hold:
-        cli.refuse_idle(args, "does not go with --hold, which takes its place", "schedule")
+    if args.weights:
+        cli.refuse_idle(args, "does not go with --weights, which take its place", "init_std")
     if not args.start:
         cli.refuse_idle(args, "needs --start", "ramp")
-    if "steps" not in shares.used:
-        cli.refuse_idle(args, "needs a share of the rule steps", "fade")
+    if not {"steps", "basis"} & set(shares.used):
+        cli.refuse_idle(args, "needs a share of the rule steps or basis", "fade")
 
 
 def build(args, dev):
@@ -137,13 +148,12 @@ def build(args, dev):
     schedule = linear_warmup(args.warmup)
     if args.schedule == "cosine":
         schedule = cosine(args.warmup, args.steps, 0.1)
-    std = args.init_std or 0.02 * (512 / args.width) ** 0.5
     run = SequenceTraining.on_task(
         net,
         data,
         args.batch,
         args.seed,
-        weights=net.init(generator(args.seed, "init"), std),
+        weights=setup.first_weights(args, net),
         device=dev,
         betas=(0.9, 0.98),
         **optimizers.options(args, net, schedule),
@@ -161,7 +171,7 @@ def progress(row):
     late = [row["uncovered"], *(row[f"{name}_late"] for name in by_rule(row))]
     id_train, id_test, ood_train, ood_test = (f"{100 * x:.0f}" for x in last)
     unmatched = "/".join(f"{100 * x:.0f}" for x in late)
-    return f"id {id_train}/{id_test} ood {ood_train}/{ood_test} late {unmatched} %"
+    return f"id {id_train}/{id_test} ood {ood_train}/{ood_test} late {unmatched}"
 
 
 def by_rule(measured):
@@ -173,7 +183,7 @@ def legend(late):
     """What the progress line shows, of the measured sets of rows by rule."""
     rules = [rule for rule, name in ROWS.items() if name in late]
     rows = f", rows {'/'.join(rules)}" if rules else ""
-    return f"last shot, train/test inputs; late: unmatched queries{rows}"
+    return f"%: last shot, train/test inputs; late unmatched{rows}"
 
 
 def main(argv=None):

@@ -20,6 +20,7 @@ Gromov, Learning to grok, arXiv 2406.02550 (Figure 1b).
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _memory as memory  # isort: skip
+import _optimizers as optimizers  # isort: skip
 import _packs  # isort: skip
 import functools  # isort: skip
 
@@ -48,7 +49,8 @@ def arguments(argv=None):
     after = ["constant", "cosine"]
     shares = [0.3, 0.4, 0.5, 0.6, 0.75]
     dask = "address of a Dask scheduler; it and its workers need PYTHONPATH=examples"
-    batch = "sequences a step: every point takes the multiple of its tasks that is nearest"
+    batch = "sequences a step: every point takes the nearest multiple of its tasks in a step"
+    each = "tasks in a step (default: all), or all where a point has fewer"
     high = "accuracy that counts as high; the paper states none, in_context.py takes 0.75"
     add("--p", type=cli.integer(3, 100), default=7, help="modulus, a prime")
     add("--tasks", type=tasks, nargs="+", default=[4, 12, 20, 28, 36], help="columns")
@@ -60,16 +62,19 @@ def arguments(argv=None):
     add("--width", type=size, default=64, help="channels")
     add("--heads", type=size, default=2, help="attention heads")
     add("--batch", type=cli.integer(1, 10**6), default=72, help=batch)
+    add("--tasks-per-step", type=tasks, help=each)
     add("--steps", type=count, default=3500, help="optimiser steps of every network")
     add("--lr", type=cli.positive(), default=1e-3, help="peak learning rate of AdamW")
     add("--weight-decay", type=cli.real(), default=0.5, help="of matrices and embeddings")
     add("--warmup", type=cli.integer(0), default=200, help="steps of linear warm-up")
     add("--schedule", default="constant", choices=after, help="then; cosine to a tenth")
+    optimizers.add_flags(p)
     add("--measure-every", type=count, default=250, help="steps between measurements")
     add("--seeds", type=some, default=1, help="networks a point: --seed, --seed + 1, ...")
     add("--high", type=cli.fraction(), default=0.5, help=high)
     _packs.add_sweep(add, dask, "networks")
     args = cli.parse(p, argv, QUICK)
+    optimizers.refuse_idle(args)
     _packs.refuse_twice(args, "tasks", "alpha")
     args.tasks.sort()
     args.alpha.sort()
@@ -81,13 +86,18 @@ def arguments(argv=None):
 def points(args):
     """Flags of in_context.py for every network, in the order alpha, tasks, seed."""
     names = ("p", "rule", "shots", "repeats", "depth", "width", "heads", "steps", "lr", "dtype")
-    names += ("weight_decay", "warmup", "schedule", "measure_every")
+    names += ("weight_decay", "warmup", "measure_every", "optimizer")
+    names += ("hold",) if args.hold else ("schedule",)
+    names += ("matrix_lr",) if args.optimizer == "muon" else ()
     common = {name: getattr(args, name) for name in names}
     result = []
     for alpha in args.alpha:
         for tasks in args.tasks:
-            rows = max(1, round(args.batch / tasks))
-            cell = common | {"alpha": alpha, "tasks": tasks, "batch": rows * tasks}
+            each = min(tasks, args.tasks_per_step or tasks)
+            rows = max(1, round(args.batch / each))
+            cell = common | {"alpha": alpha, "tasks": tasks, "batch": rows * each}
+            if each < tasks:
+                cell["tasks_per_step"] = each
             result += [cell | {"seed": args.seed + s} for s in range(args.seeds)]
     return result
 

@@ -3,6 +3,7 @@ formulas."""
 
 import itertools
 import json
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tinygrok.engine.errors import InputError
 from tinygrok.engine.rng import generator
 from tinygrok.tasks import in_context as ic
 from tinygrok.tasks.modular import TaskError, all_pairs
-from tinygrok.training.checkpoint import load_training, save_training
+from tinygrok.training.checkpoint import load_training, load_weights, save_training
 
 RESULTS = Path(in_context.__file__).parent / "results"
 
@@ -228,6 +229,8 @@ def obeys(rule, p, row):
     if rule in ("line", "two-lines"):
         lines = {inverse_ratio(p, x) for x in map(tuple, row)}
         return [0, 0] not in row and len(lines) <= (1 if rule == "line" else 2)
+    if rule == "basis":
+        return [0, 0] not in row and len({inverse_ratio(p, x) for x in map(tuple, row[:4])}) > 1
     on_x = [x > 0 and y == 0 for x, y in row]
     on_y = [x == 0 and y > 0 for x, y in row]
     both = any(on_x[:4]) and any(on_y[:4]) and [0, 0] not in row
@@ -293,6 +296,30 @@ def test_steps_stand_before_their_sum(shown, share):
                 assert later[0][0] == x
             if x == 0:
                 assert later[0][1] == y
+
+
+def in_steps(p, row):
+    """Whether, for some e and f among the first 4, each later input q = alpha e + beta f (alpha and
+    beta not 0) comes after alpha e and beta f, found by trying all multiples."""
+    for e, f in itertools.permutations(row[:4], 2):
+        parts = {
+            tuple((alpha * e + beta * f) % p): (tuple(alpha * e % p), tuple(beta * f % p))
+            for alpha, beta in itertools.product(range(1, p), repeat=2)
+        }
+        independent = len(parts) == (p - 1) ** 2
+        inputs = [tuple(q) for q in row]
+        late = [k for k in range(4, len(row)) if inputs[k] in parts]
+        if independent and late and all(set(parts[inputs[k]]) <= set(inputs[:k]) for k in late):
+            return True
+    return False
+
+
+def test_steps_in_a_basis_stand_before_their_sum():
+    lines = Lines(7, all_pairs(7))
+    rows = lines.draw(300, 9, generator(0, "batches"), "basis")
+    assert all(in_steps(7, row) for row in rows)
+    hidden = lines.draw(300, 9, generator(0, "batches"), "basis", 0.0)
+    assert np.mean([in_steps(7, row) for row in hidden]) < 0.1
 
 
 @pytest.mark.parametrize(("step", "shown"), [(1, 1.0), (30, 0.5), (40, 0.0), (99, 0.0)])
@@ -364,10 +391,10 @@ def test_pools_without_such_rows_are_refused(rule, settings):
 @pytest.mark.parametrize(
     ("step", "shares"),
     [
-        (1, [0, 0, 0, 0, 1, 0]),
-        (150, [0.25, 0.15, 0, 0, 0.6, 0]),
-        (200, [0.5, 0.3, 0, 0, 0.2, 0]),
-        (9999, [0.5, 0.3, 0, 0, 0.2, 0]),
+        (1, [0, 0, 0, 0, 1, 0, 0]),
+        (150, [0.25, 0.15, 0, 0, 0.6, 0, 0]),
+        (200, [0.5, 0.3, 0, 0, 0.2, 0, 0]),
+        (9999, [0.5, 0.3, 0, 0, 0.2, 0, 0]),
     ],
 )
 def test_shares_of_rows_move(step, shares):
@@ -384,6 +411,15 @@ def test_shares_of_rows_move(step, shares):
     np.testing.assert_array_equal(rows[:plain], pairs[:plain])
     assert all(obeys("direction-free", 7, row) for row in rows[plain : plain + free].tolist())
     assert all(obeys("axis", 7, row) for row in rows[plain + free :].tolist())
+
+
+def test_rows_of_the_recorded_runs_stay():
+    """Shares of lines, steps and plain rows: the batch of before there were bases."""
+    data = mixed({"line": 0.1, "steps": 0.65, "plain": 0.25})
+    tokens = data.batch(80, generator(3, "batches"), 5)
+    assert zlib.crc32(tokens.astype(np.int64).tobytes()) == 1452948587
+    sets = data.sets(generator(3, "probes"))
+    assert zlib.crc32(sets["ood_steps"].astype(np.int64).tobytes()) == 3373868174
 
 
 def test_of_plain_rows_alone_nothing_changes():
@@ -434,7 +470,8 @@ def test_batches_that_tasks_do_not_divide(count, some):
 def test_sets_by_rule_are_of_held_out_tasks_and_train_inputs():
     data = mixed({"plain": 0.5, "line": 0.5}, shots=6)
     sets = data.sets(generator(0, "probes"))
-    assert list(sets) == [*setup.SETS, *setup.ROWS.values()]
+    assert sorted(sets) == sorted([*setup.SETS, *setup.ROWS.values()])
+    assert list(sets)[-1] == "ood_basis"
     pool = {tuple(x) for x in data.train_pool.tolist()}
     for name in setup.ROWS.values():
         triples = sets[name].reshape(len(data.ood_tasks), -1, 6, 3)
@@ -478,7 +515,7 @@ def test_uncovered_queries(host_dev):
     answered = predicted == run.sets["ood_train"].targets
     error = setup.clustered_error(answered, solved["uncovered"], rows)
     assert results["uncovered_error"] == row["uncovered_error"] == error
-    assert f" late {100 * share:.0f} %" in in_context.progress(row)
+    assert f" late {100 * share:.0f}" in in_context.progress(row)
 
 
 def test_fresh_rows(host_dev, monkeypatch):
@@ -508,6 +545,30 @@ def test_fresh_rows(host_dev, monkeypatch):
     )
 
 
+def test_a_run_that_starts_from_the_weights_of_another(tmp_path, host_dev):
+    """Under other rows; refused for other tasks or inputs, for another network, and for no file."""
+    first = "--quick --steps 3 --measure-every 3 --save-seconds 0 --threads 1 --no-plot --out"
+    assert in_context.main([*first.split(), str(tmp_path / "a")]) is None
+    file = tmp_path / "a/checkpoint.npz"
+    args = in_context.arguments(f"--quick --rows plain=0.5 line=0.5 --weights {file}".split())
+    _, _, run = in_context.build(args, host_dev)
+    _, trained = load_weights(file)
+    for name, weight in run.params.to_host().items():
+        np.testing.assert_array_equal(weight, trained[name])
+    for flags, said in {
+        "--seed 1": "trained with --seed 0, not 1: what is held out must be the same",
+        "--alpha 0.5": "trained with --alpha 0.6, not 0.5",
+        "--width 32": "shape",
+        "--init-std 0.1": "--init-std does not go with --weights",
+        f"--weights {tmp_path}/none.npz": "none.npz",
+    }.items():
+        words = ["--quick", "--weights", str(file), *flags.split(), "--out", str(tmp_path / "b")]
+        with pytest.raises(InputError, match=said) as error:
+            in_context.main(words)
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "b").exists()
+
+
 def test_the_progress_line_fits_a_terminal(capsys):
     """At most 100 columns with the longest numbers, the step and the rate around them."""
     row = {f"{name}_accuracy": np.ones(3) for name in setup.SETS}
@@ -516,7 +577,7 @@ def test_the_progress_line_fits_a_terminal(capsys):
     progress.began -= 9000
     progress(11_500, in_context.progress(row))
     line = capsys.readouterr().out.strip()
-    assert "id 100/100 ood 100/100 late 100/100/100/100/100/100 %" in line
+    assert "id 100/100 ood 100/100 late 100/100/100/100/100/100/100" in line
     assert len(line) <= 100
     assert len(in_context.legend(setup.ROWS.values())) <= 100
 

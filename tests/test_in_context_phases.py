@@ -60,6 +60,19 @@ def test_points_are_runs_of_in_context():
         assert len(data.train_pool) == round(flags["alpha"] * 49)
 
 
+def test_points_with_some_tasks_a_step():
+    args = args_of(
+        "--tasks 4 28 --alpha 0.4 --batch 70 --tasks-per-step 6 --optimizer muon --hold 0.8"
+    )
+    few, many = phases.points(args)
+    assert (few["batch"], many["batch"], many["tasks_per_step"]) == (72, 72, 6)
+    assert "tasks_per_step" not in few
+    for flags in (few, many):
+        options = point.options_of(flags)
+        assert {name: getattr(options, name) for name in flags} == flags
+        assert (options.optimizer, options.matrix_lr, options.hold) == ("muon", 0.02, 0.8)
+
+
 def test_a_batch_holds_every_task():
     args = args_of("--tasks 36 --batch 8")
     assert {flags["batch"] for flags in phases.points(args)} == {36}
