@@ -11,13 +11,11 @@ from tinygrok.engine.rng import generator
 from tinygrok.models.gpt import GPT
 from tinygrok.tasks import in_context as ic
 from tinygrok.tasks.modular import inverses
-from tinygrok.training.checkpoint import load_weights
 
 SETS = ("id_train", "id_test", "ood_train", "ood_test")
 ROWS = {rule: f"ood_{rule.replace('-', '_')}" for rule in RULES[1:]}  # sets that some pools lack
 SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
 FRESH = 4000  # sequences that are drawn anew at the end
-SPLIT = ("p", "tasks", "rule", "alpha", "seed")  # flags that say what is held out
 LATE = 8  # examples in context from which on uncovered queries are counted together
 
 
@@ -54,25 +52,6 @@ def make_model(args):
         raise cli.InputError(f"--vocab {vocab} does not hold the numbers 0..{args.p - 1}")
     size = (vocab, args.width, args.depth, args.heads)
     return GPT.in_context(*size, 3 * args.shots, recompute=args.recompute)
-
-
-def first_weights(args, net):
-    """Weights that training starts from: drawn, or those of --weights.
-
-    Refuses a checkpoint of other tasks and inputs: what this run holds out it may have seen."""
-    if not args.weights:
-        std = args.init_std or 0.02 * (512 / args.width) ** 0.5
-        return net.init(generator(args.seed, "init"), std)
-
-    def shapes(settings, headers):
-        for name in SPLIT:
-            found = settings.get(name)
-            if found != getattr(args, name):
-                other = f"trained with {cli.flag(name)} {found}, not {getattr(args, name)}"
-                raise cli.InputError(f"{args.weights}: {other}: what is held out must be the same")
-        return net.shapes
-
-    return load_weights(args.weights, shapes)[1]
 
 
 def require_memory(args, dev, net):

@@ -21,6 +21,7 @@ import _in_context_setup as setup
 import _optimizers as optimizers
 from _in_context_rows import RULES
 from _in_context_setup import ROWS, SETS, make_data, make_model
+from _in_context_weights import first_weights
 
 from tinygrok.engine.optim import cosine, linear_warmup
 from tinygrok.engine.rng import generator
@@ -153,7 +154,7 @@ def build(args, dev):
         data,
         args.batch,
         args.seed,
-        weights=setup.first_weights(args, net),
+        weights=first_weights(args, net),
         device=dev,
         betas=(0.9, 0.98),
         **optimizers.options(args, net, schedule),

@@ -1,0 +1,26 @@
+"""The weights from which a run of in_context.py starts: drawn, or those of an earlier run."""
+
+from tinygrok import cli
+from tinygrok.engine.rng import generator
+from tinygrok.training.checkpoint import load_weights
+
+SPLIT = ("p", "tasks", "rule", "alpha", "seed")  # flags that say what is held out
+
+
+def first_weights(args, net):
+    """Weights that training starts from: drawn, or those of --weights.
+
+    Refuses a checkpoint of other tasks and inputs: what this run holds out it may have seen."""
+    if not args.weights:
+        std = args.init_std or 0.02 * (512 / args.width) ** 0.5
+        return net.init(generator(args.seed, "init"), std)
+
+    def shapes(settings, headers):
+        for name in SPLIT:
+            found = settings.get(name)
+            if found != getattr(args, name):
+                other = f"trained with {cli.flag(name)} {found}, not {getattr(args, name)}"
+                raise cli.InputError(f"{args.weights}: {other}: what is held out must be the same")
+        return net.shapes
+
+    return load_weights(args.weights, shapes)[1]
