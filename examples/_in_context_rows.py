@@ -14,9 +14,9 @@ little to be learnt. Here a share of the rows asks for more, or for one thing at
     steps            axis rows that show such a sum in steps: before (x, y) also (x, 0) and (0, y),
                      where the pool has them, each with the same probability (among the first 4
                      inputs the order is lost)
-    basis            steps in a basis that each row draws: e and f of two directions stand for the
-                     inputs on the axes, the query is alpha e + beta f, its steps are alpha e and
-                     beta f
+    basis            steps in a basis that each row draws: its first two inputs, e and f of two
+                     directions, stand for the inputs on the axes, the query is alpha e + beta f,
+                     its steps are alpha e and beta f
 
 There are p + 1 directions y/x. Unless b = 0, z/x = a + b y/x is another in each of them, so that a
 learner can exclude answers, the more the more directions it has seen: draw far fewer shots than p.
@@ -31,7 +31,7 @@ from tinygrok.tasks.in_context import InContextData
 from tinygrok.tasks.modular import TaskError, directions, inverses, pair_numbers
 
 RULES = ("plain", "direction-free", "line", "two-lines", "axis", "basis", "steps")
-EARLY = 4  # shots among which the two inputs on the axes, or of the basis, stand
+EARLY = 4  # shots among which the two inputs on the axes stand
 
 
 class Lines:
@@ -85,9 +85,12 @@ class Lines:
             return self._of(order[:, :shots], rng)
         if rule == "basis":
             pair = np.argsort(rng.random((rows, count)), axis=1)[:, :2]
-        else:
-            pair = np.tile([0, count - 1], (rows, 1))  # the axes
-        return self._sums(pair, shots, rng, 0.0 if rule == "axis" else shown)
+            return self._sums(pair, shots, rng, shown)
+        axes = np.tile([0, count - 1], (rows, 1))
+        inputs = self._sums(axes, shots, rng, 0.0 if rule == "axis" else shown)
+        order = np.tile(np.arange(shots), (rows, 1))
+        order[:, :EARLY] = rng.permuted(order[:, :EARLY], axis=1)
+        return np.take_along_axis(inputs, order[..., None], axis=1)
 
     def _of(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Inputs (..., 2) in directions of the numbers chosen (...)."""
@@ -109,10 +112,7 @@ class Lines:
         left_out = ~np.pad(kept, ((0, 0), (0, 0), (0, 1)), constant_values=True)
         places = np.argsort(left_out.reshape(rows, -1), axis=1, kind="stable")[:, : shots - 2]
         later = np.take_along_axis(inputs, places[..., None], axis=1)
-        drawn = np.concatenate([basis, later], axis=1)
-        order = np.tile(np.arange(shots), (rows, 1))
-        order[:, :EARLY] = rng.permuted(order[:, :EARLY], axis=1)
-        return np.take_along_axis(drawn, order[..., None], axis=1)
+        return np.concatenate([basis, later], axis=1)
 
     def _parts(self, q: np.ndarray, basis: np.ndarray) -> np.ndarray:
         """alpha e and beta f (rows, shots, 2, 2) of q = alpha e + beta f mod p, q (rows, shots, 2),

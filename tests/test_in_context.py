@@ -230,7 +230,7 @@ def obeys(rule, p, row):
         lines = {inverse_ratio(p, x) for x in map(tuple, row)}
         return [0, 0] not in row and len(lines) <= (1 if rule == "line" else 2)
     if rule == "basis":
-        return [0, 0] not in row and len({inverse_ratio(p, x) for x in map(tuple, row[:4])}) > 1
+        return [0, 0] not in row and len({inverse_ratio(p, x) for x in map(tuple, row[:2])}) == 2
     on_x = [x > 0 and y == 0 for x, y in row]
     on_y = [x == 0 and y > 0 for x, y in row]
     both = any(on_x[:4]) and any(on_y[:4]) and [0, 0] not in row
@@ -299,19 +299,15 @@ def test_steps_stand_before_their_sum(shown, share):
 
 
 def in_steps(p, row):
-    """Whether, for some e and f among the first 4, each later input q = alpha e + beta f (alpha and
-    beta not 0) comes after alpha e and beta f, found by trying all multiples."""
-    for e, f in itertools.permutations(row[:4], 2):
-        parts = {
-            tuple((alpha * e + beta * f) % p): (tuple(alpha * e % p), tuple(beta * f % p))
-            for alpha, beta in itertools.product(range(1, p), repeat=2)
-        }
-        independent = len(parts) == (p - 1) ** 2
-        inputs = [tuple(q) for q in row]
-        late = [k for k in range(4, len(row)) if inputs[k] in parts]
-        if independent and late and all(set(parts[inputs[k]]) <= set(inputs[:k]) for k in late):
-            return True
-    return False
+    """Whether each input q = alpha e + beta f (alpha and beta not 0; e and f the first two) comes
+    after alpha e and beta f, found by trying all multiples."""
+    e, f = row[:2]
+    parts = {
+        tuple((alpha * e + beta * f) % p): {tuple(alpha * e % p), tuple(beta * f % p)}
+        for alpha, beta in itertools.product(range(1, p), repeat=2)
+    }
+    inputs = [tuple(q) for q in row]
+    return all(parts[q] <= set(inputs[:k]) for k, q in enumerate(inputs) if q in parts)
 
 
 def test_steps_in_a_basis_stand_before_their_sum():
