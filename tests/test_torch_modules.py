@@ -85,6 +85,7 @@ def test_exact_jacobians():
     assert not np.allclose(exact(net, x)[0], expected[0], rtol=0.2)
 
 
+@pytest.mark.slow
 def test_jacrev_of_one_sample():
     net = nn.Sequential(nn.Linear(5, 6), nn.Sequential(nn.Tanh(), nn.Linear(6, 7))).double()
     x = torch.randn(1, 5, dtype=torch.float64)
@@ -183,6 +184,7 @@ def test_relu_is_critical_at_sigma_w_sqrt_2(variance):
         h = net[k + 1](h)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_of_repeats():
     """Squared errors are the variance of the mean, without bias: over 600 repeats of 6 probes."""
     net = nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.Tanh(), nn.Linear(5, 3))).double()
@@ -253,6 +255,16 @@ def test_only_weights_after_the_first_submodule_are_tuned():
     for name in changed:  # one multiplier each
         ratio = net.state_dict()[name] / before[name]
         torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-4, atol=0)
+
+
+def test_a_weight_of_two_submodules_has_one_multiplier():
+    torch.manual_seed(0)
+    shared = nn.Linear(20, 20)
+    nn.init.normal_(shared.weight, std=10)  # too large: every step is the longest that is allowed
+    before = shared.weight.detach().clone()
+    net = nn.Sequential(nn.Identity(), *(nn.Sequential(nn.ReLU(), shared) for _ in range(2)))
+    torch_autoinit(net, torch.randn(16, 20), ["0", "1", "2"], steps=2)
+    torch.testing.assert_close(shared.weight.detach(), before * np.exp(-0.6))
 
 
 def test_batchnorm_hides_the_weights_before_it():
