@@ -279,6 +279,25 @@ def test_batchnorm_hides_the_weights_before_it():
     assert torch.equal(part[1].running_var, before["1.1.running_var"])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_transformers_have_a_second_derivative(training):
+    """J > 1 of pre-norm blocks falls with their weights. J is there for a caller without gradients
+    too."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True, norm_first=True)
+    net = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).train(training)
+    x = torch.randn(4, 5, 16)
+    blocks = ["layers.0", "layers.1", "layers.2"]
+    with torch.no_grad():
+        for name, w in net.named_parameters():
+            w *= 3 if "linear" in name else 1
+    with torch.inference_mode():
+        before, _ = torch_apjn(net, x, blocks)
+    J = torch_autoinit(net, x, blocks, steps=20)
+    np.testing.assert_allclose(J[0], before, rtol=0.2)
+    assert (before - 1 > 2 * abs(J[-1] - 1)).all()
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 
@@ -307,15 +326,14 @@ class Counted(nn.Module):
 
 
 class Once(nn.Module):
-    """Attention, whose fast form PyTorch differentiates only once."""
+    """Distances, which PyTorch differentiates only once."""
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(3, 3))
+        self.weight = nn.Parameter(torch.eye(3) + torch.ones(3, 3))
 
     def forward(self, x):
-        q = (x @ self.weight)[None, None]
-        return nn.functional.scaled_dot_product_attention(q, q, q)
+        return torch.cdist(x @ self.weight, torch.arange(6.0).reshape(2, 3))
 
 
 X = torch.ones(2, 3)
@@ -351,7 +369,7 @@ def test_bad_input_takes_one_line(arguments, message):
 def test_what_cannot_be_tuned():
     net = Branches()
     before = copy.deepcopy(net.state_dict())
-    with pytest.raises(InputError, match="no second derivative: derivative for aten::_scaled_dot"):
+    with pytest.raises(InputError, match="no second derivative: the derivative for '_cdist_backw"):
         torch_autoinit(net, X, ["left", "once"])
     with pytest.raises(InputError, match="steps must be at least 0, not -1"):
         torch_autoinit(net, X, ["left", "once"], steps=-1)
