@@ -85,6 +85,7 @@ def test_exact_jacobians():
     assert not np.allclose(exact(net, x)[0], expected[0], rtol=0.2)
 
 
+@pytest.mark.slow
 def test_jacrev_of_one_sample():
     net = nn.Sequential(nn.Linear(5, 6), nn.Sequential(nn.Tanh(), nn.Linear(6, 7))).double()
     x = torch.randn(1, 5, dtype=torch.float64)
@@ -183,6 +184,7 @@ def test_relu_is_critical_at_sigma_w_sqrt_2(variance):
         h = net[k + 1](h)
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_of_repeats():
     """Squared errors are the variance of the mean, without bias: over 600 repeats of 6 probes."""
     net = nn.Sequential(nn.Linear(4, 5), nn.Sequential(nn.Tanh(), nn.Linear(5, 3))).double()
@@ -255,6 +257,16 @@ def test_only_weights_after_the_first_submodule_are_tuned():
         torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio), rtol=1e-4, atol=0)
 
 
+def test_a_weight_of_two_submodules_has_one_multiplier():
+    torch.manual_seed(0)
+    shared = nn.Linear(20, 20)
+    nn.init.normal_(shared.weight, std=10)  # too large: every step is the longest that is allowed
+    before = shared.weight.detach().clone()
+    net = nn.Sequential(nn.Identity(), *(nn.Sequential(nn.ReLU(), shared) for _ in range(2)))
+    torch_autoinit(net, torch.randn(16, 20), ["0", "1", "2"], steps=2)
+    torch.testing.assert_close(shared.weight.detach(), before * np.exp(-0.6))
+
+
 def test_batchnorm_hides_the_weights_before_it():
     """They have no effect on J, and stay; the running statistics stay too."""
     torch.manual_seed(0)
@@ -265,6 +277,25 @@ def test_batchnorm_hides_the_weights_before_it():
     ratio = part[0].weight / before["1.0.weight"]
     assert abs(ratio.mean().item() - 1) < 1e-3
     assert torch.equal(part[1].running_var, before["1.1.running_var"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_transformers_have_a_second_derivative(training):
+    """J > 1 of pre-norm blocks falls with their weights. J is there for a caller without gradients
+    too."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True, norm_first=True)
+    net = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).train(training)
+    x = torch.randn(4, 5, 16)
+    blocks = ["layers.0", "layers.1", "layers.2"]
+    with torch.no_grad():
+        for name, w in net.named_parameters():
+            w *= 3 if "linear" in name else 1
+    with torch.inference_mode():
+        before, _ = torch_apjn(net, x, blocks)
+    J = torch_autoinit(net, x, blocks, steps=20)
+    np.testing.assert_allclose(J[0], before, rtol=0.2)
+    assert (before - 1 > 2 * abs(J[-1] - 1)).all()
 
 
 # -- refusals --------------------------------------------------------------------------------------
@@ -295,15 +326,14 @@ class Counted(nn.Module):
 
 
 class Once(nn.Module):
-    """Attention, whose fast form PyTorch differentiates only once."""
+    """Distances, which PyTorch differentiates only once."""
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(3, 3))
+        self.weight = nn.Parameter(torch.eye(3) + torch.ones(3, 3))
 
     def forward(self, x):
-        q = (x @ self.weight)[None, None]
-        return nn.functional.scaled_dot_product_attention(q, q, q)
+        return torch.cdist(x @ self.weight, torch.arange(6.0).reshape(2, 3))
 
 
 X = torch.ones(2, 3)
@@ -339,7 +369,7 @@ def test_bad_input_takes_one_line(arguments, message):
 def test_what_cannot_be_tuned():
     net = Branches()
     before = copy.deepcopy(net.state_dict())
-    with pytest.raises(InputError, match="no second derivative: derivative for aten::_scaled_dot"):
+    with pytest.raises(InputError, match="no second derivative: the derivative for '_cdist_backw"):
         torch_autoinit(net, X, ["left", "once"])
     with pytest.raises(InputError, match="steps must be at least 0, not -1"):
         torch_autoinit(net, X, ["left", "once"], steps=-1)

@@ -64,9 +64,10 @@ def torch_autoinit(
 
         ln a <- ln a - lr a dL/da,  |change| <= 0.3,  L = 1/2 sum (ln J)^2
 
-    as in tinygrok.autoinit: of k weights in series, lr < 1/(2 k). Arguments and errors are those of
-    torch_apjn; InputError also where nothing can be tuned, where PyTorch lacks a second derivative,
-    and for a loss that is not finite.
+    as in tinygrok.autoinit: of k weights in series, lr < 1/(2 k). What a norm divides out, no
+    multiplier moves, and a residual block comes to 1 slowly, since only a = 0 gives it. Arguments
+    and errors are those of torch_apjn; InputError also where nothing can be tuned, where PyTorch
+    lacks a second derivative, and for a loss that is not finite.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)
@@ -149,8 +150,11 @@ def _outputs(module, batch, blocks: list[str]) -> dict:
 
     hooks = [part.register_forward_hook(partial(keep, name)) for name, part in submodules.items()]
     buffers = {name: x.clone() for name, x in module.named_buffers()}  # the pass may change them
+    refusing = _refusing("the module refuses the batch")
+    # PyTorch differentiates only this kind of attention twice.
+    attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     try:
-        with torch.enable_grad(), _refusing("the module refuses the batch"):
+        with torch.inference_mode(False), torch.enable_grad(), attention, refusing:
             torch.func.functional_call(module, buffers, (batch,))
     finally:
         for hook in hooks:
