@@ -24,7 +24,6 @@ RULES = {  # sets of rows by rule
     "ood_two_lines": {"label": "two lines, which?", "color": GREEN, "ls": ":"},
     "ood_steps": {"label": "sums, steps shown", "color": ORANGE, "ls": "-."},
     "ood_axis": {"label": "sums, no step shown", "color": TEST},
-    "ood_basis": {"label": "sums in any basis, steps shown", "color": ORANGE, "ls": ":"},
     "ood_direction_free": {
         "label": "different directions",
         "color": PURPLE,

@@ -14,9 +14,6 @@ little to be learnt. Here a share of the rows asks for more, or for one thing at
     steps            axis rows that show such a sum in steps: before (x, y) also (x, 0) and (0, y),
                      where the pool has them, each with the same probability (among the first 4
                      inputs the order is lost)
-    basis            steps in a basis that each row draws: its first two inputs, e and f of two
-                     directions, stand for the inputs on the axes, the query is alpha e + beta f,
-                     its steps are alpha e and beta f
 
 There are p + 1 directions y/x. Unless b = 0, z/x = a + b y/x is another in each of them, so that a
 learner can exclude answers, the more the more directions it has seen: draw far fewer shots than p.
@@ -28,9 +25,9 @@ import numpy as np
 from _moving_shares import MovingShares, moved
 
 from tinygrok.tasks.in_context import InContextData
-from tinygrok.tasks.modular import TaskError, directions, inverses, pair_numbers
+from tinygrok.tasks.modular import TaskError, directions, pair_numbers
 
-RULES = ("plain", "direction-free", "line", "two-lines", "axis", "basis", "steps")
+RULES = ("plain", "direction-free", "line", "two-lines", "axis", "steps")
 EARLY = 4  # shots among which the two inputs on the axes stand
 
 
@@ -45,7 +42,6 @@ class Lines:
     """
 
     def __init__(self, p: int, pool: np.ndarray):
-        self.p = p
         pool = pool[pool.any(axis=1)]
         line = directions(p)[pair_numbers(pool, p)]
         self._inputs = pool[np.argsort(line, kind="stable")]
@@ -64,7 +60,6 @@ class Lines:
             "line": count > 0,
             "two-lines": count > 1,
             "axis": both_axes,
-            "basis": count > 2,
             "steps": both_axes,
         }
         return [rule for rule in RULES if has[rule]]
@@ -83,52 +78,28 @@ class Lines:
             if rule == "two-lines":
                 order = np.take_along_axis(order, rng.integers(2, size=(rows, shots)), axis=1)
             return self._of(order[:, :shots], rng)
-        if rule == "basis":
-            pair = np.argsort(rng.random((rows, count)), axis=1)[:, :2]
-            return self._sums(pair, shots, rng, shown)
-        axes = np.tile([0, count - 1], (rows, 1))
-        inputs = self._sums(axes, shots, rng, 0.0 if rule == "axis" else shown)
-        order = np.tile(np.arange(shots), (rows, 1))
-        order[:, :EARLY] = rng.permuted(order[:, :EARLY], axis=1)
-        return np.take_along_axis(inputs, order[..., None], axis=1)
+        return self._sums(rows, shots, rng, shown if rule == "steps" else 0.0)
 
     def _of(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Inputs (..., 2) in directions of the numbers chosen (...)."""
         return self._inputs[self._ends[chosen] - 1 - rng.integers(self._counts[chosen])]
 
-    def _sums(self, pair, shots: int, rng: np.random.Generator, shown: float) -> np.ndarray:
-        """Rows of the rules axis, steps and basis: e and f of two directions, the numbers `pair`
-        (rows, 2), and queries q = alpha e + beta f in others, so that neither factor is 0."""
-        rows = len(pair)
-        basis = self._of(pair, rng)
-        others = rng.integers(len(self.directions) - 2, size=(rows, shots))
-        for taken in np.sort(pair, axis=1).T:
-            others += others >= taken[:, None]
-        queries = self._of(others, rng)
-        steps = self._parts(queries, basis)
+    def _sums(self, rows: int, shots: int, rng: np.random.Generator, shown: float) -> np.ndarray:
+        """Rows of the rules axis and steps."""
+        count = len(self.directions)
+        axes = self._of(np.tile([0, count - 1], (rows, 1)), rng)
+        queries = self._of(rng.integers(1, count - 1, size=(rows, shots)), rng)
+        steps = queries[:, :, None] * np.eye(2, dtype=int)  # (x, 0), (0, y)
         kept = self._in_pool[steps[..., 0], steps[..., 1]]
         kept &= rng.random(kept.shape) < shown
         inputs = np.concatenate([steps, queries[:, :, None]], axis=2).reshape(rows, -1, 2)
         left_out = ~np.pad(kept, ((0, 0), (0, 0), (0, 1)), constant_values=True)
         places = np.argsort(left_out.reshape(rows, -1), axis=1, kind="stable")[:, : shots - 2]
         later = np.take_along_axis(inputs, places[..., None], axis=1)
-        return np.concatenate([basis, later], axis=1)
-
-    def _parts(self, q: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        """alpha e and beta f (rows, shots, 2, 2) of q = alpha e + beta f mod p, q (rows, shots, 2),
-        by Cramer's rule, alpha = q x f / e x f and beta = e x q / e x f with e x f = e_0 f_1 - e_1
-        f_0."""
-        e = basis[:, :1]
-        f = basis[:, 1:]
-        inverse = inverses(self.p)[_cross(e, f) % self.p]
-        alpha = _cross(q, f) * inverse
-        beta = _cross(e, q) * inverse
-        parts = [alpha[..., None] * e, beta[..., None] * f]
-        return np.stack(parts, axis=2) % self.p
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+        drawn = np.concatenate([axes, later], axis=1)
+        order = np.tile(np.arange(shots), (rows, 1))
+        order[:, :EARLY] = rng.permuted(order[:, :EARLY], axis=1)
+        return np.take_along_axis(drawn, order[..., None], axis=1)
 
 
 @dataclass(kw_only=True)
@@ -174,14 +145,13 @@ class MixedRows(InContextData):
 
     def sets(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The four of InContextData; then, unless all training rows are plain, ood_direction_free,
-        ood_line, ood_two_lines, ood_axis, ood_steps, ood_basis: held-out tasks on train inputs by
-        these rules, if any."""
+        ood_line, ood_two_lines, ood_axis, ood_steps: held-out tasks on train inputs by these rules,
+        if any."""
         result = super().sets(rng)
         if self.shares.used == ["plain"]:
             return result
         rows = len(result["ood_train"]) // len(self.ood_tasks)
-        rules = self.lines.rules(self.shots)[1:]
-        for rule in sorted(rules, key="basis".__eq__):  # it came last, and changes no other draw
+        for rule in self.lines.rules(self.shots)[1:]:
             pairs = self.lines.draw(rows, self.shots, rng, rule)
             result[f"ood_{rule.replace('-', '_')}"] = self.sequences(self.ood_tasks, pairs)
         return result

@@ -3,8 +3,8 @@
     python examples/in_context.py --quick           # p = 5, a minute: o.o.d. by ratio matching
     python examples/in_context.py --preset small    # p = 7: o.o.d. ability rises and fades
     python examples/in_context.py --preset sums     # p = 7: beyond ratio matching, by a curriculum
-    python examples/in_context.py --preset bases --weights runs/in_context/checkpoint.npz
-                                                    # then sums of any two inputs, and free rows
+    python examples/in_context.py --preset free --weights runs/in_context/checkpoint.npz --out F
+                                                    # goes on from sums, with more free rows
     python examples/in_context.py --preset paper    # p = 29, width 512: for a GPU
 
 It reads x1 y1 z1 x2 y2 z2 ..., z = (a x + b y) mod p; a task is a pair (a, b). The weights with the
@@ -63,15 +63,11 @@ SUMS = {
     "steps": 12_000,
     "measure_every": 500,
 }
-# Goes on from the weights of sums: any two inputs take the place of the axes.
-BASES = SUMS | {
-    "start": ["line=0.1", "axis=0.1", "basis=0.5", "plain=0.3"],
-    "ramp": [0, 2500],
-    "rows": ["line=0.05", "axis=0.1", "basis=0.45", "plain=0.4"],
-    "fade": [0, 2500],
-    "steps": 8000,
-}
-PRESETS = {"small": {}, "sums": SUMS, "bases": BASES, "paper": PAPER}  # small: the defaults
+# Goes on from the weights of sums, mostly on rows drawn freely.
+FREE = {name: value for name, value in SUMS.items() if name != "fade"}
+FREE |= {"start": ["line=0.1", "axis=0.35", "plain=0.55"], "ramp": [0, 2500], "steps": 8000}
+FREE |= {"rows": ["line=0.05", "axis=0.25", "plain=0.7"]}
+PRESETS = {"small": {}, "sums": SUMS, "free": FREE, "paper": PAPER}  # small: the defaults
 QUICK = {"p": 5, "shots": 8, "tasks": 16, "alpha": 0.6, "batch": 64, "steps": 1000}
 QUICK |= {"lr": 2e-3, "warmup": 100, "measure_every": 100}
 
@@ -87,7 +83,7 @@ def arguments(argv=None):
     after = ["constant", "cosine"]
     share = cli.fraction()
     rows = f"shares of the rules of rows, {', '.join(RULES)}"
-    fade = "training steps while the sums of the rules steps and basis lose their steps"
+    fade = "training steps while the sums of the rule steps lose their steps"
     some = "draw so many for each batch (default: all, or --batch of them)"
     repeats = "a sequence may hold the same input twice (the paper's does)"
     add("--preset", default="small", choices=presets, help="settings that other flags may change")
@@ -134,8 +130,8 @@ def refuse_idle(args, shares):
         cli.refuse_idle(args, "does not go with --weights, which take its place", "init_std")
     if not args.start:
         cli.refuse_idle(args, "needs --start", "ramp")
-    if not {"steps", "basis"} & set(shares.used):
-        cli.refuse_idle(args, "needs a share of the rule steps or basis", "fade")
+    if "steps" not in shares.used:
+        cli.refuse_idle(args, "needs a share of the rule steps", "fade")
 
 
 def build(args, dev):

@@ -293,7 +293,6 @@ def test_a_flag_without_effect_is_refused(name):
 
 def test_flags_that_have_an_effect_are_taken():
     lines = ["--start line=1 --ramp 1 2", "--rows steps=1 --fade 1 2", "--preset paper --hold 0.5"]
-    lines += ["--rows basis=1 --fade 1 2"]
     for line in lines:
         in_context.arguments(line.split())
     lines = ["--generator truncated --keep-bits 5", "--mode unseen --pool 3", "--base 16 --pool 3"]

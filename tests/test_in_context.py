@@ -229,8 +229,6 @@ def obeys(rule, p, row):
     if rule in ("line", "two-lines"):
         lines = {inverse_ratio(p, x) for x in map(tuple, row)}
         return [0, 0] not in row and len(lines) <= (1 if rule == "line" else 2)
-    if rule == "basis":
-        return [0, 0] not in row and len({inverse_ratio(p, x) for x in map(tuple, row[:2])}) == 2
     on_x = [x > 0 and y == 0 for x, y in row]
     on_y = [x == 0 and y > 0 for x, y in row]
     both = any(on_x[:4]) and any(on_y[:4]) and [0, 0] not in row
@@ -296,26 +294,6 @@ def test_steps_stand_before_their_sum(shown, share):
                 assert later[0][0] == x
             if x == 0:
                 assert later[0][1] == y
-
-
-def in_steps(p, row):
-    """Whether each input q = alpha e + beta f (alpha and beta not 0; e and f the first two) comes
-    after alpha e and beta f, found by trying all multiples."""
-    e, f = row[:2]
-    parts = {
-        tuple((alpha * e + beta * f) % p): {tuple(alpha * e % p), tuple(beta * f % p)}
-        for alpha, beta in itertools.product(range(1, p), repeat=2)
-    }
-    inputs = [tuple(q) for q in row]
-    return all(parts[q] <= set(inputs[:k]) for k, q in enumerate(inputs) if q in parts)
-
-
-def test_steps_in_a_basis_stand_before_their_sum():
-    lines = Lines(7, all_pairs(7))
-    rows = lines.draw(300, 9, generator(0, "batches"), "basis")
-    assert all(in_steps(7, row) for row in rows)
-    hidden = lines.draw(300, 9, generator(0, "batches"), "basis", 0.0)
-    assert np.mean([in_steps(7, row) for row in hidden]) < 0.1
 
 
 @pytest.mark.parametrize(("step", "shown"), [(1, 1.0), (30, 0.5), (40, 0.0), (99, 0.0)])
@@ -387,10 +365,10 @@ def test_pools_without_such_rows_are_refused(rule, settings):
 @pytest.mark.parametrize(
     ("step", "shares"),
     [
-        (1, [0, 0, 0, 0, 1, 0, 0]),
-        (150, [0.25, 0.15, 0, 0, 0.6, 0, 0]),
-        (200, [0.5, 0.3, 0, 0, 0.2, 0, 0]),
-        (9999, [0.5, 0.3, 0, 0, 0.2, 0, 0]),
+        (1, [0, 0, 0, 0, 1, 0]),
+        (150, [0.25, 0.15, 0, 0, 0.6, 0]),
+        (200, [0.5, 0.3, 0, 0, 0.2, 0]),
+        (9999, [0.5, 0.3, 0, 0, 0.2, 0]),
     ],
 )
 def test_shares_of_rows_move(step, shares):
@@ -410,7 +388,7 @@ def test_shares_of_rows_move(step, shares):
 
 
 def test_rows_of_the_recorded_runs_stay():
-    """Shares of lines, steps and plain rows: the batch of before there were bases."""
+    """Shares of lines, steps and plain rows: the batch of the recorded runs."""
     data = mixed({"line": 0.1, "steps": 0.65, "plain": 0.25})
     tokens = data.batch(80, generator(3, "batches"), 5)
     assert zlib.crc32(tokens.astype(np.int64).tobytes()) == 1452948587
@@ -466,8 +444,7 @@ def test_batches_that_tasks_do_not_divide(count, some):
 def test_sets_by_rule_are_of_held_out_tasks_and_train_inputs():
     data = mixed({"plain": 0.5, "line": 0.5}, shots=6)
     sets = data.sets(generator(0, "probes"))
-    assert sorted(sets) == sorted([*setup.SETS, *setup.ROWS.values()])
-    assert list(sets)[-1] == "ood_basis"
+    assert list(sets) == [*setup.SETS, *setup.ROWS.values()]
     pool = {tuple(x) for x in data.train_pool.tolist()}
     for name in setup.ROWS.values():
         triples = sets[name].reshape(len(data.ood_tasks), -1, 6, 3)
@@ -573,7 +550,7 @@ def test_the_progress_line_fits_a_terminal(capsys):
     progress.began -= 9000
     progress(11_500, in_context.progress(row))
     line = capsys.readouterr().out.strip()
-    assert "id 100/100 ood 100/100 late 100/100/100/100/100/100/100" in line
+    assert "id 100/100 ood 100/100 late 100/100/100/100/100/100" in line
     assert len(line) <= 100
     assert len(in_context.legend(setup.ROWS.values())) <= 100
 
