@@ -68,22 +68,13 @@ def _mlp(name: str, size: int, hidden: int, activation: str) -> tuple:
 
 
 def _mixing(
-    image,
-    patch,
-    width,
-    depth,
-    classes,
-    mu,
-    mix_tokens,
-    mix_channels,
-    norm=("layernorm",),
-    cls=False,
+    image, patch, width, depth, classes, mu, tokens, channels, norm=("layernorm",), cls=False
 ) -> Chain:
     """Patches become T tokens of `width` channels, x (T, width), which two halves of a block mix.
 
-    depth times  x <- mix_tokens(norm(x)) + mu x  and  x <- mix_channels(norm(x)) + mu x;
+    depth times  x <- tokens(norm(x)) + mu x  and  x <- channels(norm(x)) + mu x;
     then norm, mean over tokens, linear.
-    mix_tokens: (name, T), mix_channels: name -> operations. norm: its kind, and settings.
+    tokens: (name, T), channels: name -> operations. norm: its kind, and settings.
     cls: learned positions, the first one is also a token (the class token); its output takes the
     place of the mean."""
     H, W, C = image
@@ -100,7 +91,7 @@ def _mixing(
     kind, *settings = norm
     blocks: Blocks = [("input", cut)]
     for i in range(depth):
-        for half, mix in (("tokens", partial(mix_tokens, T=T)), ("channels", mix_channels)):
+        for half, mix in (("tokens", partial(tokens, T=T)), ("channels", channels)):
             name = f"blocks.{i}.{half}"
             mixed = ((kind, name + ".norm", width, *settings), *mix(name))
             blocks.append((name, (("residual", name, mu, mixed),)))
