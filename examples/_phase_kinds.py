@@ -106,7 +106,9 @@ def mixer_chi(sw2, sb2, mu, depth):
         chi = mu^2 + sw2^2 D(kap)/S in both halves, a block has their product
         tokens:   S <- mu^2 S + sw2 (V(kap) - C(kap, sb2)),  what all channels share leaves S alone
         channels: S <- mu^2 S + sw2 V(kap) + sb2,            C(kap, c) = <phi phi> of covariance c
-    """
+
+    Every token is divided by an S of its own, taken here as one. At mu < 1 tokens become alike and
+    S differs among them: then <1/S> is above 1/<S>, and chi above this theory, up to twice."""
     kap = sw2 + sb2
     V, D, _ = averages("gelu")(kap)
     own = V - gelu_product(kap, sb2 + 0 * sw2)

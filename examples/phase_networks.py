@@ -9,10 +9,10 @@ Random networks at every (sigma_w^2, sigma_b^2): weights Normal(0, sigma_w^2/fan
 Normal(0, sigma_b^2), residual connections of strength mu. chi is the factor by which the squared
 norm of the Jacobian changes from block to block; at chi = 1 signals and gradients neither vanish
 nor explode. With LayerNorm before the activation and mu = 1 all of the plane is critical. The
-theory is that of infinite width; of ViT there is none here, and that of Mixer takes tokens as
-independent, which they are not at mu < 1. Rows of maps are files in --out, and --resume measures
-what is missing. Paper: Doshi, He, Gromov, Critical Initialization of Wide and Deep Neural Networks
-using Partial Jacobians, arXiv 2111.12143."""
+theory is that of infinite width; for ViT there is none here, and that of Mixer gives all tokens one
+variance: at mu < 1 they differ, and chi is larger. Rows of maps are files in --out, and --resume
+measures what is missing. Paper: Doshi, He, Gromov, Critical Initialization of Wide and Deep Neural
+Networks using Partial Jacobians, arXiv 2111.12143."""
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 

@@ -46,6 +46,27 @@ def test_networks_follow_the_theory(name, mu, tolerance):
         assert measured == pytest.approx(expected, rel=tolerance), (sw2, sb2)
 
 
+@pytest.mark.slow
+def test_why_a_mixer_is_above_its_theory():
+    """At mu = 0 by <1/S><S> in each half, S the variance of a token over its channels."""
+    kind, sw2, sb2 = kinds.IMAGES["mixer"], 1.0, 1.0
+    dev, ratios = cpu_device("float32"), []
+    for rng in np.random.default_rng(0).spawn(4):
+        net = kind.build(0.0)
+        w = net.init(rng, sw2**0.5, sb2**0.5, first=1.0) | net.init_buffers()
+        x = dev.to_device(rng.standard_normal((2, *kinds.IMAGE)))
+        spread = []
+        for stage in net.stages(dev, {n: dev.to_device(a) for n, a in w.items()})[:-1]:
+            x, _ = stage.forward(x)
+            S = x.var(axis=-1)
+            spread.append((1 / S).mean() * S.mean())
+        ratios.append(np.prod(spread[-2 * kinds.LAST - 1 : -1]) ** (1 / kinds.LAST))
+    measured = kind.measure(dev, 0.0, sw2, sb2, np.random.default_rng(1).spawn(4))
+    theory = kind.theory(0.0, np.array([sw2]), np.array([sb2])).item()
+    assert 1.8 < measured / theory < 2.3
+    assert measured / theory == pytest.approx(np.mean(ratios), rel=0.12)
+
+
 @pytest.mark.parametrize("kind", kinds.MLPS, ids=lambda kind: kind.title)
 def test_deep_mlps_follow_the_theory(kind):
     kind = kind._replace(width=60, depth=6)

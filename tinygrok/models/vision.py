@@ -15,7 +15,6 @@ from .chain import Chain
 DEEP = (512, 512, 512, 512, "M")
 VGG19 = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", *DEEP, *DEEP)  # "M": where to pool
 Image = tuple[int, int, int]  # H, W, C
-Blocks = list[tuple[str, tuple]]
 ALL = slice(None)
 EVEN = slice(None, None, 2)
 NORMS = ("none", "pre", "act", "batch", "post")
@@ -89,14 +88,14 @@ def _mixing(
         cut = (*cut, put, ("positions", "input.positions", T, width))
         pool = (("take", (ALL, 0)),)
     kind, *settings = norm
-    blocks: Blocks = [("input", cut)]
+    blocks = []
     for i in range(depth):
         for half, mix in (("tokens", partial(tokens, T=T)), ("channels", channels)):
             name = f"blocks.{i}.{half}"
             mixed = ((kind, name + ".norm", width, *settings), *mix(name))
             blocks.append((name, (("residual", name, mu, mixed),)))
     readout = ((kind, "final", width, *settings), *pool, ("linear", "readout", width, classes))
-    return Chain([*blocks, ("readout", readout)])
+    return Chain([("input", cut), *blocks, ("readout", readout)])
 
 
 def resmlp(
@@ -155,9 +154,7 @@ def mixer(
     def mix_tokens(name: str, T: int) -> tuple:
         return ("swap",), *_mlp(name, T, hidden[0], activation), ("swap",)
 
-    def mix_channels(name: str) -> tuple:
-        return _mlp(name, width, hidden[1], activation)
-
+    mix_channels = partial(_mlp, size=width, hidden=hidden[1], activation=activation)
     return _mixing(image, patch, width, depth, classes, mu, mix_tokens, mix_channels)
 
 
@@ -179,9 +176,7 @@ def vit(
         queries_keys_values = ("linear", name + ".in", width, 3 * width, False)
         return queries_keys_values, ("attention", heads), ("linear", name + ".out", width, width)
 
-    def mix_channels(name: str) -> tuple:
-        return _mlp(name, width, 4 * width, activation)
-
+    mix_channels = partial(_mlp, size=width, hidden=4 * width, activation=activation)
     return _mixing(image, patch, width, depth, classes, mu, mix_tokens, mix_channels, cls=True)
 
 
@@ -213,7 +208,7 @@ def resnet(
         return () if norm == "none" else ((norm, name, C),)
 
     stem = (("conv", "input", C, width, 3, 1, 1), *normal("input.norm", H, W, width), act)
-    blocks: Blocks = [("input", stem)]
+    blocks = []
     C = width
     for i in range(3 * n):
         name = f"blocks.{i}"
@@ -229,7 +224,7 @@ def resnet(
         blocks.append((name, (("residual", name, mu, first + last, way),)))
         C = N
     readout = (("avgpool", H, W), ("reshape", -1), ("linear", "readout", C, classes))
-    return Chain([*blocks, ("readout", readout)])
+    return Chain([("input", stem), *blocks, ("readout", readout)])
 
 
 def vgg(
