@@ -17,7 +17,7 @@ def phase_networks(maps: dict, theories: dict, axes, title: str, path: Path) -> 
     theories  the same of the theory over axes of its own: {(name, mu): (sw2, sb2, chi)}"""
     names = list(dict.fromkeys(name for name, _ in maps))
     strengths = list(dict.fromkeys(mu for _, mu in maps))
-    fig = figure(1.4 + 2.3 * len(strengths), 0.9 + 1.75 * len(names))
+    fig = figure(0.7 + 2.4 * len(strengths), 1.4 + 1.75 * len(names))
     panels = fig.subplots(len(names), len(strengths), squeeze=False, sharex=True, sharey=True)
     for (i, j), ax in np.ndenumerate(panels):
         key = names[i], strengths[j]
@@ -31,7 +31,8 @@ def phase_networks(maps: dict, theories: dict, axes, title: str, path: Path) -> 
     for ax in panels[:, 0]:
         ax.set_ylabel("$\\sigma_b^2$")
     scale = "measured $\\ln\\chi$ a block   blue: ordered, white: critical, red: chaotic"
-    fig.colorbar(drawn, ax=panels, label=scale, extend="both", shrink=0.9, aspect=40)
+    bar = {"location": "bottom", "extend": "both", "shrink": 0.8, "aspect": 50, "pad": 0.01}
+    fig.colorbar(drawn, ax=panels, label=scale, **bar)
     fig.suptitle(title, fontsize=9)
     save(fig, path)
 
