@@ -48,13 +48,14 @@ CASES = {
     "width_scan": "--quick --p 11 --widths 8 12 --steps 10",
     "critical_init": "--width 20 --depth 4 --networks 2 --grid 2 --batch 4 --probes 1",
     "analytic_weights": "--p 11",
+    "phase_networks": "--mlp --grid 2 --networks 1 --mu 1",
 }
 PROBES = {  # which open what the example leaves, and their flags
     "in_context": ("in_context_probe", "--grid-tasks 1 --draws 2"),
     "predict_lcg": ("lcg_probe", "--rows 5"),
 }
 SWEEPS = {"lcg_scaling", "phase_diagram", "in_context_phases"}  # a file a part
-SWEEPS |= {"critical_init", "analytic_weights", "grok_optimizers", "width_scan"}
+SWEEPS |= {"phase_networks", "critical_init", "analytic_weights", "grok_optimizers", "width_scan"}
 STATE = {name: "config.json" if name in SWEEPS else "checkpoint.npz" for name in CASES}
 STATE["autoinit"] = "off-0.01-0.npz"
 

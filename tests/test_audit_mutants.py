@@ -694,8 +694,48 @@ gpt ensemble | models.gpt.GPT.backward
 + matmul(dev, dlogits, x, g[self.output], ta=True)
 
 chain post | models.chain.backward
-- dy = dx + p.w[o.name + ".mu"] * dy
-+ dy = dx + dy
+- dy = dx + backward(p, o.way, p.w[o.name + ".mu"] * dy, way)
++ dy = dx + backward(p, o.way, dy, way)
+
+chain resnet | models.chain.backward
+- dx = backward(p, o.inner, dy, inner)
++ dx = backward(p, o.inner, dy, inner); dy = dy * (1 + 1e-9 * bool(way))
+
+chain resnet | models.chain._take_backward
+- dx[at] = dy
++ dx[at] = dy; dx[:, :1] *= 1 + 1e-9
+
+chain resnet eval | models.chain._put_backward
+- return dy[at]
++ return dy[at] * (1 if dy.ndim < 4 else 1 + 1e-9)
+
+chain vit | models.chain._positions_backward
+- linear.write_or_add(dy.sum(axis=0), dshift, accumulate)
++ linear.write_or_add(dy.sum(axis=0), dshift, False)
+
+self_attention | ops.attention.self_attention_forward
+- return attention_forward(dev, q.copy(), k, v, heads)
++ return attention_forward(dev, q, k, v, heads)
+
+self_attention ensemble | ops.attention.self_attention_backward
+- dx = dev.empty((*dy.shape[:-1], 3 * dy.shape[-1]))
++ dx = dev.empty((*dy.shape[:-1], 3 * dy.shape[-1])); dy = dy[:1] if dy.ndim > 3 else dy
+
+pair vit | ops.attention.self_attention_tangent
+- sdot = scale * matmul(dev, qdot, kh, tb=True) +
++ sdot = matmul(dev, qdot, kh, tb=True) +
+
+pair vit | ops.attention.self_attention_pair
+- z = matmul(dev, lamh, vdot, tb=True) + c * m
++ z = matmul(dev, lamh, vdot, tb=True) + c * matmul(dev, lamh, vh, tb=True)
+
+log loss vit | ops.attention.self_attention_pair
+- dv += matmul(dev, att * c, lamh, ta=True)
++ pass
+
+square loss vit | ops.attention.self_attention_pair
+- + scale * matmul(dev, ds, qdot, ta=True)
++ + matmul(dev, ds, qdot, ta=True)
 
 chain batch eval | models.chain._backward
 - options["accumulate"] = p.accumulate
@@ -710,16 +750,24 @@ chain mixer | models.chain._reshape_backward
 + return dy.reshape(shape)[::-1]
 
 pair resmlp | models.chain.pair
-- lam = inner_lam + p.w[mu] * lam
-+ lam = inner_lam + lam
+- around = pair(p, o.way, p.w[mu] * xbar, p.w[mu] * lam, way, way_dots)
++ around = pair(p, o.way, p.w[mu] * xbar, lam, way, way_dots)
+
+pair resnet | models.chain.pair
+- around = pair(p, o.way, p.w[mu] * xbar, p.w[mu] * lam, way, way_dots)
++ around = pair(p, (), p.w[mu] * xbar, p.w[mu] * lam, [], [])
 
 log loss resmlp | models.chain.pair
-- p.g[mu] += (xbar * x).sum() + (lam * xdot).sum()
-+ p.g[mu] += (xbar * x).sum()
+- p.g[mu] += (xbar * s).sum() + (lam * sdot).sum()
++ p.g[mu] += (xbar * s).sum()
 
-pair mixer | models.chain.tangent
-- xdot = ydot + p.w[o.name + ".mu"] * xdot
-+ xdot = ydot
+square loss resnet | models.chain.pair
+- p.g[mu] += (xbar * s).sum() + (lam * sdot).sum()
++ p.g[mu] += (xbar * s).sum() + (lam * sdot).sum() * (0.99 if way else 1)
+
+pair mixer | models.chain._upwards
+- x = y + p.w[o.name + ".mu"] * s
++ x = y + p.w[o.name + ".mu"] * s if step is _forward else y
 
 square loss vgg | models.chain._pair
 - lam = _backward(replace(p, affine=False), o, lam, dot)

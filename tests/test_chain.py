@@ -24,6 +24,14 @@ POOLED = (
     ("reshape", -1),
     ("linear", "c", 6, 2),
 )
+ATTENDED = (
+    ("layernorm", "n", 6),
+    ("linear", "q", 6, 12, False),
+    ("attention", 2),
+    ("linear", "o", 4, 6),
+)
+THINNED = (("take", np.s_[:, ::2, 1:]), ("batchnorm", "t", 2), ("put", (2, 3, 4), np.s_[..., 1:3]))
+WIDENED = (("act", "tanh"), ("conv", "w", 2, 4, 3, 2, 1), ("put", (2, 3, 4), np.s_[:, :, 1:]))
 STEM = (("conv", "a", 1, 2, 3, 1, 1), ("act", "gelu"), ("batchnorm", "n", 2))
 # name: shape of an input, and blocks; together every kind of operation
 CHAINS = {
@@ -42,6 +50,21 @@ CHAINS = {
             ("a", (("conv", "a", 2, 3, 2, 2, 0), ("reshape", -1, 3))),
             ("b", (("residual", "b", 0.9, MIXED),)),
             ("c", POOLED),
+        ],
+    ),
+    "attention": (
+        (2, 2, 3),
+        [
+            ("a", (("reshape", 4, 3), ("linear", "a", 3, 6), ("put", (5, 6), np.s_[:, :4]))),
+            ("b", (("positions", "p", 5, 6), ("residual", "b", 0.7, ATTENDED))),
+            ("c", (("take", np.s_[:, 2]), ("linear", "c", 6, 2))),
+        ],
+    ),
+    "shortcut": (
+        (4, 4, 2),
+        [
+            ("a", (("residual", "a", 0.7, WIDENED, THINNED),)),
+            ("b", (("act", "tanh"), ("reshape", -1), ("linear", "b", 24, 2))),
         ],
     ),
     "vgg": (
@@ -229,7 +252,21 @@ def twin(torch, net, ops, w, x):
     for kind, *rest in ops:
         name = rest[0] if rest else ""
         if kind == "linear":
-            x = x @ w[f"{name}.weight"] + w[f"{name}.bias"]
+            x = x @ w[f"{name}.weight"] + w.get(f"{name}.bias", 0)
+        elif kind == "positions":
+            x = x + w[f"{name}.shift"]
+        elif kind == "attention":
+            q, k, v = (
+                part.unflatten(-1, (name, -1)).transpose(-2, -3) for part in x.chunk(3, dim=-1)
+            )
+            scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+            x = (scores.softmax(dim=-1) @ v).transpose(-2, -3).flatten(-2)
+        elif kind == "take":
+            x = x[name]
+        elif kind == "put":
+            y = torch.zeros(len(x), *name, dtype=x.dtype)
+            y[rest[1]] = x
+            x = y
         elif kind == "conv":
             kernel, bias, stride, pad = (
                 w[f"{name}.weight"].permute(3, 2, 0, 1),
@@ -257,7 +294,9 @@ def twin(torch, net, ops, w, x):
         elif kind == "reshape":
             x = x.reshape(len(x), *rest)
         else:
-            x = twin(torch, net, rest[2], w, x) + w[f"{name}.mu"] * x
+            inner, way = [*rest[2:], ()][:2]
+            around = twin(torch, net, way, w, x)
+            x = twin(torch, net, inner, w, x) + w[f"{name}.mu"] * around
     return x
 
 
@@ -342,14 +381,21 @@ def _forgets_projection(right, dev, xbar, lam, cache, tangent, *g):
     return right(dev, xbar, lam, cache, (xhatdot, 0 * q, axis), *g)
 
 
+def _forgets_softmax(right, dev, xbar, lam, cache, tangent):
+    """The change of A along xdot left out."""
+    xdot, c = tangent
+    return right(dev, xbar, lam, cache, (xdot, 0 * c))
+
+
 WRONG = [
     (k, f, _scaled(i))
-    for k in ("act", "layernorm", "batchnorm")
+    for k in ("act", "layernorm", "batchnorm", "attention")
     for f, i in (("pair", 0), ("pair", 1), ("tangent", 0))
 ]
 WRONG += [
     ("maxpool", "tangent", _scaled(0)),
     ("act", "pair", _forgets_curvature),
+    ("attention", "pair", _forgets_softmax),
     ("layernorm", "pair", _forgets_projection),
 ]
 WRONG += [
@@ -357,6 +403,7 @@ WRONG += [
     *((k, "forward", _shifts_tangent) for k in ("linear", "conv")),
 ]
 WRONG += [(k, "backward", _forgets_tangent_weight) for k in ("linear", "conv", "scale")]
+WRONG += [(k, "backward", lambda right, *a, **o: 1.01 * right(*a, **o)) for k in ("take", "put")]
 
 
 @pytest.mark.slow

@@ -161,6 +161,12 @@ QUICK = {
             abs(x["gelu"]["sw2"] - 1.983058) < 1e-6 and abs(x["erf"]["zeta"] - 1) < 1e-6
         ),
     },
+    "phase_networks": {
+        "ResNet-38, LayerNorm, mu 1": lambda x: x["smallest"] > 0.98 and x["largest"] < 1.6,
+        "MLP-Mixer, GELU, mu 1": lambda x: x["critical"] > 0.9 and x["rms"] < 0.04,
+        "MLP-Mixer, GELU, mu 0.5": lambda x: x["smallest"] < 0.3 and x["largest"] > 1.2,
+        "ViT, ReLU, mu 0.5": lambda x: x["largest"] < 0.5 and x["rms"] is None,
+    },
     "autoinit": {
         "apjn_before": lambda x: len(x) == 22 and 3 < sum(x[1:-1]) / 20 < 5,
         "apjn_after": lambda x: len(x) == 22 and max(abs(J - 1) for J in x) < 0.05,
@@ -201,6 +207,7 @@ FIGURES = {
     "predict_lcg": ["predict_lcg.png"],
     "lcg_scaling": ["lcg_scaling.png"],
     "critical_init": ["critical_init.png"],
+    "phase_networks": ["phase_networks.png"],
     "autoinit": ["autoinit.png"],
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
@@ -434,6 +441,16 @@ REFUSED = {
         "--widths 1",
         "--seeds 0",
         "--p 47 5 --train-frac 0.01",
+        "--resume",
+    ],
+    "phase_networks": [
+        "--nets lstm",
+        "--nets vit vit",
+        "--mu 0.5 0.5",
+        "--mu 1.5",
+        "--mlp --nets vit",
+        "--grid 1",
+        "--networks 0",
         "--resume",
     ],
     "critical_init": [

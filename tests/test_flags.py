@@ -70,6 +70,7 @@ ABSURD = {
         "--norm batch --residual 1 --width 10000 --depth 100 --batch 100000",
         "--grid 100000",
     ],
+    "phase_networks": ["--grid 1000", "--networks 100000", "--mlp --nets mixer", "--mu 0.5 1 0.5"],
     "exercise": ["x", "--out nowhere/x.txt 1", "100"],
     "gpu_check": ["--device cuda:99999999999999999999", "--long --quick", "--only suite --quick"],
     "grok_addition": [

@@ -485,6 +485,7 @@ def test_a_pack_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
 PARTS = {
     "critical_init": "--survey --width 40 --depth 6 --networks 3 --grid 2 --batch 16",
     "analytic_weights": "--p 23",
+    "phase_networks": "--mlp --grid 4 --networks 2 --mu 1",
 }
 
 

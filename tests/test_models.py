@@ -15,7 +15,7 @@ from tinygrok.models.gpt import GPT
 from tinygrok.models.inspect import run_with_tape
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.models.protocol import TRAINING, Model, NeuronModel
-from tinygrok.models.vision import deep_mlp, mixer, resmlp, vgg
+from tinygrok.models.vision import deep_mlp, mixer, resmlp, resnet, vgg, vit
 
 P, B, T = 7, 3, 5
 MODELS: dict[str, Model] = {
@@ -28,6 +28,8 @@ MODELS: dict[str, Model] = {
     "resmlp": resmlp((4, 4, 3), 4, 2, 6, 1, 8),
     "mixer": mixer((4, 4, 3), 4, 2, 6, 1, (3, 8)),
     "vgg": vgg((4, 4, 3), 4, (3, "M", 5), batchnorm=True),
+    "vit": vit((4, 4, 3), 4, 2, 6, 1, 3),
+    "resnet": resnet((4, 4, 3), 4, 8, 2, "batchnorm"),
 }
 BY_NEURONS: NeuronModel = TwoLayerNet(P, 6)
 each_model = pytest.mark.parametrize("kind", MODELS)

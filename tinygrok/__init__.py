@@ -31,7 +31,7 @@ _NAMES = {
     "models.pairs": "PairTransformer ThreeLayerNet",
     "models.tokens": "Tokens",
     "models.chain": "Chain",
-    "models.vision": "deep_mlp mixer resmlp vgg",
+    "models.vision": "deep_mlp mixer resmlp resnet vgg vit",
     "models.inspect": "Decoder run_with_tape",
     "models.interop": "from_torch_state_dict to_torch_state_dict",
     "tasks": "TASKS",

@@ -35,7 +35,9 @@ from .models.tokens import Tokens as Tokens
 from .models.vision import deep_mlp as deep_mlp
 from .models.vision import mixer as mixer
 from .models.vision import resmlp as resmlp
+from .models.vision import resnet as resnet
 from .models.vision import vgg as vgg
+from .models.vision import vit as vit
 from .ops.loss import LOSSES as LOSSES
 from .probes.fourier import ipr as ipr
 from .probes.fourier import neuron_ipr as neuron_ipr

@@ -89,6 +89,8 @@ CHAINS = {  # together every kind of operation
     "batch": vision.deep_mlp(32, 4, 2, 2, "tanh", "batch", mu=0.9),
     "resmlp": vision.resmlp(IMAGE, 2, patch=2, width=4, depth=1, hidden=5),
     "mixer": vision.mixer(IMAGE, 2, patch=2, width=4, depth=1, hidden=(3, 5)),
+    "vit": vision.vit(IMAGE, 2, patch=2, width=6, depth=2, heads=2, activation="tanh", mu=0.9),
+    "resnet": vision.resnet(IMAGE, 2, depth=8, width=2, activation="gelu", mu=0.9),
     "vgg": vision.vgg(IMAGE, 2, (2, "M", 3, "M"), batchnorm=True, activation="gelu"),
 }
 

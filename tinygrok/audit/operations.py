@@ -236,6 +236,8 @@ OPERATIONS: dict[str, Callable[[str], Case]] = {
     "attention scale": partial(_attention, k="2x4x4", heads=2, scale=0.3),
     "attention many heads": partial(_attention, k="2x7x18", heads=6),
     "attention long": partial(_attention, k="2x131x2", heads=1),
+    "self_attention": partial(_plain, x="2x4x12", settings=(2,)),
+    "self_attention ensemble": partial(_plain, x="2x2x7x6", settings=(1,)),
     "conv": partial(_conv, x="2x4x5x2", w="3x3x2x3", pad=1),
     "conv stride": partial(_conv, x="3x4x5x1", w="2x2x1x2", stride=2),
     "conv 1x1": partial(_conv, x="3x5x4x3", w="1x1x3x2", stride=2),

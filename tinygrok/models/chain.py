@@ -3,17 +3,21 @@ rule for each kind of operation.
 
 An operation is a tuple of its kind, a name where it has parameters, and settings:
 
-    ("linear", name, K, N)
+    ("linear", name, K, N[, False])             False: without a bias
     ("conv", name, C, N, k, stride, pad)
     ("scale", name, C, value, shift)            a gain, with a shift or not
     ("layernorm", name, C)
     ("batchnorm", name, C)
-    ("residual", name, mu, operations)          operations(x) + mu x
+    ("positions", name, T, C)                   x + shift, shift (T, C), at first Normal(0, 1)
+    ("residual", name, mu, operations[, way])   operations(x) + mu way(x), way operations or none
+    ("attention", H)                            x = [q | k | v], H heads, all positions seen
     ("act", activation)
     ("maxpool", k)
     ("avgpool", h, w)
     ("swap",)                                   tokens and channels change places
     ("reshape", ...)                            of one example, as (-1,) or (-1, C)
+    ("take", at)                                x[at], at a tuple of slices and integers
+    ("put", shape, at)                          its transpose: y[at] = x, and zeros elsewhere
 
 Activations are (B, ...) with channels last; linear layers, norms and scales act on the last axis.
 The gradient of a function of values x and tangents xdot (the squared norm of a Jacobian is one:
@@ -24,6 +28,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +36,7 @@ import numpy as np
 from ..engine.border import integer
 from ..engine.device import Array, Device
 from ..engine.errors import require_known
-from ..ops import activation, conv, linear, norm
+from ..ops import activation, attention, conv, linear, norm
 from .protocol import EVALUATION, Shapes, Stage
 
 # -- rules: what the chain knows of an operation ---------------------------------------------------
@@ -61,31 +66,26 @@ class Rule(NamedTuple):
     rows: bool = False
 
 
-def _linear(K: int, N: int) -> dict:
-    return {"weight": ((K, N), None), "bias": ((N,), None)}
+def _linear(K: int, N: int, biased: bool = True) -> dict:
+    weight = {"weight": ((K, N), None)}
+    return {**weight, "bias": ((N,), None)} if biased else weight
 
 
 def _conv(C: int, N: int, k: int) -> dict:
     return {"weight": ((k, k, C, N), None), "bias": ((N,), None)}
 
 
-def _scale(C: int, value: float, shift: bool) -> dict:
+def _scale(C: int, value: float = 1.0, shift: bool = True) -> dict:
     gain = {"gain": ((C,), value)}
     return {**gain, "shift": ((C,), 0.0)} if shift else gain
 
 
-def _norm(C: int) -> dict:
-    return {"gain": ((C,), 1.0), "shift": ((C,), 0.0)}
-
-
 def _batchnorm(C: int) -> dict:
-    return {**_norm(C), "mean": ((C,), 0.0), "var": ((C,), 1.0)}
+    return {**_scale(C), "mean": ((C,), 0.0), "var": ((C,), 1.0)}
 
 
-def _norm_rule(forward: Callable, backward: Callable, axis: int, parameters: Callable) -> Rule:
-    """The rule of a norm over an axis: -1 channels, -2 rows."""
-    tangent = partial(norm.norm_tangent, axis=axis)
-    return Rule(forward, backward, tangent, norm.norm_pair, parameters, sizes=1, rows=True)
+def _positions(T: int, C: int) -> dict:
+    return {"shift": ((T, C), None)}
 
 
 def _reshape_forward(dev: Device, x: Array, *shape: int):
@@ -104,37 +104,76 @@ def _swap_backward(dev: Device, dy: Array, cache: None) -> Array:
     return dy.swapaxes(-1, -2)
 
 
+def _take_forward(dev: Device, x: Array, at: tuple):
+    return x[at], (x.shape, at)
+
+
+def _take_backward(dev: Device, dy: Array, cache: tuple) -> Array:
+    shape, at = cache
+    dx = dev.zeros(shape)
+    dx[at] = dy
+    return dx
+
+
+def _put_forward(dev: Device, x: Array, shape: tuple[int, ...], at: tuple):
+    return _take_backward(dev, x, ((len(x), *shape), at)), at
+
+
+def _put_backward(dev: Device, dy: Array, at: tuple) -> Array:
+    return dy[at]
+
+
+def _positions_forward(dev: Device, x: Array, shift: Array | None):
+    return x if shift is None else x + shift, None
+
+
+def _positions_backward(dev: Device, dy: Array, cache: None, dshift=None, accumulate=False):
+    linear.write_or_add(dy.sum(axis=0), dshift, accumulate)
+    return dy
+
+
+def _rule(module: ModuleType, name: str, **more) -> Rule:
+    """The functions of an operation by their names in a file of ops: name_forward, ..."""
+    parts = ("forward", "backward", "tangent", "pair")
+    functions: list[Any] = [getattr(module, f"{name}_{part}", None) for part in parts]
+    return Rule(*functions, **more)
+
+
+def _norm_rule(name: str, axis: int, parameters: Callable) -> Rule:
+    """The rule of a norm over an axis: -1 channels, -2 rows."""
+    rule = _rule(norm, name, parameters=parameters, sizes=1, rows=True)
+    return rule._replace(tangent=partial(norm.norm_tangent, axis=axis), pair=norm.norm_pair)
+
+
 RULES: dict[str, Rule] = {
-    "linear": Rule(
-        linear.linear_forward, linear.linear_backward, parameters=_linear, sizes=2, rows=True
-    ),
-    "conv": Rule(conv.conv_forward, conv.conv_backward, parameters=_conv, sizes=3),
-    "scale": Rule(norm.scale_forward, norm.scale_backward, parameters=_scale, sizes=3, rows=True),
-    "layernorm": _norm_rule(norm.layernorm_forward, norm.layernorm_backward, -1, _norm),
-    "batchnorm": _norm_rule(norm.batchnorm_forward, norm.batchnorm_backward, -2, _batchnorm),
-    "act": Rule(
-        activation.activation_forward,
-        activation.activation_backward,
-        activation.activation_tangent,
-        activation.activation_pair,
-    ),
-    "maxpool": Rule(conv.maxpool_forward, conv.maxpool_backward, conv.maxpool_tangent),
-    "avgpool": Rule(conv.avgpool_forward, conv.avgpool_backward),
+    "linear": _rule(linear, "linear", parameters=_linear, sizes=3, rows=True),
+    "conv": _rule(conv, "conv", parameters=_conv, sizes=3),
+    "scale": _rule(norm, "scale", parameters=_scale, sizes=3, rows=True),
+    "layernorm": _norm_rule("layernorm", -1, _scale),
+    "batchnorm": _norm_rule("batchnorm", -2, _batchnorm),
+    "positions": Rule(_positions_forward, _positions_backward, parameters=_positions, sizes=2),
+    "attention": _rule(attention, "self_attention"),
+    "act": _rule(activation, "activation"),
+    "maxpool": _rule(conv, "maxpool"),
+    "avgpool": _rule(conv, "avgpool"),
     "reshape": Rule(_reshape_forward, _reshape_backward),
     "swap": Rule(_swap_forward, _swap_backward),
+    "take": Rule(_take_forward, _take_backward),
+    "put": Rule(_put_forward, _put_backward),
 }
 STATE = ("mean", "var", "mu")  # parameters that no gradient trains: the chain's buffers
 
 
 class Op(NamedTuple):
-    """An operation, compiled: kind, name, settings of forward, names of its parameters, operations
-    inside (residual)."""
+    """An operation, compiled: kind, name, settings of forward, names of its parameters; of a
+    residual connection the operations inside, and those on the way around them."""
 
     kind: str
     name: str
     settings: tuple
     params: tuple[str, ...]
-    inner: tuple["Op", ...]
+    inner: tuple["Op", ...] = ()
+    way: tuple["Op", ...] = ()
 
 
 Ops = tuple[Op, ...]
@@ -171,7 +210,7 @@ class Pass:
 # -- one operation, by its rule --------------------------------------------------------------------
 
 
-def _forward(p: Pass, o: Op, x: Array):
+def _forward(p: Pass, o: Op, x: Array, _: None = None):
     settings = o.settings
     if o.kind == "batchnorm":
         settings = p.w[o.name + ".mean"], p.w[o.name + ".var"], p.train
@@ -221,30 +260,40 @@ def _unrows(o: Op, y: Array, x: Array) -> Array:
 # -- operations one after the other ----------------------------------------------------------------
 
 
-def forward(p: Pass, ops: Ops, x: Array) -> tuple[Array, list]:
-    """x -> y and a cache for every operation        residual: y = inner(x) + mu x"""
-    caches = []
-    for o in ops:
+def _upwards(p: Pass, step: Callable, ops: Ops, x: Array, caches: list | None):
+    """x through step(p, operation, x, cache) -> y, kept, from operation to operation: y, all kept.
+
+    residual: y = inner(x) + mu s with s = way(x); kept are s, and those of inner and of way"""
+    all_kept = []
+    for o, cache in zip(ops, caches or [None] * len(ops), strict=True):
         if o.inner:
-            y, inner = forward(p, o.inner, x)
-            cache = x, inner
-            x = y + p.w[o.name + ".mu"] * x
+            _, inner, way = cache or (None, None, None)
+            y, inner = _upwards(p, step, o.inner, x, inner)
+            s, way = _upwards(p, step, o.way, x, way)
+            x = y + p.w[o.name + ".mu"] * s
+            kept = s, inner, way
         else:
-            y, cache = _forward(p, o, _rows(o, x))
+            y, kept = step(p, o, _rows(o, x), cache)
             x = _unrows(o, y, x)
-        caches.append(cache)
-    return x, caches
+        all_kept.append(kept)
+    return x, all_kept
+
+
+def forward(p: Pass, ops: Ops, x: Array) -> tuple[Array, list]:
+    """x -> y and a cache for every operation        residual: y = inner(x) + mu way(x)"""
+    return _upwards(p, _forward, ops, x, None)
 
 
 def backward(p: Pass, ops: Ops, dy: Array, caches: list) -> Array:
-    """dy -> dx, and the gradients of parameters        residual: dx = inner'(x)^T dy + mu dy
+    """dy -> dx, and the gradients of parameters
 
+    residual: dx = inner'(x)^T dy + way'(x)^T mu dy
     None instead of dx where the first operation reads the inputs: nobody asks for it."""
     for o, cache in zip(reversed(ops), reversed(caches), strict=True):
         if o.inner:
-            _, inner = cache
+            _, inner, way = cache
             dx = backward(p, o.inner, dy, inner)
-            dy = dx + p.w[o.name + ".mu"] * dy
+            dy = dx + backward(p, o.way, p.w[o.name + ".mu"] * dy, way)
         else:
             dx = _backward(p, o, _rows(o, dy), cache)
             if o is p.first:
@@ -256,19 +305,8 @@ def backward(p: Pass, ops: Ops, dy: Array, caches: list) -> Array:
 def tangent(p: Pass, ops: Ops, xdot: Array, caches: list) -> tuple[Array, list]:
     """xdot -> ydot = F'(x) xdot, and a cache of its own for every operation.
 
-    residual: ydot = inner'(x) xdot + mu xdot"""
-    dots = []
-    for o, cache in zip(ops, caches, strict=True):
-        if o.inner:
-            _, inner = cache
-            ydot, inner_dots = tangent(p, o.inner, xdot, inner)
-            dot = xdot, inner_dots
-            xdot = ydot + p.w[o.name + ".mu"] * xdot
-        else:
-            ydot, dot = _tangent(p, o, _rows(o, xdot), cache)
-            xdot = _unrows(o, ydot, xdot)
-        dots.append(dot)
-    return xdot, dots
+    residual: ydot = inner'(x) xdot + mu way'(x) xdot"""
+    return _upwards(p, _tangent, ops, xdot, caches)
 
 
 def pair(
@@ -277,19 +315,19 @@ def pair(
     """Adjoints xbar, lam of y and ydot -> of x and xdot, and of every parameter a, added to p.g:
 
     <xbar, dy> + <lam, dydot> = <new xbar, dx> + <new lam, dxdot> + sum over a of <abar, da>
-    residual: y = inner(x) + mu x, ydot = inner'(x) xdot + mu xdot, so that
-    new xbar = that of inner + mu xbar, new lam = that of inner + mu lam,
-    mubar = <xbar, x> + <lam, xdot>"""
+    residual: y = inner(x) + mu s, ydot = inner'(x) xdot + mu sdot with s = way(x), so that way gets
+    mu xbar and mu lam, its results are added to those of inner, mubar = <xbar, s> + <lam, sdot>"""
     for o, cache, dot in zip(reversed(ops), reversed(caches), reversed(dots), strict=True):
         if o.inner:
-            x, inner = cache
-            xdot, inner_dots = dot
+            s, inner, way = cache
+            sdot, inner_dots, way_dots = dot
             mu = o.name + ".mu"
             if p.g is not None and mu in p.g:
-                p.g[mu] += (xbar * x).sum() + (lam * xdot).sum()
-            inner_xbar, inner_lam = pair(p, o.inner, xbar, lam, inner, inner_dots)
-            xbar = inner_xbar + p.w[mu] * xbar
-            lam = inner_lam + p.w[mu] * lam
+                p.g[mu] += (xbar * s).sum() + (lam * sdot).sum()
+            around = pair(p, o.way, p.w[mu] * xbar, p.w[mu] * lam, way, way_dots)
+            xbar, lam = pair(p, o.inner, xbar, lam, inner, inner_dots)
+            xbar = xbar + around[0]
+            lam = lam + around[1]
         else:
             new_xbar, new_lam = _pair(p, o, _rows(o, xbar), _rows(o, lam), cache, dot)
             xbar = _unrows(o, new_xbar, xbar)
@@ -330,7 +368,7 @@ class Chain:
         self.first = _reader(self.blocks[0][1])
         self.batchnorm = any(name.endswith(".var") for name in self.buffers)
         self.size = sum(math.prod(shape) for shape in self.shapes.values())
-        self.no_decay = tuple(name for name, shape in self.shapes.items() if len(shape) == 1)
+        self.no_decay = tuple(name for name in self.shapes if not name.endswith(".weight"))
         self.classes = list(self.shapes.values())[-1][-1]  # outputs of the last layer
 
     def _compile(self, ops: tuple) -> Ops:
@@ -339,18 +377,18 @@ class Chain:
     def _operation(self, kind: str, *args) -> Op:
         """An operation with its parameters declared."""
         if kind == "residual":
-            name, mu, inner = args
+            name, mu, *inner_and_way = args
             params = self._declare(name, {"mu": ((1,), mu)})
-            return Op(kind, name, (), params, self._compile(inner))
+            return Op(kind, name, (), params, *map(self._compile, inner_and_way))
         require_known(kind, ("residual", *RULES), "operation")
         if kind == "act":
             activation.resolve(*args)  # refuse an unknown name here, not in the first step
         rule = RULES[kind]
         if rule.parameters is None:
-            return Op(kind, "", args, (), ())
+            return Op(kind, "", args, ())
         name, *sizes = args
         params = self._declare(name, rule.parameters(*sizes[: rule.sizes]))
-        return Op(kind, name, tuple(sizes[rule.sizes :]), params, ())
+        return Op(kind, name, tuple(sizes[rule.sizes :]), params)
 
     def _declare(self, name: str, parameters: dict) -> tuple[str, ...]:
         for which, (shape, value) in parameters.items():
@@ -377,6 +415,8 @@ class Chain:
             value = self.values[name]
             if value is not None:
                 weights[name] = np.full(shape, value)
+            elif name.endswith(".shift"):  # positions
+                weights[name] = draw
             elif len(shape) == 1:
                 weights[name] = sigma_b * draw
             else:

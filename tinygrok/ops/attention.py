@@ -1,4 +1,4 @@
-"""Causal multi-head attention, and rotary positions.
+"""Multi-head attention, causal or not, and rotary positions.
 
 Heads are consecutive slices of D = C/H channels. Inside, the head axis comes first, (H, ..., B, T,
 D), a view of (..., B, T, C): one matrix product per head over the whole batch on a GPU, no copy on
@@ -186,3 +186,77 @@ def attention_backward(dev: Device, dy: Array, cache: tuple, dq: Array, dk: Arra
         queries = slice(a, None)  # those that see them
         matmul(dev, att[..., queries, keys], _at(dyh, queries), _at(dvh, keys), ta=True)
         matmul(dev, dscores[..., queries, keys], _at(qh, queries), _at(dkh, keys), ta=True)
+
+
+# -- self-attention of q, k, v side by side, without a mask, with its tangent ----------------------
+
+
+def self_attention_forward(dev: Device, x: Array, heads: int):
+    """y = attention of x = [q | k | v], every query sees every key
+
+    x (..., B, T, 3C)   y (..., B, T, C)"""
+    q, k, v = dev.xp.split(x, 3, axis=-1)
+    return attention_forward(dev, q.copy(), k, v, heads)
+
+
+def self_attention_backward(dev: Device, dy: Array, cache: tuple) -> Array:
+    """dx = [dq | dk | dv], those of attention_backward"""
+    dx = dev.empty((*dy.shape[:-1], 3 * dy.shape[-1]))
+    attention_backward(dev, dy, cache, *dev.xp.split(dx, 3, axis=-1))
+    return dx
+
+
+def _thirds(dev: Device, x: Array, H: int) -> list[Array]:
+    """x (..., B, T, 3C) = [q | k | v] -> views (H, ..., B, T, D) of all three"""
+    return [_split(dev, third, H) for third in dev.xp.split(x, 3, axis=-1)]
+
+
+def _centred(att: Array, z: Array) -> Array:
+    """z_ts - sum_r A_tr z_tr: A times it is the derivative of the softmax A, applied to z."""
+    return z - (att * z).sum(axis=-1, keepdims=True)
+
+
+def self_attention_tangent(dev: Device, xdot: Array, cache: tuple):
+    """ydot = Adot v + A vdot,  Adot = A c,  c = Sdot - sum_r A_tr Sdot_tr
+
+    Sdot = scale (qdot k^T + q kdot^T), head by head."""
+    q, k, v, att, y, _, scale = cache  # this q is scale q
+    H = len(att)
+    qh, kh, vh = (_split(dev, a, H) for a in (q, k, v))
+    qdot, kdot, vdot = _thirds(dev, xdot, H)
+    sdot = scale * matmul(dev, qdot, kh, tb=True) + matmul(dev, qh, kdot, tb=True)
+    c = _centred(att, sdot)
+    ydot = dev.empty(y.shape)
+    _split(dev, ydot, H)[...] = matmul(dev, att * c, vh) + matmul(dev, att, vdot)
+    return ydot, (xdot, c)
+
+
+def self_attention_pair(dev: Device, xbar: Array, lam: Array, cache: tuple, tangent: tuple):
+    """lam <- backward(lam)        xbar <- backward(xbar) + the derivative of backward(lam) by xdot
+
+    since ydot = F'(x) xdot, and <lam, F'(x + dx) xdot> changes as <F'(x + xdot)^T lam, dx> does.
+    In backward(lam) at x the scores have the gradient dS = A m, m = dA - sum_r A_tr dA_tr, dA =
+    lam v^T. Along xdot, with Adot = A c and d dA = lam vdot^T,
+
+        d m  = (d dA - sum_r A_tr d dA_tr) - sum_r A_tr c_tr dA_tr
+        d dS = A c m + A d m = A (z - sum_r A_tr z_tr),  z = lam vdot^T + c m
+
+    for sum_r A_tr c_tr = 0 makes sum_r A c dA of sum_r A c m. Then, by the product rule,
+    d dq = scale (d dS k + dS kdot)      d dk = scale (d dS^T q + dS^T qdot)      d dv = Adot^T lam
+    """
+    q, k, v, att, _, _, scale = cache  # this q is scale q
+    xdot, c = tangent
+    H = len(att)
+    new_xbar = self_attention_backward(dev, xbar, cache)
+    new_lam = self_attention_backward(dev, lam, cache)
+    qh, kh, vh, lamh = (_split(dev, a, H) for a in (q, k, v, lam))
+    qdot, kdot, vdot = _thirds(dev, xdot, H)
+    dq, dk, dv = _thirds(dev, new_xbar, H)
+    m = _centred(att, matmul(dev, lamh, vh, tb=True))
+    z = matmul(dev, lamh, vdot, tb=True) + c * m
+    ds = att * m
+    dds = att * _centred(att, z)
+    dq += scale * (matmul(dev, dds, kh) + matmul(dev, ds, kdot))
+    dk += matmul(dev, dds, qh, ta=True) + scale * matmul(dev, ds, qdot, ta=True)
+    dv += matmul(dev, att * c, lamh, ta=True)
+    return new_xbar, new_lam
