@@ -23,7 +23,8 @@ class Rows(Outcomes):
             for name, x in _nets.rows_of(weights, self.order).items():
                 found = ipr(x)
                 results[f"{when}ipr_{name}"] = mean_known(found)
-                quantiles = np.nanquantile(found, BROAD)
+                known = found[~np.isnan(found)]  # of a dead row there is none
+                quantiles = np.quantile(known, BROAD) if known.size else [np.nan] * len(BROAD)
                 results[f"{when}ipr_{name}_5_50_95"] = [round(float(q), 4) for q in quantiles]
         return results
 

@@ -7,6 +7,7 @@ from _figures_seeds import band
 
 from tinygrok.plots.colors import GREEN, ORANGE, PURPLE, TEST, TRAIN, UNIT
 from tinygrok.plots.style import FILLED, SHARE, figure, histograms, image, label, panels, save
+from tinygrok.probes.fourier import mean_known
 from tinygrok.probes.phases import PHASES
 
 SPLITS = {
@@ -57,11 +58,12 @@ def rows(found: dict, path: Path) -> None:
     fig, axes = panels(len(found), 2.9, 2.9, 3)
     names = {"E": "embedding E, a row a channel", "W": "read-out W"}
     for ax, (name, ends) in zip(axes, found.items(), strict=True):
-        largest = max(0.4, *(np.nanmax(x) for x in ends))
+        largest = max(0.4, *(np.nan_to_num(x).max() for x in ends))
         edges = np.linspace(0, min(1, 1.05 * largest), 51)
         samples = dict(zip(("at the start", "at the end"), ends, strict=True))
         histograms(ax, samples, edges, ("0.6", TEST), **FILLED)
-        title = f"mean {np.nanmean(ends[0]):.3f}, at the end {np.nanmean(ends[1]):.3f}"
+        first, last = map(mean_known, ends)
+        title = f"mean {first:.3f}, at the end {last:.3f}"
         about = f"IPR of rows, {names.get(name, name)}"
         label(ax, 8, above=2, xlabel=f"{about}\n{title}", ylabel="rows")
     save(fig, path)

@@ -61,10 +61,11 @@ STRENGTHS = {("transformer", "weight_decay"): 50.0, ("mlp3", "dropout"): 0.05}
 STRENGTHS["mlp3", "weight_decay"] = 5.0  # ours: the text says no number
 QUICK_NETS = {
     "mlp2": {},
-    "mlp3": {"train_frac": 0.8, "lr": 0.003, "steps": 600, "log_every": 20},
+    "mlp3": {"train_frac": 0.8, "steps": 600, "log_every": 20},
     "transformer": {"width": 64, "train_frac": 0.8, "lr": 0.01, "steps": 500, "log_every": 20},
 }
-QUICK_STRENGTHS = {("transformer", "weight_decay"): 2.0}
+# A decay that inverts in so few steps, or a rate at which the usual one does.
+QUICK_DECAYS = {"mlp2": {}, "mlp3": {"lr": 0.003}, "transformer": {"strength": 2.0}}
 
 
 def arguments(argv=None):
@@ -93,8 +94,8 @@ def arguments(argv=None):
     if (net, chosen) in STRENGTHS:
         p.set_defaults(strength=STRENGTHS[net, chosen])
     quick = QUICK | {"steps": QUICK_STEPS[chosen]} | QUICK_NETS[net]
-    if (net, chosen) in QUICK_STRENGTHS:
-        quick["strength"] = QUICK_STRENGTHS[net, chosen]
+    if chosen == "weight_decay":
+        quick |= QUICK_DECAYS[net]
     args = cli.parse(p, argv, quick)
     _nets.check(net, args.activation, chosen == "dropout", chosen == "batchnorm")
     if args.strength is not None and args.regularizer in ("none", "batchnorm"):
