@@ -37,7 +37,10 @@ def training(history: dict, phases: list[str], path: Path) -> None:
         acc.axvspan(steps[i], steps[i + 1], color=PHASE_COLORS[phase], **strip)
     label(acc, above=2, xscale="log", ylim=SHARE, ylabel="accuracy (strip: phase)")
     _phase_legend(fig, [name for name in PHASES if name in phases])
-    loss.set(yscale="log", ylabel="loss")
+    loss.set_ylabel("loss")
+    low, high = loss.get_ylim()
+    if low <= 0 or high > 3 * low:  # less than that has no plain ticks on a log axis
+        loss.set_yscale("log")
     for name in [name for name in MATRICES if f"ipr_{name}" in history]:
         color, ls = MATRICES[name]
         band(ipr, steps, history[f"ipr_{name}"], color, ls=ls, label=f"IPR {name}")
@@ -150,7 +153,8 @@ def releases(steps: np.ndarray, memorised: np.ndarray, released: np.ndarray, pat
         counted[f"{name} ({happened} of {len(times)})"] = times + 1
     edges = np.unique([0, *(np.asarray(steps) + 1)])
     histograms(ax, counted, edges, (ORANGE, TEST), **FILLED)
-    label(ax, 9, xscale="log", xlabel="step + 1", ylabel="corrupted examples")
+    title = "when corrupted examples were memorised, and when let go"
+    label(ax, 9, xscale="log", xlabel="step + 1", ylabel="corrupted examples", title=title)
     save(fig, path)
 
 
