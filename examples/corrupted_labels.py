@@ -5,6 +5,7 @@
     python examples/corrupted_labels.py --regularizer dropout
     python examples/corrupted_labels.py --regularizer batchnorm
     python examples/corrupted_labels.py --quick
+    python examples/corrupted_labels.py --quick --regularizer weight_decay --strength 20    # forget
     python examples/corrupted_labels.py --quick --seeds 9    # medians and quartiles of 9 networks
     python examples/corrupted_labels.py --net transformer --regularizer weight_decay    # or mlp3
 

@@ -24,7 +24,7 @@ import argparse  # isort: skip
 import numpy as np
 
 from tinygrok.analytic.polynomial import parse
-from tinygrok.analytic.trained import excluded, fit_waves, idealise, majority_share, siblings
+from tinygrok.analytic.trained import fit_waves, idealise
 from tinygrok.analytic.verify import verify
 from tinygrok.engine.optim import AdamW
 from tinygrok.engine.params import Arena
@@ -138,27 +138,6 @@ def waves_now(run, tasks):
     return {"explained": np.array(shares), "ipr_product": np.squeeze(iprs)}
 
 
-def answers(run, e, task, train, test):
-    """A row of the table: what the network answers."""
-    history = run.history
-    table = task.table()
-    hits = run.evaluation.predicted[e][test] == table.ravel()[test]
-    known = siblings(table, train, test) > 0
-    return {
-        "test_accuracy": float(hits.mean()),
-        "train_accuracy": float(history["train_accuracy"][-1][e]),
-        "train_loss": float(history["train_loss"][-1][e]),
-        "test_loss": float(history["test_loss"][-1][e]),
-        "chance": majority_share(table.ravel()),
-        "quotient_coverage": float(known.mean()),
-        "accuracy_with_siblings": float(hits[known].mean()) if known.any() else None,
-        "accuracy_without": float(hits[~known].mean()) if not known.all() else None,
-        "learnable": task.circle is not None,
-        "excluded_sum": excluded(table, "add"),
-        "excluded_product": excluded(table, "multiply"),
-    }
-
-
 def waves(run, e, text, task, first):
     """A row of the table: how much of the weights are waves, before and after the training."""
     weights = run.params.to_host(e)
@@ -187,7 +166,7 @@ def measured(run, tasks, args):
         text = list(tasks)[e % len(tasks)]
         seed = args.seed + e // len(tasks)
         task = tasks[text]
-        row = answers(run, e, task, *split(args, tasks, seed))
+        row = _polynomials_table.answers(run, e, task, *split(args, tasks, seed))
         _, _, row["paper"] = survey.PAPER.get((text, run.model.p), ("", "", ""))
         if task.circle:
             row |= waves(run, e, text, task, first_weights(args, seed))
