@@ -36,6 +36,10 @@ QUICK = {"p": 59, "width": 200, "weight_decay": 2.0, "steps": 200}  # grok_addit
 QUICK |= {"seeds": 5, "choosing": 1, "factors": [0.3, 1.0, 3.0, 10.0]}
 OTHER_SEEDS = 1_000_000  # where the seeds begin with which learning rates are chosen
 MOST_NETWORKS = 10_000
+STABLEMAX = (
+    "StableMax groks without decay, but takes longer: see it beside its control by\n"
+    '--quick --methods StableMax "no decay" --steps 2000'
+)
 
 
 def arguments(argv=None):
@@ -146,7 +150,7 @@ def show(args, rows):
         return f"> {args.steps}" if step is None else str(step)
 
     columns = (
-        f"{'median':>8}{'quartiles':>16}{'grokked':>10}{'train 99 %':>12}   best test accuracy"
+        f"{'median':>8}{'quartiles':>20}{'grokked':>10}{'train 99 %':>12}   best test accuracy"
     )
     print(f"\n{'step to 99 % test':<20}{'lr':>7} {columns}")
     for method, row in rows.items():
@@ -154,12 +158,14 @@ def show(args, rows):
         quartiles = " to ".join(text(step) for step in row["quartiles"])
         share = f"{row['grokked']}/{row['networks']}"
         memorised = text(row["median_train"])
-        numbers = f"{text(row['median']):>8}{quartiles:>16}{share:>10}{memorised:>12}"
+        numbers = f"{text(row['median']):>8}{quartiles:>20}{share:>10}{memorised:>12}"
         print(f"{method:<20}{lr:>8}{numbers}{row['best_test_accuracy']:>12.4f}")
     print(
         f"> {args.steps}: not within the steps; *: the first or last of the rates that were tried,"
     )
     print("a better one may lie outside; every rate was chosen on other seeds than these")
+    if "StableMax" in rows and rows["StableMax"]["median"] is None:
+        print(STABLEMAX)
 
 
 def log_of(packs, results):
