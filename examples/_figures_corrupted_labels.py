@@ -39,7 +39,7 @@ def training(history: dict, phases: list[str], path: Path) -> None:
     _phase_legend(fig, [name for name in PHASES if name in phases])
     loss.set_ylabel("loss")
     low, high = loss.get_ylim()
-    if low <= 0 or high > 3 * low:  # less than that has no plain ticks on a log axis
+    if low <= 0 or high > 5 * low:  # less than that has no plain ticks on a log axis
         loss.set_yscale("log")
     for name in [name for name in MATRICES if f"ipr_{name}" in history]:
         color, ls = MATRICES[name]
