@@ -5,12 +5,14 @@ from collections import Counter
 
 import _corrupted_orders as orders
 import _figures_corrupted_labels as plots
+import _nets
 import _seeds
 import numpy as np
 
 from tinygrok.engine.rng import generator
+from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.probes import neurons
-from tinygrok.probes.fourier import ipr, mean_known, neuron_ipr, neuron_rows
+from tinygrok.probes.fourier import ipr, mean_known, neuron_ipr
 from tinygrok.probes.phases import phase_history
 from tinygrok.training import ensembles
 
@@ -20,19 +22,20 @@ CUTS = {"low_half": ("IPR, lowest first", 0.5), "high_30": ("IPR, highest first"
 
 
 def record(run, order):
-    """Beside losses and accuracies: IPR and norm of every matrix, the gradient share of corrupted
-    labels, the test accuracy that one frequency a neuron gives, and which examples are answered as
-    given."""
+    """Beside losses and accuracies: mean IPR and norm of every set of rows (_nets.py), the gradient
+    share of corrupted labels, which examples are answered as given, and, of two-layer networks, the
+    test accuracy that one frequency a neuron gives."""
     row = {"gradient_share": ensembles.gradient_shares(run)}
     weights = [run.params.to_host(e) for e in range(run.params.members)]
-    for i, name in enumerate(("U1", "U2", "W")):
-        iprs = [mean_known(ipr(neuron_rows(w, order)[i])) for w in weights]
-        norms = [np.linalg.norm(neuron_rows(w)[i]) for w in weights]
+    for name in _nets.rows_of(weights[0]):
+        iprs = [mean_known(ipr(_nets.rows_of(w, order)[name])) for w in weights]
+        norms = [np.linalg.norm(_nets.rows_of(w)[name]) for w in weights]
         row[f"ipr_{name}"] = np.array(iprs)
         row[f"norm_{name}"] = np.array(norms)
-    kept = [neurons.filtered(w, 1, order)[0] for w in weights]
-    accuracies = [ensembles.part_accuracy(run, e, G, "test") for e, G in enumerate(kept)]
-    row["filtered_test"] = np.array(accuracies)
+    if type(run.model) is TwoLayerNet:
+        kept = [neurons.filtered(w, 1, order)[0] for w in weights]
+        accuracies = [ensembles.part_accuracy(run, e, G, "test") for e, G in enumerate(kept)]
+        row["filtered_test"] = np.array(accuracies)
     row["as_given"] = run.evaluation.predicted == run.evaluation.labels["given"]
     return row
 

@@ -8,23 +8,8 @@ from _corrupted_anatomy import Outcomes
 
 from tinygrok.engine.rng import generator
 from tinygrok.probes.fourier import ipr, mean_known
-from tinygrok.training import ensembles
 
 BROAD = (0.05, 0.5, 0.95)  # quantiles by which results tell the width of a histogram
-
-
-def record(run, order):
-    """Beside losses and accuracies: mean IPR and norm of every set of rows, the gradient share of
-    corrupted labels, and which examples are answered as given."""
-    row = {"gradient_share": ensembles.gradient_shares(run)}
-    members = range(run.params.members)
-    weights = [run.params.to_host(e) for e in members]
-    for name in _nets.rows_of(weights[0]):
-        rows = [_nets.rows_of(w, order)[name] for w in weights]
-        row[f"ipr_{name}"] = np.array([mean_known(ipr(x)) for x in rows])
-        row[f"norm_{name}"] = np.array([np.linalg.norm(x) for x in rows])
-    row["as_given"] = run.evaluation.predicted == run.evaluation.labels["given"]
-    return row
 
 
 class Rows(Outcomes):
@@ -38,7 +23,8 @@ class Rows(Outcomes):
             for name, x in _nets.rows_of(weights, self.order).items():
                 found = ipr(x)
                 results[f"{when}ipr_{name}"] = mean_known(found)
-                quantiles = np.nanquantile(found, BROAD)
+                known = found[~np.isnan(found)]  # of a dead row there is none
+                quantiles = np.quantile(known, BROAD) if known.size else [np.nan] * len(BROAD)
                 results[f"{when}ipr_{name}_5_50_95"] = [round(float(q), 4) for q in quantiles]
         return results
 

@@ -7,6 +7,7 @@ from _figures_seeds import band
 
 from tinygrok.plots.colors import GREEN, ORANGE, PURPLE, TEST, TRAIN, UNIT
 from tinygrok.plots.style import FILLED, SHARE, figure, histograms, image, label, panels, save
+from tinygrok.probes.fourier import mean_known
 from tinygrok.probes.phases import PHASES
 
 SPLITS = {
@@ -36,7 +37,10 @@ def training(history: dict, phases: list[str], path: Path) -> None:
         acc.axvspan(steps[i], steps[i + 1], color=PHASE_COLORS[phase], **strip)
     label(acc, above=2, xscale="log", ylim=SHARE, ylabel="accuracy (strip: phase)")
     _phase_legend(fig, [name for name in PHASES if name in phases])
-    loss.set(yscale="log", ylabel="loss")
+    loss.set_ylabel("loss")
+    low, high = loss.get_ylim()
+    if low <= 0 or high > 5 * low:  # less than that has no plain ticks on a log axis
+        loss.set_yscale("log")
     for name in [name for name in MATRICES if f"ipr_{name}" in history]:
         color, ls = MATRICES[name]
         band(ipr, steps, history[f"ipr_{name}"], color, ls=ls, label=f"IPR {name}")
@@ -57,11 +61,12 @@ def rows(found: dict, path: Path) -> None:
     fig, axes = panels(len(found), 2.9, 2.9, 3)
     names = {"E": "embedding E, a row a channel", "W": "read-out W"}
     for ax, (name, ends) in zip(axes, found.items(), strict=True):
-        largest = max(0.4, *(np.nanmax(x) for x in ends))
+        largest = max(0.4, *(np.nan_to_num(x).max() for x in ends))
         edges = np.linspace(0, min(1, 1.05 * largest), 51)
         samples = dict(zip(("at the start", "at the end"), ends, strict=True))
         histograms(ax, samples, edges, ("0.6", TEST), **FILLED)
-        title = f"mean {np.nanmean(ends[0]):.3f}, at the end {np.nanmean(ends[1]):.3f}"
+        first, last = map(mean_known, ends)
+        title = f"mean {first:.3f}, at the end {last:.3f}"
         about = f"IPR of rows, {names.get(name, name)}"
         label(ax, 8, above=2, xlabel=f"{about}\n{title}", ylabel="rows")
     save(fig, path)
@@ -148,7 +153,8 @@ def releases(steps: np.ndarray, memorised: np.ndarray, released: np.ndarray, pat
         counted[f"{name} ({happened} of {len(times)})"] = times + 1
     edges = np.unique([0, *(np.asarray(steps) + 1)])
     histograms(ax, counted, edges, (ORANGE, TEST), **FILLED)
-    label(ax, 9, xscale="log", xlabel="step + 1", ylabel="corrupted examples")
+    title = "when corrupted examples were memorised, and when let go"
+    label(ax, 9, xscale="log", xlabel="step + 1", ylabel="corrupted examples", title=title)
     save(fig, path)
 
 

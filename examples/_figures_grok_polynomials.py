@@ -7,7 +7,7 @@ import numpy as np
 from _figures_seeds import band
 from _seeds import quartiles
 
-from tinygrok.plots.colors import INPUTS, TEST
+from tinygrok.plots.colors import INPUTS, ORANGE, TEST, TRAIN
 from tinygrok.plots.modular_polynomials import all_neurons, clearest_neurons, mean_ipr
 from tinygrok.plots.style import SHARE, figure, histograms, label, save
 
@@ -46,6 +46,38 @@ def learnability(rows: dict, history, before, after, order, residuals: dict, pat
     parts[2].supylabel("n1*n2")
     ends = {"n1*n2 at the start": before, f"after {history['step'][-1]} steps": after}
     all_neurons(parts[3], ends, order)
+    save(fig, path)
+
+
+def survey(rows: dict, path: Path) -> None:
+    """The paper's table as a picture: a column a modulus, test accuracies above, losses below.
+
+    rows {name: {"polynomial", "p", "test_accuracy", "chance", "train_loss", "test_loss", and the
+    paper's numbers as texts, "paper_test_accuracy" in per cent}}"""
+    moduli = list(dict.fromkeys(row["p"] for row in rows.values()))
+    fig = figure(9, 5.4)
+    axes = fig.subplots(2, len(moduli), sharey=True, squeeze=False)
+    for (above, below), p in zip(axes.T, moduli, strict=True):
+        of_p = [row for row in rows.values() if row["p"] == p]
+        names = [row["polynomial"] for row in of_p]
+        colors = ["0.6" if row["of_no_form"] else TEST for row in of_p]
+        theirs = [float(row["paper_test_accuracy"]) / 100 for row in of_p]
+        above.barh(names, [row["test_accuracy"] for row in of_p], color=colors)
+        above.plot(theirs, names, "D", color=ORANGE, ms=5, mec="k", label="the paper")
+        above.plot([row["chance"] for row in of_p], names, "k|", ms=12, label="chance")
+        title = f"p = {p}, width {of_p[0]['width']} (paper: 5000)"
+        above.set(title=title, xlim=(0, 1.04), xlabel="test accuracy")
+        for split, color, mark in (("train", TRAIN, "s"), ("test", TEST, "o")):
+            ours = [row[f"{split}_loss"] for row in of_p]
+            theirs = [float(row[f"paper_{split}_loss"]) for row in of_p]
+            below.plot(ours, names, mark, color=color, ms=6, label=split)
+            hollow = {"mfc": "none", "mec": color, "ms": 10, "label": f"{split}, the paper"}
+            below.plot(theirs, names, mark, **hollow)
+        below.set(xscale="log", xlabel="loss (MSE)")
+    axes[0, 0].invert_yaxis()  # of all, which share it
+    for row in axes:
+        row[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    fig.suptitle("grey: proved to be of no form h(g1 + g2), h(g1 g2)", fontsize=9)
     save(fig, path)
 
 

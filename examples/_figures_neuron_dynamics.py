@@ -57,8 +57,9 @@ def _flows(ax, flows: list[dict]) -> None:
         ax.bar(x, means[:, i], 0.7, bottom, color=COLORS[kind])
         bottom = bottom + means[:, i]
     ax.set_xticks(x, ("memorising\nat the peak", "all", "generalising\nat the end", "all"))
-    ax.tick_params(axis="x", labelsize=6)
-    ax.set(ylim=SHARE, xlabel="at the end                     at the peak")
+    ax.tick_params(axis="x", labelsize=7)
+    about = "are, at the end             were, at the peak"
+    ax.set(ylim=SHARE, xlabel=about)
 
 
 def mean_flows(flows: list[dict]) -> np.ndarray:

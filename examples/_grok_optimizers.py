@@ -26,6 +26,8 @@ from tinygrok.training.tables import Evaluation, Training
 #           are all that there is
 #   norm    the constant norm of all weights, as a multiple of the first one: that of AdamW's
 #           networks when they grok is about three times as large
+#   loss    in place of the cross-entropy. StableMax is no optimiser: its claim is that a network
+#           groks without decay once the loss is another, so AdamW and its rate stay what they are
 METHODS = {
     "AdamW": {"optimizer": "adamw", "rate": 0.01, "decay": 1},
     "SGD with momentum": {"optimizer": "sgd", "rate": 1, "decay": 1e-4, "momentum": 0.9},

@@ -13,27 +13,32 @@ from tinygrok.ops.loss import ROW_LOSSES
 from tinygrok.probes.fourier import answer_means, answer_waves, ipr, mean_known, neuron_rows
 
 NETS = {"mlp2": "two layers", "mlp3": "three layers", "transformer": "one block on two tokens"}
+NO_ACTIVATION = "not with --net transformer, whose MLP is one of ReLU"
 KEY_SHARE = 0.05  # of the power of the answer's waves: a frequency that has more is a key one
 
 
 # -- flags -----------------------------------------------------------------------------------------
 
 
-def add_flag(p, argv, usual):
+def add_flag(p, argv, usual, activation):
     """The flag --net, the last one of a parser: its value, with the defaults {network: {flag:
-    value}} that go with it."""
+    value}} that go with it.
+
+    activation   that flag, which lists in --help what a network takes"""
     about = "; ".join(f"{name}: {what}" for name, what in NETS.items())
     about += "; each has defaults of its own, which it shows with --help"
     p.add_argument("--net", default="mlp2", choices=list(NETS), help=about)
     chosen = cli.chosen(p, argv).net
     p.set_defaults(**usual[chosen])
+    if chosen == "transformer":
+        activation.help = NO_ACTIVATION
     return chosen
 
 
 def check(net, activation=None, dropout=0.0, batchnorm=False):
     """Refuse what makes no sense for a network; activation: None where the flag was not given."""
     if net == "transformer" and activation is not None:
-        raise cli.InputError("--activation: not with --net transformer, whose MLP is one of ReLU")
+        raise cli.InputError(f"--activation: {NO_ACTIVATION}")
     if net == "transformer" and dropout:
         raise cli.InputError("dropout is not defined with --net transformer")
     if net != "mlp2" and batchnorm:

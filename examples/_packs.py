@@ -63,12 +63,12 @@ def make_executor(args):
 # -- packs of networks trained on corrupted labels -------------------------------------------------
 
 
-def trained(points, device, threads, folder, extra=lambda run: {}):
+def trained(points, device, threads, folder, tf32, extra=lambda run: {}):
     """The ensemble of a pack of points (training/ensembles.py), at its last step; interrupted in a
     folder, it goes on there."""
     points = [complete(point) for point in points]
     common = points[0]
-    run = build(get_device(device, common["dtype"], threads), points, extra)
+    run = build(get_device(device, common["dtype"], threads, tf32), points, extra)
     fit_in_pack(run, points, folder, common["steps"], common["log_every"])
     return run
 
@@ -97,12 +97,12 @@ def start(experiment, points, size=None):
 
 
 def outcomes(experiment, points, cut, work, executor):
-    """What work(points of a pack, device, threads, folder) gives for every point, in the order of
-    the points; None when a pack failed.   cut: the packs of a sweep that was started"""
+    """What work(points of a pack, device, threads, folder, tf32) gives for every point, in the
+    order of the points; None when a pack failed.   cut: the packs of a sweep that was started"""
     args = experiment.args
     threads = 1 if executor else args.threads
-    folder = experiment.out / cli.PACKS
-    bound = functools.partial(work, device=args.device, threads=threads, folder=folder)
+    where = {"device": args.device, "threads": threads, "tf32": args.tf32}
+    bound = functools.partial(work, **where, folder=experiment.out / cli.PACKS)
     results = experiment.sweep(cut, bound, executor, "pack", "packs finished")
     if results is None:
         return None
@@ -111,6 +111,14 @@ def outcomes(experiment, points, cut, work, executor):
         for point, outcome in zip(members, made, strict=True):
             found[key(point)] = outcome
     return [found[key(complete(point))] for point in points]
+
+
+def swept(args, points, work):
+    """(the experiment, outcomes of all points as above): a sweep from its flags to its results."""
+    experiment = cli.Experiment(args)
+    executor = make_executor(args)
+    cut = start(experiment, points)
+    return experiment, outcomes(experiment, points, cut, work, executor)
 
 
 def key(point):

@@ -1,8 +1,31 @@
-"""The closing table of polynomials trained side by side."""
+"""The closing table of polynomials trained side by side, and what it says of their answers."""
+
+from tinygrok.analytic.trained import excluded, majority_share, siblings
 
 
 def percent(x):
     return "-" if x is None else f"{100 * x:.2f}"
+
+
+def answers(run, e, task, train, test):
+    """A row of the table: what the network answers."""
+    history = run.history
+    table = task.table()
+    hits = run.evaluation.predicted[e][test] == table.ravel()[test]
+    known = siblings(table, train, test) > 0
+    return {
+        "test_accuracy": float(hits.mean()),
+        "train_accuracy": float(history["train_accuracy"][-1][e]),
+        "train_loss": float(history["train_loss"][-1][e]),
+        "test_loss": float(history["test_loss"][-1][e]),
+        "chance": majority_share(table.ravel()),
+        "quotient_coverage": float(known.mean()),
+        "accuracy_with_siblings": float(hits[known].mean()) if known.any() else None,
+        "accuracy_without": float(hits[~known].mean()) if not known.all() else None,
+        "learnable": task.circle is not None,
+        "excluded_sum": excluded(table, "add"),
+        "excluded_product": excluded(table, "multiply"),
+    }
 
 
 def show(rows):

@@ -133,27 +133,36 @@ def median_row(rows):
         values = [row[name] for row in rows]
         if censored(name) or any(isinstance(value, float) for value in values):
             found = spread(name, values)
-            result = result | found | {name: found[f"{name}_quartiles"][1]}
+            median = {name: found[f"{name}_quartiles"][1]} if found else {}
+            result = result | found | median
     return result
 
 
 def with_delay(outcomes):
-    """The outcomes, in each the steps from memorising to grokking too; None for never."""
+    """The outcomes, in each the delay too."""
     found = []
     for outcome in outcomes:
-        memorised = outcome["step_train_99"]
-        grokked = outcome["step_test_99"]
-        known = memorised is not None and grokked is not None
-        found.append(outcome | {"delay": grokked - memorised if known else None})
+        steps = outcome["step_train_99"], outcome["step_test_99"]
+        found.append(outcome | {"delay": delay(*steps)})
     return found
+
+
+def delay(memorised, grokked):
+    """Steps from memorising to grokking. None, never, for a network that memorised and did not
+    grok: it counts as later than all others. nan, which is left out, for one that never memorised:
+    it had nothing to wait from."""
+    if memorised is None:
+        return math.nan
+    return None if grokked is None else grokked - memorised
 
 
 def spread(name, values):
     """{name_quartiles, name_never} of steps, {name_quartiles} of floats; None is never, or left
-    out. Nothing of what is no number."""
+    out, nan left out. Nothing of what is no number, or where nothing is left."""
     if censored(name):
-        three = quartiles_of_steps(values)
-        return {f"{name}_quartiles": three, f"{name}_never": values.count(None)}
+        known = [value for value in values if value is None or not math.isnan(value)]
+        never = {f"{name}_never": known.count(None)}
+        return {f"{name}_quartiles": quartiles_of_steps(known)} | never if known else {}
     known = [value for value in values if isinstance(value, float)]
     return {f"{name}_quartiles": quartiles(known).tolist()} if known else {}
 
@@ -180,14 +189,19 @@ def shown(results, steps):
 
 def in_words(row, name, steps):
     """A number of a summary, or of a row of medians, in words."""
+    three = row[f"{name}_quartiles"]
+    if not censored(name):
+        return three_in_words(three, ".4f", "-")
     never = f"> {steps}" if name.startswith("step_") else "never"
-    texts = []
-    for value in row[f"{name}_quartiles"]:
-        number = str(value) if censored(name) else f"{value:.4f}"
-        texts.append(never if value is None else number)
-    low, middle, high = texts
-    counted = f", never: {row[f'{name}_never']}" if censored(name) else ""
-    return f"{middle} ({low} to {high}){counted}"
+    return f"{three_in_words(three, '', never)}, never: {row[f'{name}_never']}"
+
+
+def three_in_words(three, form, never):
+    """Quartiles [first, median, third] as "median (first to third)", in a format.
+
+    never: what stands for None, and for what is not finite"""
+    texts = [format(x, form) if x is not None and np.isfinite(x) else never for x in three]
+    return f"{texts[1]} ({texts[0]} to {texts[2]})"
 
 
 def show_steps(rows, args):

@@ -15,12 +15,12 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import re  # isort: skip
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import _memory as memory
 import numpy as np
+from _benchmark_flags import check, own_flags
 from _benchmark_steps import HAS_TORCH, SCALING, WORKLOADS, best_torch
 
 from tinygrok.disk.reader import read_json, refused
@@ -41,7 +41,9 @@ def arguments(argv=None):
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
     add("--width", type=cli.integer(1, 10**6), default=500, help="neurons on modular arithmetic")
     add("--resume", action="store_true", help="of all workloads, time those that are not in --out")
-    return cli.parse(p, argv, {"repeats": 3, "p": 31, "width": 100})
+    args = cli.parse(p, argv, {"repeats": 3, "p": 31, "width": 100})
+    check(args)
+    return args
 
 
 def products(dev, step):
@@ -118,22 +120,11 @@ def interleaved(dev, candidates, repeats, steps):
     return {name: float(np.median(t)) for name, t in times.items()}
 
 
-def own_flags(args, **changed):
-    """The command line of a process with the same settings."""
-    names = ("workload", "device", "dtype", "seed", "p", "width", "repeats", "steps", "threads")
-    given = {name: getattr(args, name) for name in names} | changed
-    flags = ["--tf32"] if args.tf32 else []
-    for name, value in given.items():
-        if value is not None:
-            flags += [f"--{name}", str(value)]
-    return [sys.executable, __file__, *flags]
-
-
 def peak_memory(args, name):
     """Peak memory in MB of a process that runs one candidate alone, libraries included.
 
     None where it cannot be had."""
-    done = subprocess.run(own_flags(args, only=name), capture_output=True, text=True)
+    done = subprocess.run(own_flags(args, __file__, only=name), capture_output=True, text=True)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
@@ -193,7 +184,7 @@ def everything(args, out):
     results = {}
     for name in WORKLOADS:
         file = out / cli.PACKS / name / "run.json"
-        flags = own_flags(args, workload=name, out=file.parent)
+        flags = own_flags(args, __file__, workload=name, out=file.parent)
         if (args.resume and file.exists()) or subprocess.run(flags).returncode == 0:
             with refused(file):
                 results |= read_json(file)["results"]

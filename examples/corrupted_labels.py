@@ -5,6 +5,7 @@
     python examples/corrupted_labels.py --regularizer dropout
     python examples/corrupted_labels.py --regularizer batchnorm
     python examples/corrupted_labels.py --quick
+    python examples/corrupted_labels.py --quick --regularizer weight_decay --strength 20    # forget
     python examples/corrupted_labels.py --quick --seeds 9    # medians and quartiles of 9 networks
     python examples/corrupted_labels.py --net transformer --regularizer weight_decay    # or mlp3
 
@@ -17,6 +18,7 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 import _corrupted_nets  # isort: skip
 import _memory as memory  # isort: skip
 import _nets  # isort: skip
+import _paper  # isort: skip
 import _seeds  # isort: skip
 from _corrupted_anatomy import Anatomy, record  # isort: skip
 from tinygrok.ops.activation import activation_help
@@ -60,11 +62,11 @@ STRENGTHS = {("transformer", "weight_decay"): 50.0, ("mlp3", "dropout"): 0.05}
 STRENGTHS["mlp3", "weight_decay"] = 5.0  # ours: the text says no number
 QUICK_NETS = {
     "mlp2": {},
-    "mlp3": {"train_frac": 0.8, "lr": 0.003, "steps": 600, "log_every": 20},
+    "mlp3": {"train_frac": 0.8, "steps": 600, "log_every": 20},
     "transformer": {"width": 64, "train_frac": 0.8, "lr": 0.01, "steps": 500, "log_every": 20},
 }
-QUICK_STRENGTHS = {("transformer", "weight_decay"): 2.0}
-NOT_OF_THE_PAPER = {"seed", "seeds", "log_every", "dtype"}  # flags that leave a figure what it is
+# A decay that inverts in so few steps, or a rate at which the usual one does.
+QUICK_DECAYS = {"mlp2": {}, "mlp3": {"lr": 0.003}, "transformer": {"strength": 2.0}}
 
 
 def arguments(argv=None):
@@ -79,7 +81,7 @@ def arguments(argv=None):
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
     add("--width", type=cli.integer(1, 10**6), default=500, help="hidden neurons")
     add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
-    add("--activation", default="square", help=activation_help())
+    activation = add("--activation", default="square", help=activation_help())
     add("--loss", default="mse", choices=list(LOSSES), help="the paper uses mse")
     add("--lr", type=cli.positive(), default=0.01, help="learning rate of AdamW")
     add("--batch-size", type=count, help="minibatch size (default: full batch)")
@@ -89,12 +91,12 @@ def arguments(argv=None):
     cli.add_checkpoints(p, 30.0)
     chosen = cli.chosen(p, argv).regularizer
     p.set_defaults(**REGULARIZERS[chosen])
-    net = _nets.add_flag(p, argv, USUAL)
+    net = _nets.add_flag(p, argv, USUAL, activation)
     if (net, chosen) in STRENGTHS:
         p.set_defaults(strength=STRENGTHS[net, chosen])
     quick = QUICK | {"steps": QUICK_STEPS[chosen]} | QUICK_NETS[net]
-    if (net, chosen) in QUICK_STRENGTHS:
-        quick["strength"] = QUICK_STRENGTHS[net, chosen]
+    if chosen == "weight_decay":
+        quick |= QUICK_DECAYS[net]
     args = cli.parse(p, argv, quick)
     _nets.check(net, args.activation, chosen == "dropout", chosen == "batchnorm")
     if args.strength is not None and args.regularizer in ("none", "batchnorm"):
@@ -121,9 +123,7 @@ def paper_of(args):
     flags = ["--net", args.net, "--regularizer", args.regularizer]
     if args.strength is not None:
         flags += ["--strength", str(args.strength)]
-    wanted = cli.config(arguments(flags))
-    here = cli.config(args)
-    if any(here[name] != wanted[name] for name in set(wanted) - NOT_OF_THE_PAPER):
+    if not _paper.in_its_setting(args, arguments(flags)):
         return {}
     if args.net != "mlp2":
         known = PAPER_PHASES.get((args.net, args.regularizer, args.strength))
@@ -139,12 +139,13 @@ def progress(row):
 
 def build(args, dev, order):
     """The networks, and what is measured of them while they train."""
+    net = None  # the two-layer one of the points
     if args.net == "mlp2":
         memory.require(dev, **memory.labels(dev, args))
-        return ensembles.build(dev, points(args), lambda run: record(run, order))
-    memory.require(dev, **_nets.memory_of(dev, args.net, args.p, args.width, args.seeds))
-    net = _nets.build(args.net, args.p, args.width, args.activation)
-    return ensembles.build(dev, points(args), lambda run: _corrupted_nets.record(run, order), net)
+    else:
+        memory.require(dev, **_nets.memory_of(dev, args.net, args.p, args.width, args.seeds))
+        net = _nets.build(args.net, args.p, args.width, args.activation)
+    return ensembles.build(dev, points(args), lambda run: record(run, order), net)
 
 
 def main(argv=None):

@@ -30,7 +30,7 @@ from _gpu_rows import failed
 from _gpu_tables import markdown, summary
 
 from tinygrok.disk.writer import atomic_write
-from tinygrok.engine.device import get_device
+from tinygrok.engine.device import find_cupy, get_device
 
 SCRIPT = Path(__file__).with_name("_gpu_parts.py")
 ENDING = 30  # seconds that a long part has to save
@@ -163,7 +163,10 @@ def main(argv=None):
     args = arguments(argv)
     if args.list:
         return print_list()
-    dev = get_device(args.device)  # refused here where there is none
+    cupy, why = find_cupy()
+    if cupy is None:
+        raise cli.InputError(f"this checks a GPU, and needs CuPy and one: {why}")
+    dev = get_device(args.device)  # refused here where there is none of its number
     if importlib.util.find_spec("pytest") is None:
         raise cli.InputError("pytest is not installed (pip install 'tinygrok[test]')")
     experiment = cli.Experiment(args, dev)

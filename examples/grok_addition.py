@@ -21,6 +21,7 @@ import _figures_seeds  # isort: skip
 import _film as film  # isort: skip
 import _memory as memory  # isort: skip
 import _nets  # isort: skip
+import _paper  # isort: skip
 import _seeds  # isort: skip
 import numpy as np  # isort: skip
 
@@ -59,8 +60,6 @@ PAPER_FLAGS = {
     "mlp2": "--loss mse --weight-decay 5 --steps 100",
     "transformer": "--net transformer",
 }
-# Flags that leave the paper's setting what it is.
-NOT_OF_THE_PAPER = {"seed", "seeds", "log_every", "dtype", "animate"}
 PAPER = {  # arXiv 2310.13061: Figure 2, and what the authors' Transformer notebook printed
     "mlp2": {"train_loss": "0.0008", "test_loss": "0.0010", "ipr_mean": "0.85"},
     "transformer": {"train_loss": "0.000018", "test_loss": "0.00099"},
@@ -81,7 +80,7 @@ def arguments(argv=None):
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus, or elements of the group")
     add("--width", type=cli.integer(1, 10**6), default=500, help="hidden neurons")
     add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
-    add("--activation", default="square", help=activation_help())
+    activation = add("--activation", default="square", help=activation_help())
     add("--loss", default="cross_entropy", choices=list(LOSSES), help="the papers use mse")
     add("--steps", type=count, default=400, help="optimiser steps")
     add("--batch-size", type=count, help="minibatch size (default: full batch)")
@@ -95,7 +94,7 @@ def arguments(argv=None):
     cli.add_checkpoints(p, 30.0)
     terms = cli.chosen(p, argv).terms
     p.set_defaults(activation=power(terms), **OF_TERMS[terms])
-    net = _nets.add_flag(p, argv, USUAL)
+    net = _nets.add_flag(p, argv, USUAL, activation)
     args = cli.parse(p, argv, QUICK_TERMS[terms] or QUICK[net])
     _nets.check(net, args.activation, args.dropout)
     if net != "mlp2" and (terms > 2 or args.animate):
@@ -166,11 +165,9 @@ def measured(history):
 
 
 def as_in_the_paper(args):
-    if args.net not in PAPER:
-        return False
-    wanted = cli.config(arguments(PAPER_FLAGS[args.net].split()))
-    here = cli.config(args)
-    return all(here[name] == wanted[name] for name in set(wanted) - NOT_OF_THE_PAPER)
+    """Whether the paper's numbers may stand beside this run."""
+    flags = PAPER_FLAGS.get(args.net)
+    return flags is not None and _paper.in_its_setting(args, arguments(flags.split()))
 
 
 def progress(row):

@@ -1,4 +1,4 @@
-"""How soon a network groks under six optimisers, each at the best of a few learning rates.
+"""How soon a network groks under several optimisers, each at the best of a few learning rates.
 
     python examples/grok_optimizers.py              # 25 networks each; --resume goes on
     python examples/grok_optimizers.py --quick      # p = 59 in under a minute
@@ -7,9 +7,9 @@
 
 The networks are those of grok_addition.py; what is compared is AdamW, SGD with momentum, Muon,
 Grokfast (arXiv 2405.20233), AdamW without decay at a constant norm of the weights (Omnigrok, arXiv
-2210.01117) and without decay on the StableMax cross-entropy (arXiv 2501.04697). Formulas:
-tinygrok/engine/optim.py, tinygrok/ops/loss.py; decays and norms: METHODS of
-examples/_grok_optimizers.py.
+2210.01117), without decay on the StableMax cross-entropy (arXiv 2501.04697), and, as the control of
+these two, without decay on the usual one. Formulas: tinygrok/engine/optim.py, tinygrok/ops/loss.py;
+decays and norms: METHODS of examples/_grok_optimizers.py.
 
 A network groks at the first measurement with 99 % of the held-out pairs right. Every optimiser
 tries its own rate times the same factors, on other seeds than those that are reported: the rate
@@ -33,9 +33,13 @@ from tinygrok.engine.rng import generator
 from tinygrok.tasks.modular import addition
 
 QUICK = {"p": 59, "width": 200, "weight_decay": 2.0, "steps": 200}  # grok_addition.py --quick
-QUICK |= {"seeds": 5, "choosing": 1, "factors": [1, 3, 10]}
+QUICK |= {"seeds": 5, "choosing": 1, "factors": [0.3, 1.0, 3.0, 10.0]}
 OTHER_SEEDS = 1_000_000  # where the seeds begin with which learning rates are chosen
 MOST_NETWORKS = 10_000
+STABLEMAX = (
+    "StableMax groks without decay, but takes longer: see it beside its control by\n"
+    '--quick --methods StableMax "no decay" --steps 2000'
+)
 
 
 def arguments(argv=None):
@@ -48,9 +52,9 @@ def arguments(argv=None):
     decay = "of AdamW and Grokfast; SGD and Muon have a part of it, the others none"
     grid = "learning rates to choose from, times the rate of a method: the same for all"
     choosing = "networks that choose a learning rate, of other seeds"
-    six = names[:-1]
-    add("--methods", nargs="+", default=six, choices=names, metavar="NAME", help=", ".join(names))
-    add("--factors", type=cli.positive(), nargs="+", default=[1, 3, 10, 30], help=grid)
+    factors = [0.3, 1.0, 3.0, 10.0, 30.0]
+    add("--methods", nargs="+", default=names, choices=names, metavar="NAME", help=", ".join(names))
+    add("--factors", type=cli.positive(), nargs="+", default=factors, help=grid)
     add("--p", type=cli.integer(5, 1000), default=97, help="modulus")
     add("--width", type=cli.integer(1, 10**6), default=500, help="hidden neurons")
     add("--train-frac", type=cli.fraction(), default=0.5, help="share of the table to train on")
@@ -65,6 +69,8 @@ def arguments(argv=None):
     args = cli.parse(p, argv, QUICK)
     _packs.refuse_twice(args, "methods", "factors")
     args.factors.sort()
+    if not any("decay" in METHODS[method] for method in args.methods):
+        cli.refuse_idle(args, f"means nothing to {', '.join(args.methods)}", "weight_decay")
     networks = len(args.methods) * (len(args.factors) * args.choosing + args.seeds)
     sizes = "methods x (learning rates x choosing + seeds)"
     _packs.refuse_many(networks, MOST_NETWORKS, sizes)
@@ -144,7 +150,7 @@ def show(args, rows):
         return f"> {args.steps}" if step is None else str(step)
 
     columns = (
-        f"{'median':>8}{'quartiles':>16}{'grokked':>10}{'train 99 %':>12}   best test accuracy"
+        f"{'median':>8}{'quartiles':>20}{'grokked':>10}{'train 99 %':>12}   best test accuracy"
     )
     print(f"\n{'step to 99 % test':<20}{'lr':>7} {columns}")
     for method, row in rows.items():
@@ -152,12 +158,14 @@ def show(args, rows):
         quartiles = " to ".join(text(step) for step in row["quartiles"])
         share = f"{row['grokked']}/{row['networks']}"
         memorised = text(row["median_train"])
-        numbers = f"{text(row['median']):>8}{quartiles:>16}{share:>10}{memorised:>12}"
+        numbers = f"{text(row['median']):>8}{quartiles:>20}{share:>10}{memorised:>12}"
         print(f"{method:<20}{lr:>8}{numbers}{row['best_test_accuracy']:>12.4f}")
     print(
         f"> {args.steps}: not within the steps; *: the first or last of the rates that were tried,"
     )
     print("a better one may lie outside; every rate was chosen on other seeds than these")
+    if "StableMax" in rows and rows["StableMax"]["median"] is None:
+        print(STABLEMAX)
 
 
 def log_of(packs, results):

@@ -2,9 +2,9 @@
 
     python examples/grok_polynomials.py                 # the paper's six at p = 97, and two more
     python examples/grok_polynomials.py --quick         # p = 61: the same picture in seconds
+    python examples/grok_polynomials.py --survey        # the paper's twelve rows, p = 97 and 23
     python examples/grok_polynomials.py --width 5000    # the paper's width
     python examples/grok_polynomials.py --quick --seeds 9    # medians and quartiles of 9 networks
-    python examples/grok_polynomials.py --p 23 --width 2000 --steps 1000
 
 All networks are members of one ensemble with the same training inputs. Beside the test accuracy
 stand chance (the share of the most frequent answer), the share of test inputs that the training set
@@ -16,12 +16,15 @@ from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _figures_grok_polynomials as plots  # isort: skip
 import _memory as memory  # isort: skip
+import _polynomials_survey as survey  # isort: skip
 import _polynomials_table  # isort: skip
 import _seeds  # isort: skip
-import numpy as np  # isort: skip
+import argparse  # isort: skip
+
+import numpy as np
 
 from tinygrok.analytic.polynomial import parse
-from tinygrok.analytic.trained import excluded, fit_waves, idealise, majority_share, siblings
+from tinygrok.analytic.trained import fit_waves, idealise
 from tinygrok.analytic.verify import verify
 from tinygrok.engine.optim import AdamW
 from tinygrok.engine.params import Arena
@@ -29,6 +32,7 @@ from tinygrok.engine.rng import generator
 from tinygrok.models.mlp import TwoLayerNet
 from tinygrok.probes.fourier import mean_known, neuron_ipr
 from tinygrok.tasks.modular import addition, multiplication, polynomial, require_prime, separable
+from tinygrok.training.checkpoint import fit_in_pack
 from tinygrok.training.tables import Evaluation, Training
 
 QUICK = {"p": 61, "width": 300, "steps": 200}
@@ -41,18 +45,7 @@ FORMS = {
     "(2*n1 + 3*n2)^4": lambda p, n: separable(p, [2 * n, 3 * n], n**4),
     "(5*n1^3 + 2*n2^4)^2": lambda p, n: separable(p, [5 * n**3, 2 * n**4], n**2),
 }
-# Polynomial -> test accuracy of appendix C (the product: figure 3) in per cent at p = 97 and
-# p = 23, width 5000.
-PAPER = {
-    SUM: ("", ""),
-    PRODUCT: ("100", ""),
-    "(4*n1 + n2^2)^3": ("100", "100"),
-    "(4*n1 + n2^2)^3 + n1*n2": ("2.27", "1.89"),
-    "(2*n1 + 3*n2)^4": ("100", "100"),
-    "(2*n1 + 3*n2)^4 - n1^2": ("3.93", "7.17"),
-    "(5*n1^3 + 2*n2^4)^2": ("100", "100"),
-    "(5*n1^3 + 2*n2^4)^2 - n2": ("72.32", "2.64"),
-}
+POLYNOMIALS = (SUM, PRODUCT, *survey.POLYNOMIALS)
 
 
 def arguments(argv=None):
@@ -67,8 +60,12 @@ def arguments(argv=None):
     add("--weight-decay", type=cli.real(), default=5.0, help="decoupled weight decay")
     _seeds.add_seeds(add)
     add("--log-every", type=count, default=20, help="steps between measurements")
+    twelve = "the paper's table instead: its six polynomials at p = 97 and 23"
+    add("--survey", action="store_true", help=twelve)
     cli.add_checkpoints(p, 30.0)
-    return cli.parse(p, argv, QUICK)
+    args = cli.parse(p, argv, QUICK)
+    survey.check(args)
+    return args
 
 
 def tasks_of(p):
@@ -76,7 +73,7 @@ def tasks_of(p):
     waves are known."""
     require_prime(p, "this example")
     tasks = {}
-    for text in PAPER:
+    for text in POLYNOMIALS:
         if text in FORMS:
             tasks[text] = FORMS[text](p, np.arange(p))
         else:
@@ -86,7 +83,8 @@ def tasks_of(p):
 
 def split(args, tasks, seed):
     """(training numbers, test numbers) of a seed, for all polynomials."""
-    return tasks[SUM].split(args.train_frac, generator(seed, "split"))
+    first = next(iter(tasks.values()))
+    return first.split(args.train_frac, generator(seed, "split"))
 
 
 def first_weights(args, seed):
@@ -106,7 +104,7 @@ def build(args, dev, tasks):
 def ensemble(args, dev, tasks, seed):
     """The run of a seed: a member a polynomial, with own targets, the same training inputs and
     first weights."""
-    first = tasks[SUM]
+    first = next(iter(tasks.values()))
     train, test = split(args, tasks, seed)
     everything = first.inputs(np.arange(first.size))
     labels = np.stack([task.labels(everything) for task in tasks.values()])
@@ -126,7 +124,8 @@ def ensemble(args, dev, tasks, seed):
 
 
 def waves_now(run, tasks):
-    """{"explained": of every member, "ipr_product": of every seed, or of the only one}"""
+    """{"explained": of every member, "ipr_product": of every seed, or of the only one; empty where
+    the product is not among them}"""
     shares = []
     iprs = []
     for e in range(run.params.members):
@@ -137,28 +136,6 @@ def waves_now(run, tasks):
         if text == PRODUCT:
             iprs.append(mean_known(neuron_ipr(weights, tasks[text].wave_order)))
     return {"explained": np.array(shares), "ipr_product": np.squeeze(iprs)}
-
-
-def answers(run, e, task, train, test):
-    """A row of the table: what the network answers."""
-    history = run.history
-    table = task.table()
-    hits = run.evaluation.predicted[e][test] == table.ravel()[test]
-    known = siblings(table, train, test) > 0
-    return {
-        "test_accuracy": float(hits.mean()),
-        "train_accuracy": float(history["train_accuracy"][-1][e]),
-        "train_loss": float(history["train_loss"][-1][e]),
-        "test_loss": float(history["test_loss"][-1][e]),
-        "paper": "",
-        "chance": majority_share(table.ravel()),
-        "quotient_coverage": float(known.mean()),
-        "accuracy_with_siblings": float(hits[known].mean()) if known.any() else None,
-        "accuracy_without": float(hits[~known].mean()) if not known.all() else None,
-        "learnable": task.circle is not None,
-        "excluded_sum": excluded(table, "add"),
-        "excluded_product": excluded(table, "multiply"),
-    }
 
 
 def waves(run, e, text, task, first):
@@ -184,15 +161,13 @@ def waves(run, e, text, task, first):
 def measured(run, tasks, args):
     """{polynomial: row of the table}, medians where there are several seeds."""
     run.evaluation(run.objective, run.table)
-    columns = {97: 0, 23: 1}
     rows = {text: [] for text in tasks}
     for e in range(run.params.members):
         text = list(tasks)[e % len(tasks)]
         seed = args.seed + e // len(tasks)
         task = tasks[text]
-        row = answers(run, e, task, *split(args, tasks, seed))
-        if run.model.p in columns:
-            row["paper"] = PAPER[text][columns[run.model.p]]
+        row = _polynomials_table.answers(run, e, task, *split(args, tasks, seed))
+        _, _, row["paper"] = survey.PAPER.get((text, run.model.p), ("", "", ""))
         if task.circle:
             row |= waves(run, e, text, task, first_weights(args, seed))
         if args.seeds > 1:
@@ -201,6 +176,24 @@ def measured(run, tasks, args):
     if args.seeds == 1:
         return {text: found for text, (found,) in rows.items()}
     return {text: _seeds.median_row(found) for text, found in rows.items()}
+
+
+def of_modulus(args, experiment, pack):
+    """The rows of the polynomials of a pack of the survey, which have a modulus in common."""
+    args = argparse.Namespace(**vars(args) | pack[0])
+    every = tasks_of(args.p)
+    tasks = {point["polynomial"]: every[point["polynomial"]] for point in pack}
+    run = build(args, experiment.dev, tasks)
+    print(f"{len(tasks)} polynomials mod {args.p}; network {run.model!r}, {args.steps} steps")
+    shown = cli.Progress(args.steps, run.t)
+    options = {
+        "on_log": lambda row: shown(row["step"], progress(row, len(tasks))),
+        "save_seconds": args.save_seconds,
+    }
+    folder = experiment.out / cli.PACKS
+    fit_in_pack(run, pack, folder, args.steps, args.log_every, **options)
+    shown.close()
+    return list(measured(run, tasks, args).values())
 
 
 def progress(row, polynomials):
@@ -212,6 +205,8 @@ def progress(row, polynomials):
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
+    if args.survey:
+        return survey.run(args, experiment, of_modulus)
     tasks = tasks_of(args.p)
     run = build(args, experiment.dev, tasks)
     product = list(tasks).index(PRODUCT)

@@ -79,7 +79,13 @@ def arguments(argv=None):
     add("--faults", type=cli.integer(0, 100), default=0, help=FAULTS)
     add("--check", type=Path, metavar="CLAIM.json", help="compare with the truth.json in --out")
     add("--near", type=cli.positive(), default=0.1, help=NEAR)
-    return cli.parse(p, argv, QUICK)
+    args = cli.parse(p, argv, QUICK)
+    if args.check:
+        read = "means nothing with --check, which reads what is in --out"
+        cli.refuse_idle(args, read, "circuit", "p", "width", "faults", "seed", "dtype")
+    else:
+        cli.refuse_idle(args, "needs --check", "near")
+    return args
 
 
 def clean(args, dev, task, kinds):

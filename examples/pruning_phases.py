@@ -74,10 +74,10 @@ def points(args):
     return found
 
 
-def pruned_pack(points, device, threads, folder):
+def pruned_pack(points, device, threads, folder, tf32):
     """What became of the networks of a pack: their history, and accuracies and losses without some
     of their neurons."""
-    run = _packs.trained(points, device, threads, folder)
+    run = _packs.trained(points, device, threads, folder, tf32)
     results = []
     for e, point in enumerate(points):
         history = ensembles.member_history(run.history, e)
@@ -177,11 +177,7 @@ def show(args, results):
 
 def main(argv=None):
     args = arguments(argv)
-    experiment = cli.Experiment(args)
-    everything = points(args)
-    executor = _packs.make_executor(args)
-    cut = _packs.start(experiment, everything)
-    outcomes = _packs.outcomes(experiment, everything, cut, pruned_pack, executor)
+    experiment, outcomes = _packs.swept(args, points(args), pruned_pack)
     if outcomes is None:
         return 1
     groups = by_phase(args, outcomes)

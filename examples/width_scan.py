@@ -26,6 +26,7 @@ from tinygrok.tasks.corruption import RULES
 from tinygrok.training import ensembles
 
 LEVEL = 0.99
+FLAT = 0.2  # an exponent below it: ten times the width takes less than 1.6 times the neurons
 QUICK = {"p": [47], "widths": [60, 120, 240], "seeds": 3, "train_frac": 0.6}
 
 
@@ -63,9 +64,9 @@ def points(args):
     return found
 
 
-def pruned_pack(points, device, threads, folder):
+def pruned_pack(points, device, threads, folder, tf32):
     """What became of the networks of a pack, and how many of their neurons are needed."""
-    run = _packs.trained(points, device, threads, folder)
+    run = _packs.trained(points, device, threads, folder, tf32)
     results = []
     for e, point in enumerate(points):
         history = ensembles.member_history(run.history, e)
@@ -137,36 +138,39 @@ def show(args, results):
     print(
         f"\nmedian (first to third quartile) of {args.seeds} seeds, neurons of lowest IPR removed"
     )
+    words = _seeds.three_in_words
     columns = f"{'needed for 99%':<28}{'share prunable':<24}{'test accuracy':<24}never"
     print(f"{'p':>5}{'width':>8}   {columns}")
     for p in args.p:
         for i, width in enumerate(args.widths):
-            needed = spread(results[f"p = {p}: needed"][i], "", "> all")
-            shares = spread(results[f"p = {p}: prunable"][i], ".2f", "-")
-            test = spread(results[f"p = {p}: test_accuracy"][i], ".3f", "-")
+            needed = words(results[f"p = {p}: needed"][i], "", "> all")
+            shares = words(results[f"p = {p}: prunable"][i], ".2f", "-")
+            test = words(results[f"p = {p}: test_accuracy"][i], ".3f", "-")
             never = results[f"p = {p}: never"][i]
             print(f"{p:>5}{width:>8}   {needed:<28}{shares:<24}{test:<24}{never}")
-        law = results[f"p = {p}: exponent"]
-        if law is not None:
-            known = results[f"p = {p}: exponent_seeds"]
-            every = f"of the {known} seeds for which every width was enough"
-            print(f"p = {p}: needed ~ width^b, b = {spread(law, '.2f', '-')}, {every}")
+        if results[f"p = {p}: exponent"] is not None:
+            print(law_in_words(p, args.widths, results))
     print("the paper (Figure 32): the number needed grows more slowly than the width, b < 1")
 
 
-def spread(three, form, never):
-    """Quartiles as "median (first to third)"."""
-    texts = [format(x, form) if x is not None and np.isfinite(x) else never for x in three]
-    return f"{texts[1]} ({texts[0]} to {texts[2]})"
+def law_in_words(p, widths, results):
+    """The fitted exponent, and what it comes to from the smallest width to the largest."""
+    law = results[f"p = {p}: exponent"]
+    known = results[f"p = {p}: exponent_seeds"]
+    times = widths[-1] / widths[0]
+    grown = times ** law[1]
+    flat = "nearly flat: " if abs(law[1]) < FLAT else ""
+    return (
+        f"p = {p}: needed ~ width^b, b = {_seeds.three_in_words(law, '.2f', '-')}, of the {known} "
+        f"seeds for which every width was enough;\n"
+        f"       {flat}{times:.3g} times the width takes {grown:.2g} times the neurons"
+    )
 
 
 def main(argv=None):
     args = arguments(argv)
-    experiment = cli.Experiment(args)
     everything = points(args)
-    executor = _packs.make_executor(args)
-    cut = _packs.start(experiment, everything)
-    outcomes = _packs.outcomes(experiment, everything, cut, pruned_pack, executor)
+    experiment, outcomes = _packs.swept(args, everything, pruned_pack)
     if outcomes is None:
         return 1
     table = cells(everything, outcomes)

@@ -353,6 +353,7 @@ KINDS: dict[str, Callable[[Trial], None]] = {
     "probed": probed,
 }
 POOLED = ("lcg_scaling", "phase_diagram", "in_context_phases")
+POOLED += ("grok_optimizers", "width_scan", "pruning_phases")
 ONLY_WITH = {"a_worker_dies": POOLED, "probed": tuple(runs.PROBES)}
 NAME = re.compile(f"({'|'.join(KINDS)}):({'|'.join(CASES)}):[0-9]+|read:[^:]+:[0-9]+")
 READ = "read"  # the kind of trial in which a damaged file is only read

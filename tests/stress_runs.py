@@ -46,6 +46,7 @@ CASES = {
     "lcg_scaling": "--moduli 16 32 --steps 3",
     "phase_diagram": "--quick --p 11 --width 8 --steps 10",
     "width_scan": "--quick --p 11 --widths 8 12 --steps 10",
+    "pruning_phases": "--quick --p 7 --width 8 --phases Coexistence --log-every 100",
     "critical_init": "--width 20 --depth 4 --networks 2 --grid 2 --batch 4 --probes 1",
     "analytic_weights": "--p 11",
     "phase_networks": "--mlp --grid 2 --networks 1 --mu 1",
@@ -55,7 +56,8 @@ PROBES = {  # which open what the example leaves, and their flags
     "predict_lcg": ("lcg_probe", "--rows 5"),
 }
 SWEEPS = {"lcg_scaling", "phase_diagram", "in_context_phases"}  # a file a part
-SWEEPS |= {"phase_networks", "critical_init", "analytic_weights", "grok_optimizers", "width_scan"}
+SWEEPS |= {"critical_init", "analytic_weights", "grok_optimizers", "width_scan", "pruning_phases"}
+SWEEPS |= {"phase_networks"}
 STATE = {name: "config.json" if name in SWEEPS else "checkpoint.npz" for name in CASES}
 STATE["autoinit"] = "off-0.01-0.npz"
 

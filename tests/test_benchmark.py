@@ -82,7 +82,7 @@ def test_a_damaged_part_is_refused(tmp_path, text):
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match="run.json: cannot be read"):
-        benchmark.everything(benchmark.arguments(["--resume"]), tmp_path)
+        benchmark.everything(benchmark.arguments(["--workload", "all", "--resume"]), tmp_path)
 
 
 def test_medians_over_turns(host_dev):

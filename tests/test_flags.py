@@ -5,15 +5,21 @@ import json
 import subprocess
 import sys
 
+import _packs
+import benchmark
 import hostile
 import in_context
 import lcg_scaling
+import phase_diagram
 import predict_lcg
 import pytest
+import width_scan
+from _benchmark_flags import MODULAR, own_flags
 from _shares import moving_shares, shares
 
 from tinygrok import cli
 from tinygrok.engine.errors import InputError
+from tinygrok.training import ensembles
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are Linux's")
 SCRIPTS = hostile.EXAMPLES.glob("[!_]*.py")
@@ -247,6 +253,33 @@ def test_help_shows_the_defaults_that_a_choice_brings(name, monkeypatch):
 
 
 IDLE = {
+    "benchmark": [
+        "--only tinygrok --steps 3",
+        "--only tinygrok --repeats 3",
+        "--only tinygrok --scaling",
+        "--scaling --workload lcg",
+        "--workload lcg --p 31",
+        "--workload vgg --width 100",
+        "--resume",
+        "--workload lcg --resume",
+        "--scaling --resume",
+    ],
+    "grok_optimizers": ["--methods StableMax --weight-decay 2"],
+    "grok_polynomials": [
+        "--survey --p 61",
+        "--survey --width 300",
+        "--quick --survey --steps 20",
+        "--survey --keep-every 5",
+    ],
+    "ground_truth": [
+        "--near 0.2",
+        "--check claim.json --circuit equal",
+        "--check claim.json --p 23",
+        "--check claim.json --width 69",
+        "--check claim.json --faults 1",
+        "--check claim.json --seed 1",
+        "--check claim.json --dtype float32",
+    ],
     "autoinit": [
         "--patch 2",
         "--layer-scale 0.5",
@@ -301,6 +334,19 @@ def test_flags_that_have_an_effect_are_taken():
         predict_lcg.arguments(line.split())
 
 
+def test_flags_of_a_process_are_those_that_it_takes():
+    """What benchmark.py hands to its own processes, which refuse what means nothing to them."""
+    for flags in (["--workload", "all", "--quick"], ["--workload", "all", "--p", "31"]):
+        args = benchmark.arguments(flags)
+        for name in benchmark.WORKLOADS:
+            _, _, *words = own_flags(args, "benchmark.py", workload=name, out="x")
+            taken = benchmark.arguments(words)
+            assert (taken.workload, taken.repeats) == (name, args.repeats)
+            assert (taken.p == args.p) == (name in MODULAR)
+            _, _, *words = own_flags(taken, "benchmark.py", only="tinygrok")
+            assert benchmark.arguments(words).p == taken.p
+
+
 def test_settings_become_the_words_of_their_flags():
     settings = {"depth": 2, "ramp": [1, 2], "repeats": True, "quick": False, "hold": None}
     words = cli.words(settings | {"test_rows": 3})
@@ -324,19 +370,28 @@ def test_shares_are_refused_by_the_name_of_their_flag(words, message):
     assert shares(["wrap=0.2", "full=0.8"], "--mixture") == {"wrap": 0.2, "full": 0.8}
 
 
-def test_a_scaling_study_hands_tf32_to_its_networks(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("example", "makes", "flags"),
+    [
+        (lcg_scaling, lcg_scaling, "--moduli 16 32"),
+        (phase_diagram, ensembles, "--quick --p 11 --width 8"),
+        (width_scan, _packs, "--quick --p 11 --widths 8"),
+    ],
+)
+def test_sweeps_hand_tf32_to_their_networks(example, makes, flags, monkeypatch, tmp_path):
+    """makes: the module that makes the device of a pack."""
     handed = []
 
     def refuse(*given):
         handed.append(given)
         raise InputError("seen")
 
-    monkeypatch.setattr(lcg_scaling, "get_device", refuse)
+    monkeypatch.setattr(makes, "get_device", refuse)
     monkeypatch.setattr(lcg_scaling, "require", lambda args, dev: None)
-    flags = ["--moduli", "16", "32", "--threads", "1", "--out", str(tmp_path / "a")]
+    flags = [*flags.split(), "--threads", "1", "--out", str(tmp_path / "a")]
     for tf32 in ([], ["--tf32"]):
         with pytest.raises(InputError, match="seen"):
-            lcg_scaling.main([*flags, *tf32])
+            example.main([*flags, *tf32])
     assert handed == [("auto", "float32", 1, False), ("auto", "float32", 1, True)]
 
 

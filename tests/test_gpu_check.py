@@ -602,6 +602,13 @@ def test_refusals(flags, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_without_a_gpu_it_says_what_it_needs(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(gpu_check.cli.InputError, match="needs CuPy and one: CuPy is not installed"):
+        gpu_check.main([])
+
+
 def test_list(capsys):
     assert gpu_check.main(["--list"]) is None
     printed = capsys.readouterr().out

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _figures_corrupted_labels
 import _figures_nets
 import _nets
 import corrupted_labels
+import grok_addition
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ from tinygrok.engine.rng import generator, mask_keys
 from tinygrok.models.interop import to_torch_state_dict
 from tinygrok.models.pairs import PairTransformer, ThreeLayerNet
 from tinygrok.models.protocol import Mode
-from tinygrok.probes.fourier import answer_means, answer_waves
+from tinygrok.probes.fourier import answer_means, answer_waves, ipr, mean_known
 from tinygrok.tasks.modular import addition
 from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.tables import Evaluation, Training
@@ -395,6 +397,50 @@ def test_examples_with_every_net_go_on_bit_by_bit(name, net, tmp_path):
     assert written[0]["results"] == written[1]["results"]
     figures = {"grok_addition.png"} if name == "grok_addition" else {"rows.png", "training.png"}
     assert figures <= {path.name for path in (tmp_path / "straight").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["mlp3", "transformer"])
+def test_a_quick_run_without_a_regulariser_memorises(net, tmp_path):
+    """As a newcomer sees it: the corrupted labels are known, and the unseen pairs are not."""
+    example("corrupted_labels", f"--quick --net {net}", folder=tmp_path)
+    found = json.loads((tmp_path / "runs/corrupted_labels/run.json").read_text())["results"]
+    assert found["phase"] == "Memorization"
+    assert found["corrupted_accuracy"] > 0.97
+    assert found["test_accuracy"] < 0.1
+
+
+@pytest.mark.parametrize("net", ["mlp2", "mlp3", "transformer"])
+def test_what_is_recorded_of_corrupted_labels(net):
+    """Rows in the order of the task's waves, norms of all of them."""
+    flags = ["--net", net, "--task", "multiplication", "--p", "7", "--width", "8", "--seeds", "2"]
+    args = corrupted_labels.arguments(flags)
+    order = tg.TASKS["multiplication"](7).wave_order
+    run = corrupted_labels.build(args, HOST, order)
+    row = run.measure()
+    names = ("E", "W") if net == "transformer" else ("U1", "U2", "W")
+    members = range(run.params.members)
+    for name in names:
+        rows = [_nets.rows_of(run.params.to_host(e), order)[name] for e in members]
+        np.testing.assert_array_equal(row[f"ipr_{name}"], [mean_known(ipr(x)) for x in rows])
+        every = [_nets.rows_of(run.params.to_host(e))[name] for e in members]
+        np.testing.assert_array_equal(row[f"norm_{name}"], list(map(np.linalg.norm, every)))
+    assert ("filtered_test" in row) == (net == "mlp2")
+    assert row["as_given"].shape == (run.params.members, 49)
+
+
+def test_rows_that_have_decayed_to_nothing_are_drawn(tmp_path):
+    ends = (np.full(3, 0.2), np.full(3, np.nan))
+    _figures_corrupted_labels.rows({"E": ends, "W": ends[::-1]}, tmp_path / "x.png")
+    assert (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("module", [grok_addition, corrupted_labels])
+def test_help_lists_the_activations_that_a_network_takes(module, capsys):
+    for net, listed in (("mlp3", True), ("transformer", False)):
+        with pytest.raises(SystemExit):
+            module.arguments(["--net", net, "--help"])
+        assert ("leaky_relu" in capsys.readouterr().out) == listed
 
 
 def test_paper_phases_stand_beside_ours_in_their_setting_only():

@@ -5,6 +5,7 @@ import _figures_pruning_phases
 import _figures_width_scan as plots
 import _neuron_classes as classes
 import _neuron_spectra as spectra
+import _seeds
 import neuron_dynamics
 import numpy as np
 import pruning_phases
@@ -82,6 +83,17 @@ def test_the_exponent_of_a_power_law():
     assert len(width_scan.complete(table, 23, widths)) == 2
 
 
+def test_a_flat_law_is_said_to_be_flat():
+    results = {"p = 23: exponent": [0.05, 0.1, 0.2], "p = 23: exponent_seeds": 7}
+    said = width_scan.law_in_words(23, [100, 200, 800], results)
+    assert "b = 0.10 (0.05 to 0.20), of the 7 seeds" in said
+    assert "nearly flat: 8 times the width takes 1.2 times the neurons" in said
+    results["p = 23: exponent"] = [0.5, 0.5, 0.5]
+    said = width_scan.law_in_words(23, [100, 400], results)
+    assert "flat" not in said
+    assert "4 times the width takes 2 times the neurons" in said
+
+
 def test_networks_that_never_get_there_pull_the_prunable_share_down():
     args = width_scan.arguments(["--p", "23", "--widths", "100", "--seeds", "4"])
     shares = {"test_accuracy": 0.1, "corrupted_accuracy": 1.0, "low_ipr_share": 1.0}
@@ -90,7 +102,7 @@ def test_networks_that_never_get_there_pull_the_prunable_share_down():
     results = width_scan.summary(args, table)
     (three,) = results["p = 23: prunable"]
     assert three == [-np.inf, -np.inf, 0.7]
-    assert width_scan.spread(three, ".2f", "-") == "- (- to 0.70)"
+    assert _seeds.three_in_words(three, ".2f", "-") == "- (- to 0.70)"
 
 
 def test_cells_count_what_was_never_enough():

@@ -60,6 +60,23 @@ def test_summary_counts_what_was_never_reached():
     json.dumps(found)
 
 
+def test_a_delay_is_censored_where_a_network_memorised_and_never_grokked():
+    """It counts as longer than all others; one that never memorised is left out, not counted."""
+    steps = [(10, 50), (10, 60), (10, None), (20, None), (None, None), (None, 70)]
+    outcomes = [{"step_train_99": train, "step_test_99": test} for train, test in steps]
+    found = _seeds.summary(outcomes)
+    assert found["delay_quartiles"] == [40, 50, None]
+    assert found["delay_never"] == 2
+    assert found["step_train_99_never"] == 2
+    assert found["step_test_99_never"] == 3
+    row = _seeds.median_row(outcomes)
+    assert (row["delay"], row["delay_quartiles"]) == (50, [40, 50, None])
+    none = _seeds.summary(outcomes[4:])
+    assert "delay_quartiles" not in none
+    assert set(_seeds.shown(none, 100)) == {"step_train_99", "step_test_99"}
+    assert np.isnan(_seeds.median_row(outcomes[4:])["delay"])
+
+
 @pytest.mark.parametrize("more", [[], ["--batch-size", "16", "--dropout", "0.3"]])
 def test_a_member_is_the_solo_run_of_its_seed(more):
     flags = [*TINY, "--init-scale", "1.5", "--loss", "mse", *more]

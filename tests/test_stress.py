@@ -72,7 +72,7 @@ def test_every_example_that_goes_on_is_tried():
     goes_on = set()
     for path in (TESTS.parent / "examples").glob("[!_]*.py"):
         text = path.read_text()
-        if "cli.add_checkpoints(" in text or 'add("--resume"' in text:
+        if any(flag in text for flag in ("add_checkpoints(", 'add("--resume"', "add_sweep(")):
             goes_on.add(path.stem)
     listed = stress("--examples", "none").stderr
     assert {name for name in goes_on if name not in listed} == TIMES
