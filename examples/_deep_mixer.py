@@ -35,8 +35,9 @@ def network(point, data):
 
 
 def first_weights(point, net):
-    """Every kernel has variance sigma_w^2/fan-in, no layer a bias: the same draws at every mu."""
-    return net.init(generator(point["seed"], "init"), math.sqrt(point["sw2"]))
+    """Kernels of variance sigma_w^2/fan-in, the first one 1/fan-in; biases 0. The same draws at
+    every mu."""
+    return net.init(generator(point["seed"], "init"), math.sqrt(point["sw2"]), first=1.0)
 
 
 def train(pack, device, threads, images, folder):
@@ -69,7 +70,7 @@ def half_blocks(point):
     """chi of the halves of a block at infinite width: an endless generator.
 
     Biases are 0, so that pre-activations have K = sigma_w^2; S is the variance over channels, which
-    LayerNorm divides by, sigma_w^2 behind the first layer (images of mean square 1):
+    LayerNorm divides by, 1 behind the first layer (images of mean square 1):
 
     tokens    chi = mu^2 + sigma_w^4 D/S        S <- mu^2 S + sigma_w^2 (V - M2)
     channels  chi = mu^2 + sigma_w^4 D/S        S <- mu^2 S + sigma_w^2 V
@@ -79,7 +80,7 @@ def half_blocks(point):
     sw2 = point["sw2"]
     mu2 = point["mu"] ** 2
     V, D, M2 = (float(x) for x in averages(point["activation"])(sw2))
-    S = sw2
+    S = 1.0
     while True:
         for added in (V - M2, V):
             yield mu2 + sw2 * sw2 * D / S

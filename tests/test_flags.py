@@ -70,6 +70,13 @@ ABSURD = {
         "--norm batch --residual 1 --width 10000 --depth 100 --batch 100000",
         "--grid 100000",
     ],
+    "deep_mixer": [
+        "--workers 10000",
+        "--depth 100000",
+        "--depth 1000 --width 10000",
+        "--depth 1000 --width 1000 --hidden 10000 10000",
+        "--depth 1000 --batch 10000 --width 1000",
+    ],
     "exercise": ["x", "--out nowhere/x.txt 1", "100"],
     "gpu_check": ["--device cuda:99999999999999999999", "--long --quick", "--only suite --quick"],
     "grok_addition": [
@@ -145,6 +152,14 @@ ABSURD = {
         "--pack 1000 --width 100000 --grid 100",
         "--p 1000 --width 100000",
         "--p 1000 --pack 1000 --grid 50",
+    ],
+    "training_maps": [
+        "--workers 10000",
+        "--grid 100",
+        "--grid 200",
+        "--width 10000 --depth 1000",
+        "--depth 1000 --width 10000 --batch 10000 --lr 0.1",
+        "--depth 1000 --width 1000 --workers 32",
     ],
     "width_scan": [
         "--workers 10000",
