@@ -7,7 +7,7 @@ import math
 
 import _memory as memory
 import numpy as np
-from _training_maps import MEASURED, by_sgd, load
+from _training_maps import by_sgd, load
 
 from tinygrok.criticality.jacobian import Propagation
 from tinygrok.criticality.meanfield import averages
@@ -21,6 +21,7 @@ from tinygrok.training.sweep import pack_name
 SIZES = ("depth", "width", "hidden", "patch", "activation", "sw2", "batch", "steps")
 SIZES += ("measure_every", "dtype", "seed")
 CURVES = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+MEASURED = 300  # images of training, and of test, whose accuracy is measured
 PROBED = 8  # images at which J is measured
 PROBES = 4
 
@@ -51,7 +52,8 @@ def train(pack, device, threads, images, folder):
         dev = get_device(device, point["dtype"], threads)
         net = network(point, data)
         weights = first_weights(point, net)
-        run = by_sgd(net, weights, data, dev, point["seed"], point["batch"], point["lr"])
+        how = (point["seed"], point["batch"], point["lr"], MEASURED)
+        run = by_sgd(net, weights, data, dev, *how)
         diverged = None
         try:
             fit_in_pack(run, pack, folder, point["steps"], point["measure_every"])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from _training_maps import theory_in_words
 
 from tinygrok.plots.colors import TRAIN, UNIT
@@ -27,7 +28,8 @@ def training_maps(args, maps: dict, axes, lines: dict, results: dict, path: Path
         for ax, split in zip(column, ("train", "test"), strict=True):
             ax.set_facecolor("0.75")  # where every rate diverged
             drawn = ax.pcolormesh(*axes, found[f"{split}_accuracy"], **MAP)
-            ax.set(xlim=ax.get_xlim(), ylim=ax.get_ylim())  # the line does not widen them
+            # The line does not widen the axes, and no variance is negative.
+            ax.set(xlim=np.maximum(ax.get_xlim(), 0), ylim=np.maximum(ax.get_ylim(), 0))
             if lines[panel] is not None:
                 style = {"color": TRAIN, "lw": 2, "path_effects": halo}
                 ax.plot(*lines[panel], label="theory: $\\chi_J^* = 1$", **style)

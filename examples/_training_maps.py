@@ -19,7 +19,7 @@ from tinygrok.training.images import ImageTraining
 from tinygrok.training.loop import NonFiniteLoss, equip
 
 MOST_IMAGES = 10_000  # the first ones, to train on
-MEASURED = 1000  # of them, and of the test images: whose accuracy is measured
+MEASURED = 1000  # of them, and of the test images, whose accuracy is measured
 SIZES = ("activation", "depth", "width", "batch", "steps", "trial", "dtype", "seed")
 
 # -- data and networks -----------------------------------------------------------------------------
@@ -54,8 +54,10 @@ def start(point, data, dev, lr):
     return by_sgd(net, weights, data, dev, point["seed"], point["batch"], lr)
 
 
-def by_sgd(net, weights, data, dev, seed, batch, lr):
-    """A training of a chain by plain SGD, on random images a step."""
+def by_sgd(net, weights, data, dev, seed, batch, lr, measured=MEASURED):
+    """A training of a chain by plain SGD, on random images a step.
+
+    measured   images to train on, and to test, whose accuracy is measured"""
     dev, optimiser = equip(net, seed, weights, dev, "sgd", lr=lr)
 
     def draw(rng, t):
@@ -63,8 +65,8 @@ def by_sgd(net, weights, data, dev, seed, batch, lr):
         return data.train[pick], data.train_labels[pick]
 
     sets = {
-        "train": (data.train[:MEASURED], data.train_labels[:MEASURED]),
-        "test": (data.test, data.test_labels),
+        "train": (data.train[:measured], data.train_labels[:measured]),
+        "test": (data.test[:measured], data.test_labels[:measured]),
     }
     return ImageTraining(dev, net, optimiser, draw, sets, seed)
 

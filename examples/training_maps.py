@@ -41,7 +41,7 @@ def arguments(argv=None):
     p = cli.parser("training_maps", __doc__)
     add = p.add_argument
     count = cli.integer()
-    rates = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
+    rates = [0.003, 0.01, 0.03, 0.1, 0.3]
     folder = "folder of images (default: scikit-learn's digits)"
     norms = "normalisation of every map, and its place (one: of all)"
     lr = "learning rates that every cell tries"
@@ -55,8 +55,8 @@ def arguments(argv=None):
     add("--sw2", type=cli.positive(), nargs=2, default=[0.25, 5.0], help="sigma_w^2, from and to")
     add("--sb2", type=cli.real(), nargs=2, default=[0.0, 2.0], help="sigma_b^2, from and to")
     add("--grid", type=cli.integer(2, 100), default=9, help="cells along an axis")
-    add("--steps", type=count, default=400, help="optimiser steps of every cell")
-    add("--trial", type=count, default=40, help="of them, those that choose a learning rate")
+    add("--steps", type=count, default=300, help="optimiser steps of every cell")
+    add("--trial", type=count, default=30, help="of them, those that choose a learning rate")
     add("--batch", type=cli.integer(2, 10**4), default=128, help="images a step")
     add("--lr", type=cli.positive(), nargs="+", default=rates, help=lr)
     _packs.add_sweep(add, what="cells")

@@ -155,7 +155,7 @@ ABSURD = {
     ],
     "training_maps": [
         "--workers 10000",
-        "--grid 100",
+        "--grid 100 --norm none pre act --mu 0",
         "--grid 200",
         "--width 10000 --depth 1000",
         "--depth 1000 --width 10000 --batch 10000 --lr 0.1",

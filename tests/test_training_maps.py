@@ -55,7 +55,7 @@ def test_a_point_for_every_cell_of_every_map():
         "--sb2 2 1",
         "--trial 9",
         "--lr 1 1",
-        "--grid 100",
+        "--grid 100 --norm none pre act --mu 0",
     ],
 )
 def test_maps_that_make_no_sense_are_refused(words):
