@@ -1,7 +1,9 @@
 """Training maps and the deep Mixer: what the examples take from theory, and how cells choose."""
 
 import itertools
+import json
 import math
+import signal
 
 import _deep_mixer
 import _training_maps
@@ -9,12 +11,14 @@ import deep_mixer
 import numpy as np
 import pytest
 import training_maps
+from stress_damage import write_images
 
 from tinygrok.criticality.jacobian import Propagation
 from tinygrok.criticality.meanfield import MeanField
 from tinygrok.engine.device import get_device
 from tinygrok.engine.errors import InputError
 from tinygrok.tasks.images import Images
+from tinygrok.training.images import ImageTraining
 
 SMALL = ["--grid", "3", "--depth", "6", "--width", "20", "--steps", "8", "--trial", "4"]
 
@@ -256,3 +260,57 @@ def test_a_patch_must_divide_the_image():
     with pytest.raises(InputError, match="--patch 3"):
         deep_mixer.points(args, (8, 8, 1))
     assert deep_mixer.patch_of(deep_mixer.arguments([]), (28, 28, 1)) == 7
+
+
+# -- going on --------------------------------------------------------------------------------------
+
+
+def results_of(folder):
+    return json.loads((folder / "run.json").read_text())["results"]
+
+
+@pytest.mark.slow
+def test_a_map_goes_on_where_it_stopped(tmp_path):
+    """What is missing is trained, by processes too, and all is as in one go."""
+    write_images(tmp_path)
+    words = [*SMALL, "--grid", "2", "--batch", "4", "--lr", "0.01", "0.1", "--no-plot"]
+    words += ["--threads", "1", "--data", str(tmp_path)]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        assert training_maps.main([*words, "--workers", "0", "--out", str(folder)]) is None
+    (parts / "run.json").unlink()
+    for path in sorted((parts / "packs").glob("*.json"))[::2]:
+        path.unlink()
+    training_maps.main([*words, "--workers", "2", "--out", str(parts), "--resume"])
+    assert results_of(whole) == results_of(parts)
+    with pytest.raises(InputError, match="was made with depth = 6"):
+        training_maps.main([*words, "--depth", "7", "--out", str(parts), "--resume"])
+
+
+@pytest.mark.slow
+def test_a_mixer_goes_on_inside_a_network(tmp_path, monkeypatch):
+    """Ctrl-C at step 4 of 6 of the second network."""
+    write_images(tmp_path)
+    words = "--depth 2 --width 4 --hidden 4 4 --steps 6 --measure-every 2 --batch 4 --lr 0.1"
+    words += " --mu 1 0.5 --workers 0 --threads 1 --no-plot"
+    words = [*words.split(), "--data", str(tmp_path)]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    deep_mixer.main([*words, "--out", str(whole)])
+    usual = ImageTraining.measurements
+    steps = []
+
+    def measurements(run):
+        steps.append(run.t)
+        if steps[4:] == [0, 2, 4]:
+            signal.raise_signal(signal.SIGINT)
+        return usual(run)
+
+    monkeypatch.setattr(ImageTraining, "measurements", measurements)
+    with pytest.raises(KeyboardInterrupt):
+        deep_mixer.main([*words, "--out", str(parts)])
+    assert len(list((parts / "packs").glob("*.npz"))) == 1
+    deep_mixer.main([*words, "--out", str(parts), "--resume"])
+    assert steps[7:] == [6]
+    assert results_of(whole) == results_of(parts)
+    assert (whole / "log.csv").read_bytes() == (parts / "log.csv").read_bytes()
+    assert not list((parts / "packs").glob("*.npz"))
