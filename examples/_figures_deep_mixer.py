@@ -34,7 +34,7 @@ def deep_mixer(args, curves: dict, results: dict, theory: dict, J: dict, classes
     title = "squared Jacobian, last block by\nblock $l$ (lines: theory, points: a network)"
     legend_below(left, 1, title=title, xlabel=blocks, ylabel="$\\log_{10} J^{l,L}$")
     middle.axhline(np.log(classes), color="0.6", lw=1, zorder=0, label=f"guessing, ln {classes}")
-    middle.set_yscale("log")
+    middle.set_ylim(0, 2 * np.log(classes))  # one that diverges leaves
     legend_below(middle, 1, title="training", xlabel="step of SGD", ylabel="training loss (nats)")
     chance(right, classes)
     legend_below(right, 1, title="test", xlabel="step of SGD", ylabel="test accuracy", ylim=SHARE)

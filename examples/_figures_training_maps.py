@@ -26,7 +26,7 @@ def training_maps(args, maps: dict, axes, lines: dict, results: dict, path: Path
     for column, (panel, found) in zip(grid.T, maps.items(), strict=True):
         norm, mu = panel
         for ax, split in zip(column, ("train", "test"), strict=True):
-            ax.set_facecolor("0.75")  # where every rate diverged
+            ax.set_facecolor("w")  # where every rate diverged
             drawn = ax.pcolormesh(*axes, found[f"{split}_accuracy"], **MAP)
             # The line does not widen the axes, and no variance is negative.
             ax.set(xlim=np.maximum(ax.get_xlim(), 0), ylim=np.maximum(ax.get_ylim(), 0))
@@ -41,7 +41,7 @@ def training_maps(args, maps: dict, axes, lines: dict, results: dict, path: Path
             column[0].legend(fontsize=8, loc="upper right")
     for ax, split in zip(grid[:, 0], ("training", "test"), strict=True):
         ax.set_ylabel(f"accuracy in {split}\n\n$\\sigma_b^2$")
-    bar = fig.colorbar(drawn, ax=grid, aspect=40, label="accuracy (grey: every rate diverged)")
+    bar = fig.colorbar(drawn, ax=grid, aspect=40, label="accuracy (white: every rate diverged)")
     chance = results["chance"]
     bar.set_ticks([0, chance, 0.5, 1], labels=["0", f"chance {chance:.2g}", "0.5", "1"])
     bar.ax.axhline(chance, color="w")
