@@ -50,6 +50,10 @@ CASES = {
     "critical_init": "--width 20 --depth 4 --networks 2 --grid 2 --batch 4 --probes 1",
     "analytic_weights": "--p 11",
     "phase_networks": "--mlp --grid 2 --networks 1 --mu 1",
+    "training_maps": "--grid 2 --depth 2 --width 8 --steps 4 --trial 2 --batch 4 --lr 0.01 0.1"
+    " --workers 0 --data IMAGES",
+    "deep_mixer": "--mu 1 0.5 --depth 2 --width 4 --hidden 4 4 --steps 4 --batch 4 --lr 0.1"
+    " --measure-every 2 --workers 0 --data IMAGES",
 }
 PROBES = {  # which open what the example leaves, and their flags
     "in_context": ("in_context_probe", "--grid-tasks 1 --draws 2"),
@@ -57,7 +61,7 @@ PROBES = {  # which open what the example leaves, and their flags
 }
 SWEEPS = {"lcg_scaling", "phase_diagram", "in_context_phases"}  # a file a part
 SWEEPS |= {"critical_init", "analytic_weights", "grok_optimizers", "width_scan", "pruning_phases"}
-SWEEPS |= {"phase_networks"}
+SWEEPS |= {"phase_networks", "training_maps", "deep_mixer"}
 STATE = {name: "config.json" if name in SWEEPS else "checkpoint.npz" for name in CASES}
 STATE["autoinit"] = "off-0.01-0.npz"
 

@@ -178,6 +178,16 @@ QUICK = {
             and set(x) == {"off", "kaiming", "xavier", "autoinit"}
         ),
     },
+    "training_maps": {
+        "norm none, mu 0": lambda x: (
+            x["share_that_learns"] < 0.6 and np.shape(x["train_accuracy"]) == (4, 4)
+        ),
+        "norm pre, mu 1": lambda x: x["share_that_learns"] > 0.9,
+    },
+    "deep_mixer": {
+        "mu 1": lambda x: x["correlation_length"] is None and x["lr 0.1"][0] < 2,
+        "mu 0.5": lambda x: 3 < x["correlation_length"] < 4 and x["log10_J_theory"] > 1,
+    },
     "benchmark": {"mlp": lambda x: 0 < x["ratio_to_floor"] < 20},
     "audit_gradients": {
         "failed": lambda x: x == 0,
@@ -209,6 +219,8 @@ FIGURES = {
     "critical_init": ["critical_init.png"],
     "phase_networks": ["phase_networks.png"],
     "autoinit": ["autoinit.png"],
+    "training_maps": ["training_maps.png"],
+    "deep_mixer": ["deep_mixer.png"],
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
     "grok_polynomials": ["grok_polynomials.png"],
@@ -393,6 +405,29 @@ REFUSED = {
         "--off 0",
         "--resume",
         "--quick --tune mu",
+    ],
+    "training_maps": [
+        "--data nowhere",
+        "--activation square",
+        "--norm none pre act --mu 0 1",
+        "--norm pre pre --mu 0 0",
+        "--mu 1.5",
+        "--sw2 0 2",
+        "--sb2 1 0",
+        "--trial 500",
+        "--lr 0.1 0.1",
+        "--grid 1",
+        "--resume",
+    ],
+    "deep_mixer": [
+        "--data nowhere",
+        "--activation square",
+        "--patch 3",
+        "--mu 1 1",
+        "--mu -1",
+        "--sw2 0",
+        "--lr 0.1 0.1",
+        "--resume",
     ],
     "corrupted_labels": [
         "--regularizer none --strength 3",
@@ -661,6 +696,8 @@ FINISHED = {
     "in_context_phases": "--quick --steps 2",
     "grok_optimizers": "--quick --steps 5 --p 11 --width 8 --seeds 2",
     "autoinit": "--quick --steps 2 --tune-steps 4 --seeds 1",
+    "training_maps": "--quick --steps 2 --trial 1 --grid 2 --workers 0",
+    "deep_mixer": "--quick --steps 2 --depth 2 --workers 0",
 }
 
 

@@ -77,6 +77,13 @@ ABSURD = {
         "--grid 100000",
     ],
     "phase_networks": ["--grid 1000", "--networks 100000", "--mlp --nets mixer", "--mu 0.5 1 0.5"],
+    "deep_mixer": [
+        "--workers 10000",
+        "--depth 100000",
+        "--depth 1000 --width 10000",
+        "--depth 1000 --width 1000 --hidden 10000 10000",
+        "--depth 1000 --batch 10000 --width 1000",
+    ],
     "exercise": ["x", "--out nowhere/x.txt 1", "100"],
     "gpu_check": ["--device cuda:99999999999999999999", "--long --quick", "--only suite --quick"],
     "grok_addition": [
@@ -152,6 +159,14 @@ ABSURD = {
         "--pack 1000 --width 100000 --grid 100",
         "--p 1000 --width 100000",
         "--p 1000 --pack 1000 --grid 50",
+    ],
+    "training_maps": [
+        "--workers 10000",
+        "--grid 100 --norm none pre act --mu 0",
+        "--grid 200",
+        "--width 10000 --depth 1000",
+        "--depth 1000 --width 10000 --batch 10000 --lr 0.1",
+        "--depth 1000 --width 1000 --workers 32",
     ],
     "width_scan": [
         "--workers 10000",

@@ -11,13 +11,14 @@ import fakecupy
 import numpy as np
 import pytest
 
+from tinygrok.engine.device import Device
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import SGD
 from tinygrok.engine.params import Arena
 from tinygrok.models import vision
 from tinygrok.models.protocol import TRAINING
 from tinygrok.tasks import images
-from tinygrok.training.batches import SHARD_IMAGES
+from tinygrok.training.batches import GROUPS, SHARD_IMAGES, ImageBatch, widest_output
 from tinygrok.training.checkpoint import load_training, save_training
 from tinygrok.training.images import ImageTraining
 
@@ -377,7 +378,7 @@ def small(dev, batchnorm=False, count=3 * SHARD_IMAGES, seed=0):
     x = np.where(
         y[:, None, None, None] == 1, stripes[:, None], stripes[:, None, None]
     ) + rng.standard_normal((400, 8, 8, 1))
-    net = vision.vgg((8, 8, 1), 2, (4, "M", 8), batchnorm=batchnorm)
+    net = vision.vgg((8, 8, 1), 2, (16, "M", 8), batchnorm=batchnorm)
     params, grads = Arena(dev, net.shapes), Arena(dev, net.shapes)
     params.load(net.init(np.random.default_rng(seed), 2**0.5))
 
@@ -436,6 +437,52 @@ def test_a_step_on_a_gpu_never_waits(batchnorm):
         run.optimizer.step(2)
     assert counts.syncs == 0
     assert counts.matmul_copies == 0
+
+
+def of_chain(net, image, count, dev):
+    """The number of shards of a batch to train on."""
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((count, *image)), rng.integers(0, net.classes, count)
+    return len(ImageBatch(dev, net, data, training=True).shards())
+
+
+def test_shards_are_cut_by_the_bytes_of_the_widest_output(host_dev):
+    """8 bytes an entry: 10,000 entries a shard, and 16 images at least; GROUPS shards, or more."""
+    narrow = vision.deep_mlp(64, 10, 3, 2)
+    assert widest_output(narrow, (8, 8, 1)) == 10
+    assert of_chain(narrow, (8, 8, 1), 1000, host_dev) == 1
+    wide = vision.deep_mlp(64, 200, 3, 2)
+    assert of_chain(wide, (8, 8, 1), 64, host_dev) == 2
+    assert of_chain(wide, (8, 8, 1), 200, host_dev) == GROUPS
+    # 8 x 8 pixels of 16 channels: fewer than 16 images would be enough.
+    convolved = vision.vgg((8, 8, 1), 2, (16,))
+    assert widest_output(convolved, (8, 8, 1)) == 1024
+    assert of_chain(convolved, (8, 8, 1), 64, host_dev) == 64 // SHARD_IMAGES
+    assert of_chain(vision.vgg((8, 8, 1), 2, (16,), batchnorm=True), (8, 8, 1), 64, host_dev) == 1
+    tokens = vision.mixer((8, 8, 1), 2, patch=2, width=32, depth=1, hidden=(4, 4))
+    assert widest_output(tokens, (8, 8, 1)) == 16 * 32
+
+
+def test_the_widest_output_is_measured_without_a_trace(host_dev):
+    """In a network with BatchNorm; and float32 has twice as many images in a shard."""
+    net = vision.deep_mlp(64, 200, 3, 2, norm="batch")
+    assert widest_output(net, (8, 8, 1)) == 200
+    assert of_chain(net, (8, 8, 1), 100, host_dev) == 1
+    single = Device("cpu", np, "float32")
+    wide = vision.deep_mlp(64, 200, 3, 2)
+    assert of_chain(wide, (8, 8, 1), 120, single) == 1
+    assert of_chain(wide, (8, 8, 1), 120, host_dev) == 2
+
+
+def test_the_number_of_threads_changes_no_bit():
+    """Of several shards, in several groups."""
+    flat = []
+    for threads in (1, 3):
+        run = small(Device("cpu", np, "float32", threads), count=5 * SHARD_IMAGES)
+        assert len(run.batch(1).shards()) > 2
+        run.fit(3, log_every=3)
+        flat.append(run.params.flat)
+    np.testing.assert_array_equal(*flat)
 
 
 @pytest.mark.parametrize("batchnorm", [False, True])

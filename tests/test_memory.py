@@ -19,6 +19,9 @@ RUNS = {
     " --measure-every 1",
     "convolutions": "autoinit --model vgg --width 8 --inits off --steps 1 --tune-steps 1"
     " --measure-every 1",
+    "cells of a map": "training_maps --workers 0 --grid 2 --norm pre --mu 1 --depth 30 --width 500"
+    " --steps 1 --trial 1 --lr 0.01 0.1",
+    "a deep mixer": "deep_mixer --workers 0 --mu 1 --lr 0.1 --depth 40 --width 64 --steps 1",
     "two tokens": "grok_addition --net transformer --p 97 --width 256 --steps 1",
     "three layers": "grok_addition --net mlp3 --p 61 --width 2000 --steps 1",
     "a step": "benchmark --only tinygrok --p 97 --width 2000",

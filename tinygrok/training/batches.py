@@ -3,6 +3,7 @@
 On a CPU a shard stays in cache, and the worker threads share the shards; a GPU takes a batch whole.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +22,10 @@ from ..models.tokens import Tokens
 # of it. GPU: what is evaluated at once; training takes whole batches.
 TABLE_SHARD_BYTES = {"cpu": 1_200_000, "cuda": 16_000_000}  # hidden activations (rows, N)
 TOKEN_SHARD_BYTES = {"cpu": 2_000_000, "cuda": 500_000_000}  # of an MLP (rows, tokens, 4 C)
-SHARD_IMAGES = 16
+# Outputs (images, ...) of a block. A product of so little work gains nothing from a second thread;
+# where images are large, a shard still has enough of them to be worth reading all weights.
+IMAGE_SHARD_BYTES = {"cpu": 100_000, "cuda": 16_000_000}
+SHARD_IMAGES = 16  # at least
 GROUPS = 4  # shards are summed in at most this many groups, whatever the number of threads
 
 Labelled = tuple[np.ndarray, np.ndarray]  # host inputs and their labels
@@ -219,9 +223,19 @@ def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
     return positions
 
 
+@functools.lru_cache(maxsize=8)
+def widest_output(model: Chain, image: tuple[int, ...]) -> int:
+    """Entries of the widest output of a block, of one image of this shape."""
+    dev = Device("cpu", np)
+    zeros = {name: dev.zeros(shape) for name, shape in (model.shapes | model.buffers).items()}
+    _, tape = model.forward(dev, zeros, dev.zeros((1, *image)))
+    return max(tape[name].size for name, _ in model.blocks)
+
+
 class ImageBatch(DrawnBatch):
     """Images (n, H, W, C) and labels (n,): one shard where BatchNorm trains on them.
 
+    A shard has IMAGE_SHARD_BYTES of the widest output of a block, and at least SHARD_IMAGES images.
     data   (images, labels)
     rows   those of this rank
     """
@@ -230,7 +244,10 @@ class ImageBatch(DrawnBatch):
         size = len(data[1])
         images = data[0][rows]
         labels = integers(data[1], "labels", 0, model.classes - 1)[rows]
-        wanted = 1 if training and model.batchnorm else len(labels) / SHARD_IMAGES
+        wanted: float = 1
+        if not (training and model.batchnorm):
+            image_bytes = widest_output(model, images.shape[1:]) * dev.dtype.itemsize
+            wanted = len(labels) / max(IMAGE_SHARD_BYTES[dev.kind] / image_bytes, SHARD_IMAGES)
 
         def read(part: slice) -> Array:
             return model.prepare(dev, images[part])

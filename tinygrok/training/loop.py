@@ -21,7 +21,7 @@ from ..engine.params import Arena
 from ..engine.rng import STREAMS, generator
 from ..models.protocol import Model
 from .batches import DrawnBatch
-from .objective import Objective
+from .objective import Objective, quiet
 from .parallel import world
 from .progress import Interrupt
 
@@ -239,6 +239,7 @@ class DrawnRun(Run):
         """Predicted labels and losses of a batch, both of the shape of its targets."""
         dev = self.dev
 
+        @quiet()
         def measure(shard) -> tuple[np.ndarray, np.ndarray]:
             z = self.objective.logits(shard)
             predicted = dev.to_host(z.argmax(axis=-1))
