@@ -85,26 +85,26 @@ static bool is_flat(const Array* a, const Array* last, Index item) {
 }
 
 // Whether all axes but the last broadcast to those of the last argument, and a row has no gaps and
-// is as long as one of the first or of the last, or a single number (0: there is none).
-static bool fits(const Array* a, const Array* first, const Array* last, Index item) {
+// is as long as its own, or another's, or a single number (0: there is none).
+static bool fits(const Array* a, const Array* last, const Array* other, Index item) {
   for (int k = 0; k < a->axes - 1; ++k) {
     const int axis = k + last->axes - a->axes;
     if (axis < 0 || (a->shape[k] != 1 && a->shape[k] != last->shape[axis])) return false;
   }
   const Index n = row_size(a);
-  return n <= 1 || (a->steps[a->axes - 1] == item && (n == row_size(last) || n == row_size(first)));
+  return n <= 1 || (a->steps[a->axes - 1] == item && (n == row_size(last) || n == row_size(other)));
 }
 
 // -- loops: each returns false, and has done nothing, where the arguments do not fit together ------
 
 // body(pointers to the rows of all arguments, arguments), row by row of the last one.
 template <typename T, typename Body>
-bool each_row(const Array* const* a, int count, Body body) {
+bool each_row(const Array* const* a, int count, const Array* other, Body body) {
   const Array* last = a[count - 1];
   T* rows[MOST];
   Index at[AXES] = {};
   for (int j = 0; j < count; ++j) {
-    if (!fits(a[j], a[0], last, sizeof(T))) return false;
+    if (!fits(a[j], last, other, sizeof(T))) return false;
     rows[j] = (T*)a[j]->data;
   }
   if (elements(last) == 0) return true;
@@ -143,7 +143,7 @@ bool each_element(const Array* const* a, int inputs, int count, Pointers<T> body
   }
   const Array* last = used[count - 1];
   const Index N = row_size(last);
-  return each_row<T>(used, count, [&](T* const* rows, const Array* const*) {
+  return each_row<T>(used, count, last, [&](T* const* rows, const Array* const*) {
     alignas(64) T room[MOST][W];
     T* p[MOST];
     for (int j = 0; j < count; ++j) std::fill(room[j], room[j] + W, *rows[j]);
@@ -177,7 +177,7 @@ bool each_element(const Array* const* a, int inputs, int count, Pointers<T> body
   }
 #define ROWS(name, inputs, count) \
   extern "C" int name##_loop(int wide, const Array* const* _a) { \
-    return wide ? each_row<float64>(_a, count, name##_body<float64>) \
-                : each_row<float32>(_a, count, name##_body<float32>); \
+    return wide ? each_row<float64>(_a, count, _a[0], name##_body<float64>) \
+                : each_row<float32>(_a, count, _a[0], name##_body<float32>); \
   }
 }  // namespace tinygrok
