@@ -10,25 +10,22 @@ whose speed drifts does not favour one of them. Losses and gradients are compare
 timed. Peak memory is that of a process of its own. On a GPU the times are those between device
 events."""
 
-import time
-
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import re  # isort: skip
 import subprocess
-from itertools import pairwise
 from pathlib import Path
 
 import _memory as memory
 import numpy as np
 from _benchmark_flags import check, own_flags
 from _benchmark_steps import HAS_TORCH, SCALING, WORKLOADS, best_torch
+from _benchmark_times import interleaved
 
 from tinygrok.disk.reader import read_json, refused
 from tinygrok.engine.device import Device
 from tinygrok.engine.gemm import matmul
 
-SECONDS = 15.0  # of turns, about, for a workload
 PLAIN = "tinygrok, NumPy's kernels"
 
 
@@ -83,44 +80,6 @@ def products(dev, step):
             matmul(dev, a, b, out, ta=ta, tb=tb)
 
     return lambda: dev.map(run, parts), total
-
-
-def clock(dev):
-    """time() -> a mark; seconds(mark, mark). A GPU is not waited for until the marks are read."""
-    if dev.kind == "cpu":
-        return time.perf_counter, lambda a, b: b - a
-
-    def mark():
-        event = dev.xp.cuda.Event()
-        event.record()
-        return event
-
-    def seconds(a, b):
-        b.synchronize()
-        return dev.xp.cuda.get_elapsed_time(a, b) / 1e3
-
-    return mark, seconds
-
-
-def interleaved(dev, candidates, repeats, steps):
-    """Median seconds of a step of every candidate, over turns taken in a circle.
-
-    50 ms of rest before a turn let the spinning threads of the candidate before go to sleep. The
-    first turn warms up (and compiles), the first step of a turn fills the cache: not counted."""
-    mark, seconds = clock(dev)
-    times = {name: [] for name in candidates}
-    began = time.perf_counter()
-    for turn in range(repeats + 1):
-        for name, step in candidates.items():
-            time.sleep(0.05)
-            marks = [mark()]
-            for _ in range(steps):
-                step()
-                marks.append(mark())
-            times[name] += [seconds(a, b) for a, b in pairwise(marks[1:]) if turn]
-        if turn > 2 and time.perf_counter() - began > SECONDS:
-            break
-    return {name: float(np.median(t)) for name, t in times.items()}
 
 
 def peak_memory(args, name):

@@ -166,8 +166,8 @@ bool each_element(const Array* const* a, int inputs, int count, Pointers<T> body
 // arrays, and the functions that Python calls with all of these.
 #define ELEMENT(type, name, j) auto& name = ((type*)_p[j])[_k];
 #define ROW(type, name, j) const Raw<type> name = {(type*)_p[j], row_size(_a[j])};
-#define EACH_OF_ELEMENTS(inputs, count) EACH(_k, W)
-#define EACH_OF_ROWS(inputs, count) const Index i = 0, _k = 0, N = row_size(_a[count - 1]);
+#define EACH_OF_ELEMENTS(name, inputs, count) EACH(_k, W)
+#define EACH_OF_ROWS(name, inputs, count) const Index i = 0, _k = 0, N = row_size(_a[count - 1]);
 #define BODY(name) \
   template <typename T> static void name##_body(T* const* _p, const Array* const* _a)
 #define ELEMENTS(name, inputs, count) \

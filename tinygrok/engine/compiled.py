@@ -31,8 +31,6 @@ from .kernels import KERNELS, Fused, thread_each
 NAMES = (os.environ.get("CXX"), "c++", "g++", "clang++")
 COMPILER = next((name for name in NAMES if name and shutil.which(name)), None)
 FLAGS = "-std=c++14 -O3 -march=native -fopenmp-simd -fno-math-errno -ffp-contract=off -fPIC -shared"
-C_TYPES = {"int32": "int", "int64": "long long", "uint32": "unsigned int"}
-TYPES = {np.dtype("float32"): "float", np.dtype("float64"): "double"}  # that T can be
 
 
 def library(source: str) -> ctypes.CDLL:
@@ -65,8 +63,7 @@ def library(source: str) -> ctypes.CDLL:
 
 def parameters(text: str) -> list[tuple[bool, str, str]]:
     """[(raw?, type, name)] of a CuPy parameter list."""
-    found = re.findall(r"(raw )?(\w+) (\w+)", text)
-    return [(bool(raw), kind, name) for raw, kind, name in found]
+    return [(r != "", t, p) for r, t, p in re.findall(r"(raw )?(\w+) (\w+)", text)]
 
 
 class Loop:
@@ -93,10 +90,8 @@ class Loop:
         for j, (raw, kind, parameter) in enumerate(self.listed):
             body = f"{'ROW' if raw else 'ELEMENT'}({kind}, {parameter}, {j}) {body}"
         macro = "ROWS" if self.by_row else "ELEMENTS"
-        counts = f"{self.inputs}, {len(self.listed)}"
-        return (
-            f"BODY({name}) {{ EACH_OF_{macro}({counts}) {{ {body} }} }}\n{macro}({name}, {counts})"
-        )
+        given = f"{name}, {self.inputs}, {len(self.listed)}"
+        return f"BODY({name}) {{ EACH_OF_{macro}({given}) {{ {body} }} }}\n{macro}({given})"
 
     def __call__(self, *args) -> bool:
         """Run it; False, and nothing is done, where it does not take the arguments."""
@@ -115,8 +110,7 @@ class Loop:
 def load() -> tuple[dict[str, Loop], str, str]:
     """(loops by the names of their kernels, "compiled", what is used); none, "numpy" and why where
     they cannot be had."""
-    loops = [Loop(kernel) for kernel in KERNELS.values()]
-    taken = [loop for loop in loops if loop.by_row or loop.of_elements]
+    taken = [x for x in map(Loop, KERNELS.values()) if x.by_row or x.of_elements]
     words = Path(__file__).with_suffix(".hpp").read_text()
     bodies = "\n".join(loop.cpp() for loop in taken)
     source = f"#define HEAD {object.__basicsize__}\n{words}namespace tinygrok {{\n{bodies}\n}}\n"

@@ -39,8 +39,7 @@ def by_row(inputs: str, outputs: str, cuda: str) -> Callable[[Callable], Fused]:
 _SHARES = """
 const T top = over_row(larger, z(0), N, z);
 const T total = SUM(n, N, y[at + n] = exp(z(n) - top));
-EACH(n, N) y[at + n] /= total;
-"""
+EACH(n, N) y[at + n] /= total;"""
 _SOFTMAX = f"""
 const long long m = mask.size() ? at % mask.size() : 0;
 auto z = [&](long long n) {{ return mask.size() ? x[at + n] + mask[m + n] : x[at + n]; }};
@@ -62,8 +61,7 @@ def softmax(x, mask, y):
 _SOFTMAX_BACKWARD = """
 const long long D = dy.size() / (p.size() / N), d0 = row * D;
 const T inner = SUM(d, D, dy[d0 + d] * y[d0 + d]);
-EACH(n, N) dx[at + n] = (dp[at + n] - inner) * p[at + n];
-"""
+EACH(n, N) dx[at + n] = (dp[at + n] - inner) * p[at + n];"""
 
 
 @by_row("raw T dy, raw T y, raw T p, raw T dp", "raw T dx", _SOFTMAX_BACKWARD)
@@ -82,8 +80,7 @@ const T chosen = x[at + label];
 auto z = [&](long long n) {{ return x[at + n]; }};
 {_SHARES}
 if (threadIdx.x == label % blockDim.x) y[at + label] -= T(1);
-if (threadIdx.x == 0) loss[row] = log(total) - (chosen - top);
-"""
+if (threadIdx.x == 0) loss[row] = log(total) - (chosen - top);"""
 
 
 @by_row("raw T x, raw int64 target", "raw T loss, raw T y", _CROSS_ENTROPY)
@@ -110,8 +107,7 @@ EACH(n, N) xhat[at + n] = x[at + n] - mean;
 const T scale = T(1) / sqrt(T(SUM(n, N, xhat[at + n] * xhat[at + n]) / N) + eps);
 EACH(n, N) xhat[at + n] *= scale;
 EACH(n, N) y[at + n] = xhat[at + n] * gain[g + n] + (shift.size() ? shift[g + n] : T(0));
-if (threadIdx.x == 0) rstd[row] = scale;
-"""
+if (threadIdx.x == 0) rstd[row] = scale;"""
 
 
 @by_row("raw T x, raw T gain, raw T shift, T eps", "raw T rstd, raw T xhat, raw T y", _LAYERNORM)
@@ -133,8 +129,7 @@ _LAYERNORM_DX = """
 const long long g = row / (dy.size() / gain.size()) * N;
 const T along = SUM(n, N, product[at + n] * gain[g + n]) / N;
 const T mean = SUM(n, N, dy[at + n] * gain[g + n]) / N;
-EACH(n, N) dx[at + n] = (dy[at + n] * gain[g + n] - xhat[at + n] * along - mean) * rstd[row];
-"""
+EACH(n, N) dx[at + n] = (dy[at + n] * gain[g + n] - xhat[at + n] * along - mean) * rstd[row];"""
 
 
 @by_row("raw T dy, raw T xhat, raw T rstd, raw T gain, raw T product", "raw T dx", _LAYERNORM_DX)
