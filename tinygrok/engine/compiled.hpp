@@ -146,19 +146,29 @@ bool each_element(const Array* const* a, int inputs, int count, Pointers<T> body
   return each_row<T>(used, count, last, [&](T* const* rows, const Array* const*) {
     alignas(64) T room[MOST][W];
     T* p[MOST];
-    for (int j = 0; j < count; ++j) std::fill(room[j], room[j] + W, *rows[j]);
-    for (Index i = 0; i < N; i += W) {
-      const Index n = std::min<Index>(W, N - i);
-      for (int j = 0; j < count; ++j) {
-        T* here = rows[j] + i;
-        const bool single = row_size(used[j]) == 1;
-        p[j] = single || n < W ? room[j] : here;
-        if (!single && n < W) std::copy(here, here + n, room[j]);
-      }
-      body(p, used);
-      for (int j = inputs; j < count; ++j)
-        if (n < W) std::copy(room[j], room[j] + n, rows[j] + i);
+    Index next[MOST];
+    for (int j = 0; j < count; ++j) {
+      const bool single = row_size(used[j]) == 1 && N > 1;
+      if (single) std::fill(room[j], room[j] + W, *rows[j]);
+      p[j] = single ? room[j] : rows[j];
+      next[j] = single ? 0 : W;
     }
+    Index left = N;
+    for (; left >= W; left -= W) {
+      body(p, used);
+      for (int j = 0; j < count; ++j) p[j] += next[j];
+    }
+    T* end[MOST];
+    std::copy(p, p + count, end);
+    for (int j = 0; left && j < count; ++j) {
+      if (next[j]) {
+        std::fill(room[j], room[j] + W, *end[j]);
+        std::copy(end[j], end[j] + left, room[j]);
+      }
+      p[j] = room[j];
+    }
+    if (left) body(p, used);
+    for (int j = inputs; j < count; ++j) std::copy(room[j], room[j] + left, end[j]);
   });
 }
 
