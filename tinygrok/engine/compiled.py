@@ -117,7 +117,8 @@ def load() -> tuple[dict[str, Loop], str, str]:
     try:
         made = library(source)
     except (OSError, subprocess.CalledProcessError) as error:
-        return {}, "numpy", f"kernels of NumPy: {one_line(getattr(error, 'stderr', error))}"
+        why = getattr(error, "stderr", None) or error
+        return {}, "numpy", f"kernels of NumPy: {one_line(why)}"
     for loop in taken:
         loop.function = made[f"{loop.kernel.name}_loop"]
     return {loop.kernel.name: loop for loop in taken}, "compiled", f"kernels compiled by {COMPILER}"

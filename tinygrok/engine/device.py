@@ -67,7 +67,7 @@ class Device:
             from . import compiled  # which imports the kernels, and these this file
 
             self.compiled, self.kernels, which = compiled.load()
-            self.reason += f", {which}"
+            self.reason += f"; {which}"
         self._blas_limit = blas_limiter() if threads > 1 else nullcontext
 
     def __repr__(self) -> str:
