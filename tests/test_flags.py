@@ -268,6 +268,7 @@ def test_help_shows_the_defaults_that_a_choice_brings(name, monkeypatch):
 
 
 IDLE = {
+    "audit_gradients": ["--file mine.py --kernels compiled"],
     "benchmark": [
         "--only tinygrok --steps 3",
         "--only tinygrok --repeats 3",

@@ -1,10 +1,10 @@
 """Fused elementwise bodies: the NumPy expression and the CUDA line side by side.
 
-Each Fused is one kernel on a GPU and one Python function on the CPU. The test suite compiles every
-CUDA body as C++ and compares it with its NumPy twin, and through NVRTC where that is installed. In
-a CUDA body `i` is the linear index of the element and T the floating point type; a parameter marked
-raw is indexed by hand. Outputs may alias inputs of one shape. Kernels that sum over rows stand in
-row_kernels.py."""
+Each Fused is one kernel on a GPU and one Python function on the CPU, or the CUDA body compiled for
+it (compiled.py). The test suite compiles every CUDA body as C++ and compares it with its NumPy
+twin, and through NVRTC where that is installed. In a CUDA body `i` is the linear index of the
+element and T the floating point type; a parameter marked raw is indexed by hand. Outputs may alias
+inputs of one shape. Kernels that sum over rows stand in row_kernels.py."""
 
 import math
 from collections.abc import Callable
