@@ -19,7 +19,7 @@ using int64 = long long;
 using float32 = float;
 using float64 = double;
 constexpr int W = 256;     // elements that an elementwise body computes at a time
-constexpr int LANES = 16;  // partial sums of a row
+constexpr int LANES = 8;   // partial sums of a row: more would cost short rows
 constexpr int AXES = 64;   // of an array, at most
 constexpr int MOST = 16;   // arguments of a kernel
 constexpr struct { int x; } blockDim = {1}, threadIdx = {0};
@@ -181,11 +181,13 @@ bool each_element(const Array* const* a, int inputs, int count, Pointers<T> body
 #define BODY(name) \
   template <typename T> static void name##_body(T* const* _p, const Array* const* _a)
 #define ELEMENTS(name, inputs, count) \
+  static_assert(count <= MOST, "too many arguments"); \
   extern "C" int name##_loop(int wide, const Array* const* _a) { \
     return wide ? each_element<float64>(_a, inputs, count, name##_body<float64>) \
                 : each_element<float32>(_a, inputs, count, name##_body<float32>); \
   }
 #define ROWS(name, inputs, count) \
+  static_assert(count <= MOST, "too many arguments"); \
   extern "C" int name##_loop(int wide, const Array* const* _a) { \
     return wide ? each_row<float64>(_a, count, _a[0], name##_body<float64>) \
                 : each_row<float32>(_a, count, _a[0], name##_body<float32>); \
