@@ -24,7 +24,7 @@ def check(args):
 
 def own_flags(args, script, **changed):
     """The command line of a process with the same settings, but for those that are changed."""
-    names = ["workload", "device", "dtype", "seed", "threads"]
+    names = ["workload", "device", "dtype", "seed", "threads", "kernels"]
     if "only" not in changed:
         names += ["repeats", "steps"]
     if changed.get("workload", args.workload) in MODULAR:

@@ -41,15 +41,16 @@ def first_weights(point, net):
     return net.init(generator(point["seed"], "init"), math.sqrt(point["sw2"]), first=1.0)
 
 
-def train(pack, device, threads, images, folder):
+def train(pack, device, images, folder, **options):
     """The curves of a pack of points, and the step at which the loss ceased to be finite, or None.
 
     images   their folder, None: digits
-    folder   keeps the checkpoint of a network that is under way"""
+    folder   keeps the checkpoint of a network that is under way
+    options   of get_device"""
     data = load(images)
     results = []
     for point in pack:
-        dev = get_device(device, point["dtype"], threads)
+        dev = get_device(device, point["dtype"], **options)
         net = network(point, data)
         weights = first_weights(point, net)
         how = (point["seed"], point["batch"], point["lr"], MEASURED)

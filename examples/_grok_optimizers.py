@@ -87,19 +87,19 @@ def all_grokked(run):
     return bool(np.all(best >= GROKKED))
 
 
-def train(points, device="auto", threads=None, tf32=False, folder=None):
+def train(points, device="auto", folder=None, **options):
     """What became of every network of a pack, which ends when all have grokked, or after the steps.
 
     A network whose loss does not stay finite has "diverged"; the others train without it."""
     common = points[0]
-    run = build(get_device(device, common["dtype"], threads, tf32), points)
+    run = build(get_device(device, common["dtype"], **options), points)
     steps = common["steps"]
     try:
         fit_in_pack(run, points, folder, steps, common["log_every"], stop=lambda: all_grokked(run))
     except NonFiniteLoss as error:
         lost = error.member
         others = points[:lost] + points[lost + 1 :]
-        results = train(others, device, threads, tf32, folder) if others else []
+        results = train(others, device, folder, **options) if others else []
         return [*results[:lost], outcome(run, lost, diverged=True), *results[lost:]]
     return [outcome(run, e) for e in range(len(points))]
 

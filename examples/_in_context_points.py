@@ -17,15 +17,15 @@ def options_of(flags):
     return in_context.arguments(cli.words(flags))
 
 
-def train(pack, device, threads, tf32, folder):
+def train(pack, folder, **where):
     """Accuracies at the last shot of every measurement, by set, for a pack of points; at the last
     shot also those of two reference solvers on the held-out tasks and train inputs."""
-    return [train_one(flags, device, threads, tf32, folder) for flags in pack]
+    return [train_one(flags, folder, **where) for flags in pack]
 
 
-def train_one(flags, device, threads, tf32, folder):
+def train_one(flags, folder, device, **settings):
     options = options_of(flags)
-    dev = get_device(device, flags["dtype"], threads, tf32)
+    dev = get_device(device, flags["dtype"], **settings)
     _, solved, run = in_context.build(options, dev)
     fit_in_pack(run, [flags], folder, options.steps, options.measure_every)
     result = {"step": [int(step) for step in run.history["step"]]}

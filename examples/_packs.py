@@ -63,12 +63,12 @@ def make_executor(args):
 # -- packs of networks trained on corrupted labels -------------------------------------------------
 
 
-def trained(points, device, threads, folder, tf32, extra=lambda run: {}):
+def trained(points, device, folder, extra=lambda run: {}, **options):
     """The ensemble of a pack of points (training/ensembles.py), at its last step; interrupted in a
-    folder, it goes on there."""
+    folder, it goes on there. options: of get_device"""
     points = [complete(point) for point in points]
     common = points[0]
-    run = build(get_device(device, common["dtype"], threads, tf32), points, extra)
+    run = build(get_device(device, common["dtype"], **options), points, extra)
     fit_in_pack(run, points, folder, common["steps"], common["log_every"])
     return run
 
@@ -97,12 +97,12 @@ def start(experiment, points, size=None):
 
 
 def outcomes(experiment, points, cut, work, executor):
-    """What work(points of a pack, device, threads, folder, tf32) gives for every point, in the
-    order of the points; None when a pack failed.   cut: the packs of a sweep that was started"""
-    args = experiment.args
-    threads = 1 if executor else args.threads
-    where = {"device": args.device, "threads": threads, "tf32": args.tf32}
-    bound = functools.partial(work, **where, folder=experiment.out / cli.PACKS)
+    """What work(points of a pack, folder, device and further options of get_device) gives for every
+    point, in the order of the points; None when a pack failed.
+
+    cut   the packs of a sweep that was started"""
+    folder = experiment.out / cli.PACKS
+    bound = functools.partial(work, folder=folder, **experiment.where(executor))
     results = experiment.sweep(cut, bound, executor, "pack", "packs finished")
     if results is None:
         return None

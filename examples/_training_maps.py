@@ -74,10 +74,13 @@ def by_sgd(net, weights, data, dev, seed, batch, lr, measured=MEASURED):
 # -- training --------------------------------------------------------------------------------------
 
 
-def train(pack, device, threads, folder):
-    """What became of the points of a pack.   folder: of the images; None: digits"""
+def train(pack, device, folder, **options):
+    """What became of the points of a pack.   folder: of the images; None: digits
+
+    options   of get_device"""
     data = load(folder)
-    return [train_one(point, data, get_device(device, point["dtype"], threads)) for point in pack]
+    dev = get_device(device, pack[0]["dtype"], **options)
+    return [train_one(point, data, dev) for point in pack]
 
 
 def train_one(point, data, dev):

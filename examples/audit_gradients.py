@@ -48,9 +48,10 @@ import _own_file as own_file
 import _own_pairs as own_pairs
 import _reference
 
-from tinygrok.audit.case import Case, cpu_device
+from tinygrok.audit.case import COMPILED, Case, cpu_device
 from tinygrok.audit.cases import BUILDERS, cases
 from tinygrok.audit.checker import Row, along, audit, central_difference, complex_step, table
+from tinygrok.engine import compiled
 from tinygrok.engine.errors import InputError
 
 JACOBIAN_SIZE = 64  # inputs times outputs up to which every entry is listed
@@ -73,6 +74,8 @@ def arguments(argv=None):
     add("--directions-seed", type=cli.integer(0), default=0, help=seed)
     p.set_defaults(dtype="float64")
     args = cli.parse(p, argv)
+    if args.file is not None:
+        cli.refuse_idle(args, "is for the library's own kernels, without --file", "kernels")
     if args.dtype != "float64" or args.device not in ("auto", "cpu"):
         raise InputError(
             "the audit runs in float64 on the CPU: "
@@ -167,6 +170,10 @@ def report(args, own: list[Case] | None = None) -> int:
     chosen = choose(args, own)
     dev = cpu_device()
     dev.reason = f"CPU, NumPy {np.__version__}, float64 and complex128"
+    if args.kernels == "compiled":
+        loops, args.kernels, which = compiled.load()
+        COMPILED.update(loops)
+        print(which)
     experiment = cli.Experiment(args, dev)
     out = experiment.open()
     rows = []

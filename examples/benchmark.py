@@ -3,30 +3,30 @@
     python examples/benchmark.py --workload all       # PyTorch appears where torch is installed
     python examples/benchmark.py --workload lcg --device cuda --tf32
     python examples/benchmark.py --scaling            # how a step's time grows with its sizes
+    python examples/benchmark.py --kernels compiled   # and beside it with NumPy's kernels
 
 All candidates take turns in one process; medians over the turns are compared, so that a machine
 whose speed drifts does not favour one of them. Losses and gradients are compared before anything is
 timed. Peak memory is that of a process of its own. On a GPU the times are those between device
 events."""
 
-import time
-
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import re  # isort: skip
 import subprocess
-from itertools import pairwise
 from pathlib import Path
 
 import _memory as memory
 import numpy as np
 from _benchmark_flags import check, own_flags
 from _benchmark_steps import HAS_TORCH, SCALING, WORKLOADS, best_torch
+from _benchmark_times import interleaved
 
 from tinygrok.disk.reader import read_json, refused
+from tinygrok.engine.device import Device
 from tinygrok.engine.gemm import matmul
 
-SECONDS = 15.0  # of turns, about, for a workload
+PLAIN = "tinygrok, NumPy's kernels"
 
 
 def arguments(argv=None):
@@ -82,44 +82,6 @@ def products(dev, step):
     return lambda: dev.map(run, parts), total
 
 
-def clock(dev):
-    """time() -> a mark; seconds(mark, mark). A GPU is not waited for until the marks are read."""
-    if dev.kind == "cpu":
-        return time.perf_counter, lambda a, b: b - a
-
-    def mark():
-        event = dev.xp.cuda.Event()
-        event.record()
-        return event
-
-    def seconds(a, b):
-        b.synchronize()
-        return dev.xp.cuda.get_elapsed_time(a, b) / 1e3
-
-    return mark, seconds
-
-
-def interleaved(dev, candidates, repeats, steps):
-    """Median seconds of a step of every candidate, over turns taken in a circle.
-
-    50 ms of rest before a turn let the spinning threads of the candidate before go to sleep. The
-    first turn warms up (and compiles), the first step of a turn fills the cache: not counted."""
-    mark, seconds = clock(dev)
-    times = {name: [] for name in candidates}
-    began = time.perf_counter()
-    for turn in range(repeats + 1):
-        for name, step in candidates.items():
-            time.sleep(0.05)
-            marks = [mark()]
-            for _ in range(steps):
-                step()
-                marks.append(mark())
-            times[name] += [seconds(a, b) for a, b in pairwise(marks[1:]) if turn]
-        if turn > 2 and time.perf_counter() - began > SECONDS:
-            break
-    return {name: float(np.median(t)) for name, t in times.items()}
-
-
 def peak_memory(args, name):
     """Peak memory in MB of a process that runs one candidate alone, libraries included.
 
@@ -157,13 +119,16 @@ def one(args, dev):
     """Time and memory of all candidates of a workload: its part of run.json."""
     makers = WORKLOADS[args.workload](args, dev, HAS_TORCH)
     candidates = {name: make() for name, make in makers.items()}
+    if dev.kernels == "compiled":
+        plain = Device("cpu", np, dev.dtype, dev.threads)
+        candidates[PLAIN] = WORKLOADS[args.workload](args, plain, False)["tinygrok"]()
     bare, work = products(dev, candidates["tinygrok"])
     timed = candidates | ({"matrix products": bare} if work else {})
     seconds = interleaved(dev, timed, args.repeats, max(args.steps, 2))
     memory = {}
     if Path("/proc/self/status").exists():
         # A compiled one's peak is that of the compiler.
-        memory = {name: peak_memory(args, name) for name in candidates if "compiled" not in name}
+        memory = {name: peak_memory(args, name) for name in makers if "compiled" not in name}
     ours = seconds["tinygrok"]
     print(f"{args.workload:<28}{'ms a step':>10}{'tinygrok = 1':>14}{'peak MB':>10}")
     for name, s in seconds.items():
@@ -174,6 +139,7 @@ def one(args, dev):
         "gigaflops": 2e-9 * work / ours,
         "ratio_to_floor": ours / seconds["matrix products"] if work else None,
         "best_torch": best_torch(seconds),
+        "ratio_to_plain": ours / seconds[PLAIN] if PLAIN in seconds else None,
         "peak_mb": memory.get("tinygrok"),
         "torch_peak_mb": min(their_memory, default=None),
     }
@@ -230,12 +196,13 @@ def rounded(x, digits):
 
 
 def table(results):
-    speeds = f"{'ms a step':>10}{'to PyTorch':>12}{'to products':>13}{'GFLOP/s':>9}"
+    speeds = f"{'ms a step':>10}{'to NumPy':>10}{'to PyTorch':>12}{'to products':>13}{'GFLOP/s':>9}"
     print(f"\n{'':<18}{speeds}{'peak MB':>9}{'PyTorch MB':>12}")
     for name, r in results.items():
         to_torch = rounded(r["best_torch"].get("ratio"), 2)
         to_floor = rounded(r["ratio_to_floor"], 2)
-        speeds = f"{r['milliseconds']['tinygrok']:>10.2f}{to_torch:>12}{to_floor:>13}"
+        to_plain = rounded(r["ratio_to_plain"], 2)
+        speeds = f"{r['milliseconds']['tinygrok']:>10.2f}{to_plain:>10}{to_torch:>12}{to_floor:>13}"
         memory = f"{rounded(r['peak_mb'], 0):>9}{rounded(r['torch_peak_mb'], 0):>12}"
         print(f"{name:<18}{speeds}{r['gigaflops']:>9.0f}{memory}")
 

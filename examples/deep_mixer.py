@@ -154,9 +154,8 @@ def main(argv=None):
     print(f"{len(networks)} networks of {args.depth} blocks, {args.steps} steps each")
     J = {mu: measured(start, data, experiment.dev) for mu, start in starts.items()}
     theory = {mu: (correlation_length(start), expected(start)) for mu, start in starts.items()}
-    threads = 1 if executor else args.threads
-    where = {"device": args.device, "threads": threads, "images": args.data, "folder": folder}
-    work = functools.partial(train, **where)
+    where = experiment.where(executor)
+    work = functools.partial(train, images=args.data, folder=folder, **where)
     packs = [[point] for point in networks.values()]
     results = experiment.sweep(packs, work, executor, "network", "trained")
     if results is None:

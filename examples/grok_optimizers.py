@@ -186,8 +186,7 @@ def main(argv=None):
     memory.require(experiment.dev, **memory.table(experiment.dev, args.p, args.width, at_once))
     executor = _packs.make_executor(args)
     folder = experiment.open_sweep() / cli.PACKS
-    where = {"device": args.device, "threads": 1 if executor else args.threads}
-    work = functools.partial(train, **where, tf32=args.tf32, folder=folder)
+    work = functools.partial(train, folder=folder, **experiment.where(executor))
     tries = choosing_packs(args)
     print(
         f"{len(args.methods)} optimisers, {len(args.factors)} learning rates, {args.choosing} seeds"

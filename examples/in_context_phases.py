@@ -193,9 +193,7 @@ def main(argv=None):
     folder = experiment.open_sweep(free=("tasks", "alpha", "seeds", "high")) / cli.PACKS
     cells = f"{len(args.tasks)} x {len(args.alpha)} points"
     print(f"{cells}, {len(everything)} networks of {args.steps} steps; chance 1/{args.p}")
-    threads = 1 if executor else args.threads
-    where = {"device": args.device, "threads": threads, "tf32": args.tf32, "folder": folder}
-    work = functools.partial(train, **where)
+    work = functools.partial(train, folder=folder, **experiment.where(executor))
     packs = [[flags] for flags in everything]
     results = experiment.sweep(packs, work, executor, "network", "trained")
     if results is None:

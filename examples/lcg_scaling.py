@@ -75,10 +75,10 @@ def point(args, m, seed):
     return flags
 
 
-def train(pack, device, threads, tf32, folder):
+def train(pack, folder, **where):
     """Accuracy by numbers in context of every predictor of a pack of points, each on its own
     network's test sequences."""
-    return [train_one(flags, device, threads, tf32, folder) for flags in pack]
+    return [train_one(flags, folder, **where) for flags in pack]
 
 
 def options_of(flags):
@@ -97,9 +97,9 @@ def require(args, dev):
     memory.require(dev, **max(needs, key=lambda parts: sum(parts.values())))
 
 
-def train_one(flags, device, threads, tf32, folder):
+def train_one(flags, folder, device, **settings):
     options = options_of(flags)
-    dev = get_device(device, flags["dtype"], threads, tf32)
+    dev = get_device(device, flags["dtype"], **settings)
     _, tests, run = predict_lcg.build(options, dev)
     began = time.perf_counter()
     fit_in_pack(run, [flags], folder, options.steps, max(options.steps // 10, 1))
@@ -183,9 +183,7 @@ def main(argv=None):
         points += [point(args, m, args.seed + s) for s in range(args.seeds)]
     folder = experiment.open_sweep(free=("moduli", "seeds")) / cli.PACKS
     executor = process_pools(args.workers) if args.workers else None
-    threads = 1 if args.workers else args.threads
-    where = {"device": args.device, "threads": threads, "tf32": args.tf32, "folder": folder}
-    work = functools.partial(train, **where)
+    work = functools.partial(train, folder=folder, **experiment.where(executor))
     packs = experiment.sweep([[p] for p in points], work, executor, "network", "trained")
     if packs is None:
         return 1

@@ -74,10 +74,10 @@ def points(args):
     return found
 
 
-def pruned_pack(points, device, threads, folder, tf32):
+def pruned_pack(points, **where):
     """What became of the networks of a pack: their history, and accuracies and losses without some
     of their neurons."""
-    run = _packs.trained(points, device, threads, folder, tf32)
+    run = _packs.trained(points, **where)
     results = []
     for e, point in enumerate(points):
         history = ensembles.member_history(run.history, e)

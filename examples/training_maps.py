@@ -208,8 +208,7 @@ def main(argv=None):
         f"the best of {len(args.lr)} learning rates" if len(args.lr) > 1 else "one learning rate"
     )
     print(f"{len(everything)} cells, {args.depth} layers of {args.width}: {rates} each")
-    threads = 1 if executor else args.threads
-    work = functools.partial(train, device=args.device, threads=threads, folder=args.data)
+    work = functools.partial(train, folder=args.data, **experiment.where(executor))
     packs = [[point] for point in everything]
     results = experiment.sweep(packs, work, executor, "cell", "trained")
     if results is None:

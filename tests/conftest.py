@@ -18,6 +18,7 @@ import fakecupy  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from tinygrok.engine import compiled  # noqa: E402
 from tinygrok.engine.device import Device, find_cupy, get_device  # noqa: E402
 
 DEVICES = {
@@ -26,6 +27,8 @@ DEVICES = {
     "fake-float32": lambda: fakecupy.fake_device("float32"),
     "fake-float64": lambda: fakecupy.fake_device("float64"),
 }
+if compiled.COMPILER is not None:
+    DEVICES["compiled-float32"] = lambda: Device("cpu", np, "float32", 2, kernels="compiled")
 if find_cupy()[0] is not None:
     DEVICES |= {f"cupy-{t}": lambda t=t: get_device("cuda", t) for t in ("float32", "float64")}
 

@@ -10,15 +10,11 @@ cuBLAS and TF32, running out of memory, launch times."""
 
 import ctypes
 import functools
-import hashlib
 import inspect
 import json
 import math
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import weakref
 from contextlib import contextmanager
@@ -27,6 +23,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+
+from tinygrok.engine import compiled
+from tinygrok.engine.compiled import COMPILER, parameters
 
 API = json.loads(Path(__file__).with_name("cupy_api.json").read_text())["names"]
 __version__ = "fake"
@@ -576,9 +575,6 @@ def __getattr__(name):
 
 # -- ElementwiseKernel: the CUDA body as a C++ loop on the host ------------------------------------
 
-COMPILER = next(
-    (c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None
-)
 C_TYPES = {
     "int32": "int",
     "int64": "long long",
@@ -590,12 +586,6 @@ C_TYPES = {
     "int8": "signed char",
     "uint8": "unsigned char",
 }
-
-
-def parameters(text: str) -> list[tuple[bool, str, str]]:
-    """[(raw?, type, name)] of a CuPy parameter list."""
-    fields = [p.split() for p in text.split(",") if p.strip()]
-    return [("raw" in f[:-2], f[-2], f[-1]) for f in fields]
 
 
 HEADER = """#include <algorithm>
@@ -712,32 +702,10 @@ static void {name}_host(void* _given) {{
 
 @functools.cache
 def _library(source: str) -> ctypes.CDLL:
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    folder = Path(tempfile.gettempdir(), f"tinygrok-kernels-{user}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / (hashlib.sha256(source.encode()).hexdigest()[:24] + ".so")
-    if not path.exists():
-        with tempfile.TemporaryDirectory(
-            dir=folder
-        ) as work:  # renamed when done: other processes see all or nothing
-            cpp, so = Path(work, "k.cpp"), Path(work, "k.so")
-            cpp.write_text(source)
-            command = [
-                COMPILER,
-                "-std=c++14",
-                "-O2",
-                "-ffp-contract=off",
-                "-fPIC",
-                "-shared",
-                str(cpp),
-                "-o",
-                str(so),
-            ]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise ValueError(f"the CUDA body does not compile as C++:\n{done.stderr}")
-            so.replace(path)
-    return ctypes.CDLL(str(path))
+    try:
+        return compiled.library(source)
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"the CUDA body does not compile as C++:\n{error.stderr}") from None
 
 
 @functools.cache

@@ -355,15 +355,15 @@ layernorm | ops.norm.layernorm_backward
 
 layernorm | engine.row_kernels
 - mean = np.matmul(dy, column)
-+ np.multiply(dy, gain[..., None, :], out=dx); mean = np.matmul(dy, column)
++ np.multiply(dy, gain, out=dx); mean = np.matmul(dy, column)
 
 layernorm | engine.row_kernels
-- np.multiply(dy, gain[..., None, :], out=dx)
-+ np.multiply(dy, np.ones_like(gain)[..., None, :], out=dx)
+- np.multiply(dy, gain, out=dx)
++ np.multiply(dy, np.ones_like(gain), out=dx)
 
 layernorm long rows | engine.row_kernels
-- column = gain[..., None] * (1 / gain.shape[-1])
-+ column = gain[..., None] * (1 / min(gain.shape[-1], 256))
+- column = gain.swapaxes(-1, -2) * (1 / gain.shape[-1])
++ column = gain.swapaxes(-1, -2) * (1 / min(gain.shape[-1], 256))
 
 layernorm small | engine.row_kernels
 - np.multiply(xhat, along, out=product)

@@ -268,6 +268,7 @@ def test_help_shows_the_defaults_that_a_choice_brings(name, monkeypatch):
 
 
 IDLE = {
+    "audit_gradients": ["--file mine.py --kernels compiled"],
     "benchmark": [
         "--only tinygrok --steps 3",
         "--only tinygrok --repeats 3",
@@ -397,8 +398,8 @@ def test_sweeps_hand_tf32_to_their_networks(example, makes, flags, monkeypatch, 
     """makes: the module that makes the device of a pack."""
     handed = []
 
-    def refuse(*given):
-        handed.append(given)
+    def refuse(*given, threads, tf32, kernels):
+        handed.append((*given, threads, tf32, kernels))
         raise InputError("seen")
 
     monkeypatch.setattr(makes, "get_device", refuse)
@@ -407,7 +408,8 @@ def test_sweeps_hand_tf32_to_their_networks(example, makes, flags, monkeypatch, 
     for tf32 in ([], ["--tf32"]):
         with pytest.raises(InputError, match="seen"):
             example.main([*flags, *tf32])
-    assert handed == [("auto", "float32", 1, False), ("auto", "float32", 1, True)]
+    given = ("auto", "float32", 1)
+    assert handed == [(*given, False, "numpy"), (*given, True, "numpy")]
 
 
 OPTIONAL = ["torch", "sklearn", "distributed", "mpi4py", "tqdm"]

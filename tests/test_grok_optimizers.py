@@ -67,7 +67,7 @@ def test_every_method_moves_the_weights_its_own_way(host_dev):
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interrupted_pack_goes_on_bit_by_bit(method, tmp_path, monkeypatch):
     points = points_of(method)
-    whole = networks.train(points, "cpu", 1)
+    whole = networks.train(points, "cpu", threads=1)
     step = Run.step
 
     def interrupted(self):
@@ -77,12 +77,12 @@ def test_an_interrupted_pack_goes_on_bit_by_bit(method, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Run, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        networks.train(points, "cpu", 1, folder=tmp_path)
+        networks.train(points, "cpu", threads=1, folder=tmp_path)
     (saved,) = tmp_path.glob("*.npz")
     meta, _ = checkpoint.load_arrays(saved)
     assert meta["step"] == 6
     monkeypatch.setattr(Run, "step", step)
-    assert networks.train(points, "cpu", 1, folder=tmp_path) == whole
+    assert networks.train(points, "cpu", threads=1, folder=tmp_path) == whole
     assert not list(tmp_path.iterdir())
 
 
@@ -98,10 +98,10 @@ def test_the_constant_norm_is_a_multiple_of_the_first(host_dev):
 def test_a_pack_ends_when_all_have_grokked(monkeypatch):
     """And not when some have."""
     monkeypatch.setattr(networks, "GROKKED", 0.0)
-    outcomes = networks.train(points_of("AdamW"), "cpu", 1)
+    outcomes = networks.train(points_of("AdamW"), "cpu", threads=1)
     assert {len(x["test_accuracy"]) for x in outcomes} == {1}
     monkeypatch.setattr(networks, "GROKKED", 1.1)
-    outcomes = networks.train(points_of("AdamW"), "cpu", 1)
+    outcomes = networks.train(points_of("AdamW"), "cpu", threads=1)
     assert {len(x["test_accuracy"]) for x in outcomes} == {4}
 
 
@@ -117,7 +117,7 @@ def test_networks_that_diverge_are_counted_and_the_others_train_on(monkeypatch):
 
     monkeypatch.setattr(networks, "build", one_is_bad)
     with np.errstate(over="ignore"):
-        outcomes = networks.train(points_of("SGD with momentum"), "cpu", 1)
+        outcomes = networks.train(points_of("SGD with momentum"), "cpu", threads=1)
     assert [x["diverged"] for x in outcomes] == [False, True, False]
     assert outcomes[1]["step_grok"] is None
     assert len(outcomes[0]["test_accuracy"]) == 4

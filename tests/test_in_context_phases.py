@@ -198,9 +198,15 @@ def test_the_device_is_the_one_that_was_asked_for(tmp_path, monkeypatch):
     """Also its TF32, of which no number tells on a CPU."""
     asked = []
     device = point.get_device
-    monkeypatch.setattr(point, "get_device", lambda *words: asked.append(words) or device(*words))
+
+    def ask(*words, **options):
+        asked.append((*words, *sorted(options.items())))
+        return device(*words, **options)
+
+    monkeypatch.setattr(point, "get_device", ask)
     run(tmp_path, "--tf32 --dtype float64 --device cpu")
-    assert set(asked) == {("cpu", "float64", 1, True)}
+    options = (("kernels", "numpy"), ("tf32", True), ("threads", 1))
+    assert set(asked) == {("cpu", "float64", *options)}
 
 
 def test_another_threshold_or_column_trains_no_point_anew(tmp_path, monkeypatch):
@@ -212,7 +218,9 @@ def test_another_threshold_or_column_trains_no_point_anew(tmp_path, monkeypatch)
     assert after["end: o.o.d. generalization"] == 4
     assert after["end_id_train"] == before["end_id_train"]
     trained = []
-    monkeypatch.setattr(point, "train_one", lambda f, *a: trained.append(f) or train(f, *a))
+    monkeypatch.setattr(
+        point, "train_one", lambda f, *a, **b: trained.append(f) or train(f, *a, **b)
+    )
     _, longer = run(tmp_path, "--tasks 4 8 16 --resume")
     assert {flags["tasks"] for flags in trained} == {8}
     assert set(log) < set(longer)

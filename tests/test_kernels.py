@@ -103,9 +103,9 @@ MAKERS |= {
     "subtract_onehot": [values(E, 4, P), integers(P, 4, 1), P, fresh(E, 4, P)],
     "softmax": [X, lambda rng, dtype: causal(4, 7, dtype), Y],
     "softmax_backward": [values(E, 4, 3), values(E, 4, 3), positive(E, 4, 7), X, Y],
-    "cross_entropy": [X, integers(7, 4), fresh(E, 4), Y],
-    "layernorm": [X, values(E, 7), values(E, 7), 1e-5, fresh(E, 4, 1), Y, Y],
-    "layernorm_backward": [X, X, positive(E, 4, 1), values(7), X, Y],
+    "cross_entropy": [X, integers(7, 4, 1), fresh(E, 4, 1), Y],
+    "layernorm": [X, values(E, 1, 7), values(E, 1, 7), 1e-5, fresh(E, 4, 1), Y, Y],
+    "layernorm_backward": [X, X, positive(E, 4, 1), values(1, 7), X, Y],
 }
 # further settings of kernels that have branches or strides in them
 CASES = (
@@ -153,10 +153,10 @@ CASES = (
             ],
         ),
         ("dropout_mask", [integers(2**32, 2, dtype="uint32"), 0, 28, 0, 1.0, fresh(4, 7)]),
-        ("cross_entropy", [X, integers(7, E, 4), fresh(E, 4), Y]),
+        ("cross_entropy", [X, integers(7, E, 4, 1), fresh(E, 4, 1), Y]),
         ("softmax", [X, None, Y]),
-        ("layernorm", [X, values(7), None, 1e-5, fresh(E, 4, 1), Y, Y]),
-        ("layernorm_backward", [X, X, positive(E, 4, 1), values(E, 7), X, Y]),
+        ("layernorm", [X, values(1, 7), None, 1e-5, fresh(E, 4, 1), Y, Y]),
+        ("layernorm_backward", [X, X, positive(E, 4, 1), values(E, 1, 7), X, Y]),
     ]
 )
 

@@ -46,16 +46,16 @@ def cases(lead, N, dtype, rng=None):
     dy = draw(*lead, N)
     mask = np.where(np.tri(lead[-1], N, N - lead[-1]) > 0, 0, -np.inf).astype(dtype)
     mask[:, 0] = 0
-    member_gain = draw(*lead[:-1], N)
+    member_gain = draw(*lead[:-1], 1, N)
     rstd = np.abs(draw(*lead, 1))
-    target = rng.integers(0, N, lead)
+    target = rng.integers(0, N, (*lead, 1))
     return {
         "softmax": ((x, None), [x.shape]),
         "masked softmax": ((x, mask), [x.shape]),
         "softmax_backward": ((draw(*lead, 5), draw(*lead, 5), p, draw(*lead, N)), [x.shape]),
-        "cross_entropy": ((x, target), [lead, x.shape]),
+        "cross_entropy": ((x, target), [rstd.shape, x.shape]),
         "layernorm": (
-            (3 + x, member_gain, draw(*lead[:-1], N), 1e-5),
+            (3 + x, member_gain, draw(*lead[:-1], 1, N), 1e-5),
             [rstd.shape, x.shape, x.shape],
         ),
         "layernorm without shift": (
@@ -181,11 +181,11 @@ HARD = {
 def test_nan_and_infinity_as_in_numpy(name, hard, block, dtype):
     x = np.array(HARD[hard], dtype)
     N = x.shape[-1]
-    gain = np.ones(N, dtype)
+    gain = np.ones((1, N), dtype)
     inputs, outputs = {
         "softmax": ((x, None), [x.shape]),
         "masked softmax": ((np.zeros_like(x), x), [x.shape]),
-        "cross_entropy": ((x, np.array([1, 1])), [(2,), x.shape]),
+        "cross_entropy": ((x, np.array([[1], [1]])), [(2, 1), x.shape]),
         "layernorm": ((x, gain, None, 1e-5), [(2, 1), x.shape, x.shape]),
     }[name]
     for theirs, ours in zip(*both(name, inputs, outputs, block), strict=True):

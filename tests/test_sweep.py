@@ -193,7 +193,7 @@ def test_results_that_cannot_be_kept_name_the_pack(tmp_path, monkeypatch):
 def test_damaged_settings_of_a_sweep_are_refused(tmp_path):
     """config.json, which --resume reads."""
     flags = {"out": tmp_path, "device": "cpu", "dtype": "float64", "threads": 1, "tf32": False}
-    flags["defaults"] = {}
+    flags |= {"defaults": {}, "kernels": "numpy"}
     cli.Experiment(Namespace(resume=False, **flags)).open_sweep()
     path = tmp_path / "config.json"
     good = path.read_text()

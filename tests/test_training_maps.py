@@ -248,7 +248,7 @@ def test_of_the_rates_the_lowest_loss_is_shown():
 def test_a_mixer_that_diverges_keeps_its_curve(monkeypatch, tmp_path):
     monkeypatch.setattr(_deep_mixer, "load", lambda folder: stripes())
     pack = [mixer_point(lr=1e12, steps=50)]
-    (found,) = _deep_mixer.train(pack, "cpu", 1, None, tmp_path)
+    (found,) = _deep_mixer.train(pack, "cpu", None, tmp_path, threads=1)
     assert 1 <= found["diverged"] <= 50
     assert found["step"][0] == 0
     assert np.isfinite(found["train_loss"]).all()

@@ -140,6 +140,8 @@ def parser(name: str, doc: str | None) -> _Parser:
     add("--dtype", default="float32", choices=["float32", "float64"], help="floating point type")
     add("--tf32", action="store_true", help="on a GPU: products on tensor cores, three digits")
     add("--threads", type=integer(1, MOST_WORKERS), help="CPU workers (default: one per core)")
+    kernels = "on the CPU: NumPy's, or those that a C++ compiler makes for this processor"
+    add("--kernels", default="numpy", choices=["numpy", "compiled"], help=kernels)
     add("--seed", type=integer(0, 10**18), default=0, help="drives every random draw")
     add("--out", type=folder, default=out, metavar="DIR", help="folder for results")
     add("--quick", action="store_true", help="a smaller setting, which takes under a minute")
@@ -310,7 +312,10 @@ class Experiment:
 
     def _device(self) -> Device:
         args = self.args
-        dev = get_device(args.device, args.dtype, args.threads, args.tf32)
+        dev = get_device(args.device, args.dtype, args.threads, args.tf32, args.kernels)
+        if dev.kind == "cuda":
+            refuse_idle(args, "is for the CPU: add --device cpu", "kernels")
+        args.kernels = dev.kernels  # without a compiler NumPy's
         tf32 = dev.tf32 and dev.dtype == np.float32
         print(f"device: {dev.reason}; {dev.dtype}{', products in TF32' if tf32 else ''}")
         return dev
@@ -349,6 +354,15 @@ class Experiment:
             if resume:
                 print(f"resumed at step {run.t}")
         return self.out
+
+    def where(self, executor) -> dict:
+        """How get_device makes the device of a worker; one thread each, where an executor is
+        given."""
+        names = ("device", "threads", "tf32", "kernels")
+        given = {name: getattr(self.args, name) for name in names}
+        if executor is not None:
+            given["threads"] = 1
+        return given
 
     def saver(self, path: Path, **which: str) -> Callable:
         """save(run) into a file, with the settings and, of several runs, `which` it is.

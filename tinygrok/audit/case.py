@@ -18,8 +18,13 @@ from ..training import batches
 Tensors = dict[str, np.ndarray]
 
 
+COMPILED: dict = {}  # kernels that the audit runs instead of NumPy's (engine/compiled.py)
+
+
 def cpu_device(dtype: str = "float64") -> Device:
-    return Device("cpu", np, dtype)
+    dev = Device("cpu", np, dtype)
+    dev.compiled = COMPILED
+    return dev
 
 
 DEV = cpu_device()

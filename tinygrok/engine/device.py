@@ -6,6 +6,7 @@ process. Host and device exchange data in two places only, `to_device` and `to_h
 
 import itertools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, require_known
 from .workspace import Workspace
 
 Array = Any  # numpy.ndarray or cupy.ndarray; CuPy ships no type stubs
@@ -36,6 +37,8 @@ class Device:
     threads   worker threads of `map`; on a GPU 1
     reason    one line that says why this device was taken
     tf32      whether products of float32 on a GPU may round their operands to TF32
+    kernels   "numpy", or "compiled" (engine/compiled.py): what runs them on the CPU. Without a
+              compiler it becomes "numpy", and the reason says why
 
     >>> dev = get_device("cpu", dtype="float64", threads=1)
     >>> dev
@@ -46,7 +49,9 @@ class Device:
     [3, 5]
     """
 
-    def __init__(self, kind: str, xp: Any, dtype="float32", threads=1, reason="", tf32=False):
+    def __init__(
+        self, kind: str, xp: Any, dtype="float32", threads=1, reason="", tf32=False, kernels="numpy"
+    ):
         self.kind = kind
         self.xp = xp
         self.dtype = np.dtype(dtype)
@@ -56,7 +61,13 @@ class Device:
         self.products: list | None = None  # a list records shapes and flags of every product
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
-        self.compiled: dict[str, Any] = {}  # CUDA kernels by name, filled by engine/kernels.py
+        self.compiled: dict[str, Any] = {}  # kernels by name; on a GPU engine/kernels.py fills it
+        self.kernels = kernels
+        if kernels == "compiled":
+            from . import compiled  # which imports the kernels, and these this file
+
+            self.compiled, self.kernels, which = compiled.load()
+            self.reason += f"; {which}"
         self._blas_limit = blas_limiter() if threads > 1 else nullcontext
 
     def __repr__(self) -> str:
@@ -189,9 +200,11 @@ def find_cupy() -> tuple[Any, str]:
 
 
 def get_device(
-    spec: str = "auto", dtype: str = "float32", threads: int | None = None, tf32: bool = False
+    spec: str = "auto", dtype="float32", threads: int | None = None, tf32=False, kernels="numpy"
 ) -> Device:
     """Choose a device: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:1".
+
+    kernels   on the CPU: "numpy", or "compiled" by the system's C++ compiler (engine/compiled.py)
 
     Raises DeviceError, with one line that says why, for an unknown name, a GPU that is not there,
     or bad settings.
@@ -203,14 +216,13 @@ def get_device(
     tinygrok.engine.device.DeviceError: unknown dtype 'float16': choose float32 or float64
     """
     name, _, index = spec.partition(":")
-    known = name in ("auto", "cpu", "cuda")
-    numbered = name == "cuda" and index.isdecimal()
-    if not known or (index and not numbered):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", spec):
         raise DeviceError(f"unknown device {spec!r}: choose auto, cpu, cuda or cuda:<number>")
     if dtype not in ("float32", "float64", "complex128"):
         raise DeviceError(f"unknown dtype {dtype!r}: choose float32 or float64")
     if threads is not None and threads < 1:
         raise DeviceError(f"threads must be at least 1, not {threads}")
+    require_known(kernels, ("numpy", "compiled"), "kernels", DeviceError)
     why_not = ""
     if name != "cpu":
         cupy, why = find_cupy()
@@ -222,7 +234,7 @@ def get_device(
     count, why = default_threads() if threads is None else (threads, _workers(threads))
     reason = f"CPU, NumPy {np.__version__}, {why}{why_not}"
     try:
-        return Device("cpu", np, dtype, count, reason)
+        return Device("cpu", np, dtype, count, reason, kernels=kernels)
     except ImportError as error:
         needs = "threadpoolctl, or OPENBLAS_NUM_THREADS=1 set before NumPy starts"
         raise DeviceError(f"--threads above 1 needs {needs}") from error

@@ -190,11 +190,8 @@ class Optimizer:
                 change = self._update_whole if block.whole else self._update_flat
                 change(block.views, t, lr[block.member], decay[block.member])
 
-        if self.dev.kind == "cuda" or len(self._blocks) < FEW_BLOCKS:
-            for block in self._blocks:
-                update(block)
-        else:
-            self.dev.map(update, self._blocks)
+        spread = self.dev.map if len(self._blocks) >= FEW_BLOCKS else map
+        list(spread(update, self._blocks))
 
     def _member(self, value):
         """A per-member value as a kernel argument: a Python float, or a device column (E, 1)."""

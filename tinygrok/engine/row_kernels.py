@@ -2,40 +2,22 @@
 
 They are Fused (kernels.py): a NumPy body beside a CUDA body. On a GPU a block of threads makes one
 row of the last argument (..., N): thread t takes the elements t, t + threads, ... In a CUDA body
-`row` counts the rows, and `at` is the index of the row's first element in an array of all rows. An
-array with fewer rows is shared: its rows repeat. None reaches the body as an array of size 0. Sums
-of a row are in float64 for every T: no length of a row costs digits of float32.
+`row` counts the rows, and `at` is the index of the row's first element in an array of all rows. All
+axes but the last broadcast: an array with fewer rows is shared. None reaches the body as an array
+of size 0. Sums of a row are in float64 for every T: no length of a row costs digits of float32.
 
 tests/fakecupy.py runs the same CUDA text as C++: by one thread, or by many that wait for each other
 at every __syncthreads.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from .kernels import Fused, fused
 
-# EACH runs over the elements of a thread. over_row combines the values f(n) of a row; every thread
-# gets the result, and its first barrier waits for those that still read an earlier one. NaN is the
-# larger, as for NumPy.
-_OVER_ROW = """
-#define EACH(n, N) for (long long n = threadIdx.x; n < N; n += blockDim.x)
-#define SUM(n, N, value) over_row(plus, 0, N, [&](long long n) -> double { return value; })
-__device__ double plus(double a, double b) { return a + b; }
-__device__ double larger(double a, double b) { return b > a || isnan(b) ? b : a; }
-template <typename Op, typename F> __device__ double over_row(Op op, double x, long long N, F f) {
-    __shared__ double part[256];
-    const unsigned int t = threadIdx.x;
-    EACH(n, N) x = op(x, f(n));
-    __syncthreads();
-    part[t] = x;
-    __syncthreads();
-    for (unsigned int half = blockDim.x / 2; half > 0; half /= 2, __syncthreads())
-        if (t < half) part[t] = op(part[t], part[t + half]);
-    return part[0];
-}
-"""
+_OVER_ROW = Path(__file__).with_name("over_row.cuh").read_text()  # EACH, SUM and over_row
 
 
 def _block_a_row(kernel: Callable, args: tuple) -> None:
@@ -57,8 +39,7 @@ def by_row(inputs: str, outputs: str, cuda: str) -> Callable[[Callable], Fused]:
 _SHARES = """
 const T top = over_row(larger, z(0), N, z);
 const T total = SUM(n, N, y[at + n] = exp(z(n) - top));
-EACH(n, N) y[at + n] /= total;
-"""
+EACH(n, N) y[at + n] /= total;"""
 _SOFTMAX = f"""
 const long long m = mask.size() ? at % mask.size() : 0;
 auto z = [&](long long n) {{ return mask.size() ? x[at + n] + mask[m + n] : x[at + n]; }};
@@ -80,8 +61,7 @@ def softmax(x, mask, y):
 _SOFTMAX_BACKWARD = """
 const long long D = dy.size() / (p.size() / N), d0 = row * D;
 const T inner = SUM(d, D, dy[d0 + d] * y[d0 + d]);
-EACH(n, N) dx[at + n] = (dp[at + n] - inner) * p[at + n];
-"""
+EACH(n, N) dx[at + n] = (dp[at + n] - inner) * p[at + n];"""
 
 
 @by_row("raw T dy, raw T y, raw T p, raw T dp", "raw T dx", _SOFTMAX_BACKWARD)
@@ -100,21 +80,22 @@ const T chosen = x[at + label];
 auto z = [&](long long n) {{ return x[at + n]; }};
 {_SHARES}
 if (threadIdx.x == label % blockDim.x) y[at + label] -= T(1);
-if (threadIdx.x == 0) loss[row] = log(total) - (chosen - top);
-"""
+if (threadIdx.x == 0) loss[row] = log(total) - (chosen - top);"""
 
 
 @by_row("raw T x, raw int64 target", "raw T loss, raw T y", _CROSS_ENTROPY)
 def cross_entropy(x, target, loss, y):
-    """loss = log sum_c exp x_c - x_target        y = softmax(x) - onehot(target); y may be x"""
+    """loss = log sum_c exp x_c - x_target        y = softmax(x) - onehot(target); y may be x
+
+    x (..., B, N)   target, loss (..., B, 1)"""
     np.subtract(x, x.real.max(axis=-1, keepdims=True), out=y)
-    labelled = (*np.indices(y.shape[:-1], sparse=True), target)
+    labelled = (*np.indices(y.shape[:-1], sparse=True), target[..., 0])
     chosen = y[labelled]
     np.exp(y, out=y)
     total = y.sum(axis=-1)
     y /= total[..., None]
     y[labelled] -= 1
-    np.subtract(np.log(total), chosen, out=loss)
+    np.subtract(np.log(total), chosen, out=loss[..., 0])
 
 
 # -- LayerNorm: g is the index of the first gain of the row's member -------------------------------
@@ -126,31 +107,29 @@ EACH(n, N) xhat[at + n] = x[at + n] - mean;
 const T scale = T(1) / sqrt(T(SUM(n, N, xhat[at + n] * xhat[at + n]) / N) + eps);
 EACH(n, N) xhat[at + n] *= scale;
 EACH(n, N) y[at + n] = xhat[at + n] * gain[g + n] + (shift.size() ? shift[g + n] : T(0));
-if (threadIdx.x == 0) rstd[row] = scale;
-"""
+if (threadIdx.x == 0) rstd[row] = scale;"""
 
 
 @by_row("raw T x, raw T gain, raw T shift, T eps", "raw T rstd, raw T xhat, raw T y", _LAYERNORM)
 def layernorm(x, gain, shift, eps, rstd, xhat, y):
     """y = gain xhat + shift, xhat = rstd (x - mean), rstd = 1/sqrt(var + eps); shift may be None
 
-    x (..., B, N)   gain, shift (N,), or those of every member (..., N)"""
+    x (..., B, N)   gain, shift (..., 1, N)   rstd (..., B, 1)"""
     np.subtract(x, np.mean(x, axis=-1, keepdims=True), out=xhat)
     np.multiply(xhat, xhat, out=y)
     var = np.mean(y, axis=-1, keepdims=True)
     np.divide(1, np.sqrt(var + eps), out=rstd)
     xhat *= rstd
-    np.multiply(xhat, gain[..., None, :], out=y)
+    np.multiply(xhat, gain, out=y)
     if shift is not None:
-        y += shift[..., None, :]
+        y += shift
 
 
 _LAYERNORM_DX = """
 const long long g = row / (dy.size() / gain.size()) * N;
 const T along = SUM(n, N, product[at + n] * gain[g + n]) / N;
 const T mean = SUM(n, N, dy[at + n] * gain[g + n]) / N;
-EACH(n, N) dx[at + n] = (dy[at + n] * gain[g + n] - xhat[at + n] * along - mean) * rstd[row];
-"""
+EACH(n, N) dx[at + n] = (dy[at + n] * gain[g + n] - xhat[at + n] * along - mean) * rstd[row];"""
 
 
 @by_row("raw T dy, raw T xhat, raw T rstd, raw T gain, raw T product", "raw T dx", _LAYERNORM_DX)
@@ -159,12 +138,12 @@ def layernorm_backward(dy, xhat, rstd, gain, product, dx):
 
     product = dy xhat, which is used up. mean(gain dy) = sum_n dy_n gain_n/N: the means are products
     with the column gain/N. BLAS kernels may raise flags on lanes beyond the matrix."""
-    column = gain[..., None] * (1 / gain.shape[-1])  # (..., N, 1)
+    column = gain.swapaxes(-1, -2) * (1 / gain.shape[-1])  # (..., N, 1)
     with np.errstate(invalid="ignore"):
         along = np.matmul(product, column)  # mean(dxhat xhat) (..., B, 1)
         mean = np.matmul(dy, column)  # mean(dxhat)
     np.multiply(xhat, along, out=product)
-    np.multiply(dy, gain[..., None, :], out=dx)  # dxhat
+    np.multiply(dy, gain, out=dx)  # dxhat
     dx -= product
     dx -= mean
     dx *= rstd

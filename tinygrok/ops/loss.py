@@ -75,7 +75,7 @@ def cross_entropy_rows(dev: Device, logits: Array, target: Array, out=None) -> t
     l (..., B)   r (..., B, C), in out where given"""
     rows = dev.empty(logits.shape[:-1], logits.dtype)
     r = dev.xp.empty_like(logits) if out is None else out
-    row_kernels.cross_entropy(dev, logits, target, rows, r)
+    row_kernels.cross_entropy(dev, logits, target[..., None], rows[..., None], r)
     return rows, r
 
 

@@ -107,7 +107,8 @@ def layernorm_forward(
     rstd = dev.empty((*x.shape[:-1], 1), x.dtype)
     xhat = dev.xp.empty_like(x) if xhat is None else xhat
     y = dev.xp.empty_like(x) if out is None else out
-    row_kernels.layernorm(dev, x, gain, shift, eps, rstd, xhat, y)
+    row = None if shift is None else shift[..., None, :]
+    row_kernels.layernorm(dev, x, gain[..., None, :], row, eps, rstd, xhat, y)
     return y, (xhat, rstd, gain)
 
 
@@ -127,7 +128,7 @@ def layernorm_backward(
     if dshift is not None:
         write_or_add(dy.sum(axis=-2), dshift, accumulate)
     dx = dev.xp.empty_like(dy) if dx is None else dx
-    row_kernels.layernorm_backward(dev, dy, xhat, rstd, gain, product, dx)
+    row_kernels.layernorm_backward(dev, dy, xhat, rstd, gain[..., None, :], product, dx)
     return dx
 
 

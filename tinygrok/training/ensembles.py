@@ -257,21 +257,21 @@ def _is_nan(value) -> bool:
 
 
 def train_pack(
-    points: list[dict], device="auto", threads=None, folder=None, tf32=False
+    points: list[dict], device="auto", threads=None, folder=None, **options
 ) -> list[dict]:
     """Train a pack from scratch: one outcome per point, with snapshots of the phase at a quarter
     and a half of the steps. A pure function of its points, made for sweep(); in a folder (a Path)
     it goes on where it was interrupted. A member whose loss does not stay finite is "Diverged", its
-    numbers None; the others train without it."""
+    numbers None; the others train without it. options: further ones of get_device"""
     points = [complete(point) for point in points]
     common = points[0]
-    run = build(get_device(device, common["dtype"], threads, tf32), points)
+    run = build(get_device(device, common["dtype"], threads=threads, **options), points)
     try:
         fit_in_pack(run, points, folder, common["steps"], common["log_every"])
     except NonFiniteLoss as error:
         lost = error.member
         others = points[:lost] + points[lost + 1 :]
-        results = train_pack(others, device, threads, folder, tf32) if others else []
+        results = train_pack(others, device, threads, folder, **options) if others else []
         known = outcome(member_history(run.history, lost), points[lost])
         diverged = dict.fromkeys([*known, *SNAPSHOTS]) | {"phase": "Diverged"}
         return [*results[:lost], diverged, *results[lost:]]

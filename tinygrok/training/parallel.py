@@ -57,9 +57,9 @@ class World:
         """Prepare sums of this device's arrays; every rank calls it."""
         if self.size == 1:
             return
-        kinds = self.comm.allgather((dev.kind, dev.dtype.name))
+        kinds = self.comm.allgather((dev.kind, dev.dtype.name, dev.kernels))
         if len(set(kinds)) > 1:
-            same = "one kind of device and one dtype: choose --device and --dtype"
+            same = "one kind of device, dtype and kernels: choose --device, --dtype and --kernels"
             raise InputError(f"the ranks must share {same}")
         self._add = self._sum_of_ranks(dev)
 

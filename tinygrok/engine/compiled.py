@@ -1,0 +1,124 @@
+"""Kernels compiled for this processor: the CUDA body of a Fused as a loop in C++, for the CPU.
+
+`get_device("cpu", kernels="compiled")` takes them: one pass over memory where the NumPy body makes
+one for every operation. The system's C++ compiler makes them at first use, on compiled.hpp; after
+that they come from a cache folder. An elementwise body computes every element by the same machine
+code: its bits do not depend on where it stands. A row is computed as on a GPU by the threads of a
+block, side by side. NumPy goes on with what they do not take: elementwise bodies that need an index
+or an integer, rows with gaps, complex numbers.
+
+No flag changes what NaN, infinity or -0 mean: sums keep their order, no product is fused with a
+sum, and -fno-math-errno leaves out errno alone. glibc's vector functions (exp, log, tanh, erf) are
+right to 4 ulp. Bits depend on the processor and the compiler."""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from . import row_kernels  # noqa: F401  (its kernels are in KERNELS)
+from .errors import one_line
+from .kernels import KERNELS, Fused, thread_each
+
+NAMES = (os.environ.get("CXX"), "c++", "g++", "clang++")
+COMPILER = next((name for name in NAMES if name and shutil.which(name)), None)
+FLAGS = "-std=c++14 -O3 -march=native -fopenmp-simd -fno-math-errno -ffp-contract=off -fPIC -shared"
+
+
+def library(source: str) -> ctypes.CDLL:
+    """C++ as a shared library, compiled unless it is in the cache folder: TINYGROK_CACHE, or
+    tinygrok in XDG_CACHE_HOME or ~/.cache.
+
+    Its name there is a hash of the source, the flags, and of what the compiler says of itself and
+    of this processor; its last 32 bytes are a checksum. It is renamed when done: other processes
+    see all of it or nothing. Raises OSError, or CalledProcessError with what the compiler says."""
+    if COMPILER is None:
+        raise FileNotFoundError("there is no C++ compiler (CXX, c++, g++, clang++)")
+    command = [COMPILER, *FLAGS.split(), "-x", "c++", "-"]
+    run = partial(subprocess.run, capture_output=True, text=True, check=True)
+    known = run([*command, "-dM", "-E"], input="").stdout
+    key = sha256("\n".join((*command, known, source)).encode()).hexdigest()
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(os.environ.get("TINYGROK_CACHE") or Path(base, "tinygrok"))
+    path = folder / f"{key[:24]}.so"
+    content = path.read_bytes() if path.exists() else b""
+    if content[-32:] != sha256(content[:-32]).digest():
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as work:
+            made = Path(work, "made.so")
+            run([*command, "-o", str(made)], input=source)
+            content = made.read_bytes()
+            made.write_bytes(content + sha256(content).digest())
+            made.replace(path)
+    return ctypes.CDLL(str(path))
+
+
+def parameters(text: str) -> list[tuple[bool, str, str]]:
+    """[(raw?, type, name)] of a CuPy parameter list."""
+    return [(r != "", t, p) for r, t, p in re.findall(r"(raw )?(\w+) (\w+)", text)]
+
+
+class Loop:
+    """A kernel as a loop over arrays, of float32 or of float64.
+
+    listed     its parameters, without N, the size of a row
+    inputs     how many of them are inputs
+    function   of the library; load() sets it
+    """
+
+    function: Callable[..., int]
+
+    def __init__(self, kernel: Fused):
+        self.kernel = kernel
+        self.by_row = kernel.launch is not thread_each
+        self.of_elements = not (kernel.preamble or "int" in kernel.inputs)
+        self.listed = parameters(f"{kernel.inputs}, {kernel.outputs}")[self.by_row :]
+        self.inputs = len(self.listed) - len(parameters(kernel.outputs))
+
+    def cpp(self) -> str:
+        """Its source on compiled.hpp: parameters are elements, or the rows of arrays."""
+        name = self.kernel.name
+        body = self.kernel.cuda
+        for j, (raw, kind, parameter) in enumerate(self.listed):
+            body = f"{'ROW' if raw else 'ELEMENT'}({kind}, {parameter}, {j}) {body}"
+        macro = "ROWS" if self.by_row else "ELEMENTS"
+        given = f"{name}, {self.inputs}, {len(self.listed)}"
+        return f"BODY({name}) {{ EACH_OF_{macro}({given}) {{ {body} }} }}\n{macro}({given})"
+
+    def __call__(self, *args) -> bool:
+        """Run it; False, and nothing is done, where it does not take the arguments."""
+        dtype = args[-1].dtype
+        arrays = []
+        for a, (_, kind, _) in zip(args, self.listed, strict=True):
+            arrays.append(np.asarray(() if a is None else a, dtype if kind == "T" else kind))
+        outputs = zip(args[self.inputs :], arrays[self.inputs :], strict=True)
+        if dtype not in (np.float32, np.float64) or any(a is not b for a, b in outputs):
+            return False
+        given = (ctypes.py_object * len(arrays))(*arrays)
+        return self.function(dtype.itemsize == 8, given) == 1
+
+
+@cache
+def load() -> tuple[dict[str, Loop], str, str]:
+    """(loops by the names of their kernels, "compiled", what is used); none, "numpy" and why where
+    they cannot be had."""
+    taken = [x for x in map(Loop, KERNELS.values()) if x.by_row or x.of_elements]
+    words = Path(__file__).with_suffix(".hpp").read_text()
+    bodies = "\n".join(loop.cpp() for loop in taken)
+    source = f"#define HEAD {object.__basicsize__}\n{words}namespace tinygrok {{\n{bodies}\n}}\n"
+    try:
+        made = library(source)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", None) or error
+        return {}, "numpy", f"kernels of NumPy: {one_line(why)}"
+    for loop in taken:
+        loop.function = made[f"{loop.kernel.name}_loop"]
+    return {loop.kernel.name: loop for loop in taken}, "compiled", f"kernels compiled by {COMPILER}"
