@@ -7,7 +7,7 @@ import math
 
 import _memory as memory
 import numpy as np
-from _training_maps import by_sgd, load
+from _training_maps import by_sgd, load, rows_in_work
 
 from tinygrok.criticality.jacobian import Propagation
 from tinygrok.criticality.meanfield import averages
@@ -130,7 +130,7 @@ def needed(dev, point, data, processes):
     tokens = (H // point["patch"]) * (W // point["patch"])
     hidden = point["hidden"]
     block = 8 * tokens * point["width"] + 3 * (hidden[0] * point["width"] + hidden[1] * tokens)
-    rows = max(point["batch"], MEASURED // 4)
+    rows = rows_in_work(dev, tokens * point["width"], point["batch"], MEASURED)
     return {
         "weights": processes * memory.weights(dev, network(point, data).size),
         "activations": processes * dev.dtype.itemsize * rows * point["depth"] * block,

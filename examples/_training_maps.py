@@ -15,6 +15,7 @@ from tinygrok.engine.device import get_device
 from tinygrok.engine.rng import generator
 from tinygrok.models.vision import deep_mlp
 from tinygrok.tasks import images
+from tinygrok.training.batches import IMAGE_SHARD_BYTES, SHARD_IMAGES
 from tinygrok.training.images import ImageTraining
 from tinygrok.training.loop import NonFiniteLoss, equip
 
@@ -154,14 +155,24 @@ def theory_in_words(norm, mu):
 # -- memory ----------------------------------------------------------------------------------------
 
 
+def rows_in_work(dev, entries, batch, measured):
+    """Images whose activations are there at a time, of blocks whose widest output has so many
+    entries: those of a shard a thread; a GPU takes a batch to train on whole."""
+    kept = IMAGE_SHARD_BYTES[dev.kind] / (entries * dev.dtype.itemsize)
+    at_once = dev.threads * max(kept, SHARD_IMAGES)
+    if dev.kind == "cuda":
+        return max(batch, min(measured, at_once))
+    return min(max(batch, measured), at_once)
+
+
 def needed(dev, point, data, processes):
     """Parts of the memory of as many cells as train at a time, each with a network a rate."""
-    itemsize = dev.dtype.itemsize
-    net = network(point, data)
+    size = network(point, data).size
+    rows = rows_in_work(dev, point["width"], point["batch"], MEASURED)
     row = math.prod(data.train.shape[1:]) + 4 * point["depth"] * point["width"]
-    rows = max(point["batch"], MEASURED // 4)
+    shards = dev.threads * point["batch"] / rows
     return {
-        "weights": processes * len(point["lr"]) * memory.weights(dev, net.size),
-        "activations": processes * itemsize * rows * row,
+        "weights": processes * len(point["lr"]) * memory.weights(dev, size, 1, shards),
+        "activations": processes * dev.dtype.itemsize * rows * row,
         "images": processes * 2 * data.train.nbytes,
     }
