@@ -19,9 +19,9 @@ from tinygrok.training.images import HE, ImageTraining
 
 LOSSES = ("log", "square")
 SIGMAS = (0.25, 8.0)  # ends of the maps' axes
-RATES = (2**-6, 2**4)
-CURVES = (0.05, 4.0, 6.5)  # J of networks whose tuning is shown, with KAPPA: 1 + 2/KAPPA = 6
-KAPPA = 0.4
+RATES = (0.02, 20.0)
+CURVES = (0.05, 3.0, 12.0)  # J of networks whose tuning is shown, with KAPPA: 1 + 2/KAPPA = 9
+KAPPA = 0.25
 MUS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 FEW_MUS = (0.0, 0.5, 0.9, 1.0)  # with norms
 NORMS = {"none": MUS, "pre": FEW_MUS, "batch": FEW_MUS}

@@ -53,7 +53,7 @@ QUICK = {"steps": 300, "batch": 64, "tune_steps": 60, "seeds": 3}
 QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}, "vgg": {"steps": 60}, "vgg_bn": {"steps": 60}}
 QUICK_SIZE["patchwork"] = QUICK_SIZE["mlp"]
 QUICK_SIZE["resmlp"] = QUICK_SIZE["mixer"] = {"width": 32, "depth": 2, "steps": 100}
-QUICK_SIZE["several"] = {"steps": 60, "batch": 32, "lr": [0.1], "seeds": 2, "measure_every": 20}
+QUICK_SIZE["several"] = {"steps": 60, "batch": 32, "lr": [0.03], "seeds": 2, "measure_every": 20}
 
 
 def networks_of(args):

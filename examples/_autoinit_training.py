@@ -90,9 +90,11 @@ class Arm(NamedTuple):
     lr: float
     seed: int
 
-    def __str__(self):
-        named = f"{self.network}-" if self.network else ""
-        return f"{named}{self.init}-{self.lr:g}-{self.seed}"
+    @property
+    def file(self):
+        """The name of its checkpoint: those of several networks have a folder of their own."""
+        name = f"{self.init}-{self.lr:g}-{self.seed}"
+        return f"{cli.PACKS}/{self.network}-{name}.npz" if self.network else f"{name}.npz"
 
 
 def make_run(experiment, args, net, images, weights, arm):
@@ -117,8 +119,9 @@ def train(experiment, args, run, arm, progress, before, interrupt):
     """The history of an arm; empty where its loss was not finite, None when interrupted.
 
     before   steps of the arms before this one"""
-    own = {"arm": str(arm)}
-    path = experiment.out / f"{arm}.npz"
+    path = experiment.out / arm.file
+    path.parent.mkdir(exist_ok=True)
+    own = {"arm": path.stem}
     if args.resume and path.exists():
         flags = experiment.args  # the settings of a checkpoint are those of the whole run
         load_training(path, run, cli.config(flags) | own, flags.defaults | own)

@@ -68,7 +68,7 @@ def _map(fig, ax, loss: str, rows: list) -> None:
     ax.pcolormesh(*borders, unsettled, cmap=colors, vmin=0, vmax=1)
     last = rows[0][0]["steps"]
     drawn = ax.pcolormesh(*borders, steps, cmap="viridis", vmin=0, vmax=last)
-    fig.colorbar(drawn, ax=ax, shrink=0.8, label="steps")
+    fig.colorbar(drawn, ax=ax, location="top", label=f"{loss} loss: steps until J = 1")
     style = {"ls": "", "marker": "o", "color": "w", "mec": "k", "mew": 0.5, "ms": 2.5}
     crossed = np.array(dots).reshape(-1, 2)
     ax.plot(crossed[:, 0], crossed[:, 1], **style, label="J crossed 1 on the way")
@@ -77,9 +77,9 @@ def _map(fig, ax, loss: str, rows: list) -> None:
     _lines(ax, loss, *horizontal)
     for color, name in ((UNSETTLED, f"not at 1 in {last} steps"), (DIVERGED, "not finite")):
         ax.plot([], [], "s", color=color, label=name)
-    log2(ax, "x", "y")
-    title = f"steps until J = 1, {loss} loss"
-    legend_below(ax, 1, title=title, xlabel="$\\sigma_w$ of the start", ylabel="learning rate")
+    log2(ax, "x")
+    ax.set_yscale("log")
+    legend_below(ax, 1, xlabel="$\\sigma_w$ of the start", ylabel="learning rate")
 
 
 def _lines(ax, loss: str, low: float, high: float) -> None:
@@ -111,7 +111,7 @@ def _curves(ax, curves: list) -> None:
     ax.axhline(1, color="0.6", lw=1, zorder=0)
     log2(ax, "y")
     ax.set(ylim=(0.03, 64), xlim=(-0.5, 20.5))
-    title = f"$\\kappa$ = {KAPPA:g}: points measured, lines theory"
+    title = f"networks and theory, $\\kappa$ = {KAPPA:g}"
     legend_below(ax, 1, title=title, xlabel="step of the tuning", ylabel="$J$")
 
 
@@ -121,9 +121,9 @@ def _by_block(ax, networks: dict) -> None:
         found = networks[norm, 0.0]["sigma_w"]
         blocks = np.arange(1, len(found) + 1)
         ax.plot(blocks, found, marker, color=color, ms=4, label=NAMES[norm])
-    ax.plot(blocks, found[0] * BATCHNORM_RATIO ** (blocks - 1), color=TRAIN, lw=1)
-    ax.axhline(2**0.5, color=TEST, lw=1, label="theory: $\\sqrt{2}$; a factor 0.826 a block")
-    log2(ax, "y")
+    theory = found[0] * BATCHNORM_RATIO ** (blocks - 1)
+    ax.plot(blocks, theory, color=TRAIN, lw=1, label="theory: 0.826 a block")
+    ax.axhline(2**0.5, color=TEST, lw=1, label="theory: $\\sqrt{2}$")
     title = "weights found, $\\mu$ = 0"
     legend_below(ax, 1, title=title, xlabel="block", ylabel="$\\sigma_w$")
 
@@ -139,7 +139,7 @@ def _by_strength(ax, networks: dict) -> None:
     mu = np.linspace(0, 1, 200)
     theory = [residual_sigma(x) for x in mu]
     ax.plot(mu, theory, color=TRAIN, lw=1, label="theory: $\\sqrt{2 (1 - \\mu^2)}$")
-    title = "weights found, residual connections"
+    title = "weights found, by $\\mu$"
     legend_below(ax, 1, title=title, xlabel="strength $\\mu$", ylabel="$\\sigma_w$")
 
 

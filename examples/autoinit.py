@@ -9,11 +9,11 @@
 DIR holds Fashion-MNIST or MNIST (IDX files, gzipped or not) or CIFAR-10 (binary version); else the
 images are scikit-learn's 8 x 8 digits. Initialisations that networks train from: "off" is He's with
 sigma_w multiplied by --off, "autoinit" the same weights after tuning, beside Kaiming's (He's) and
-Xavier's. He's formula is that of plain ReLU networks: there it has J = 1 without tuning, and the
-two are level. For the other four networks of the comparison it is only what one would try: GELU
-without a norm, residual connections weaker than 1, a patchwork of activations, norms and residual
-connections, and VGG-19 without BatchNorm on small images, where most of a kernel lies on the
-border. Paper: He, Doshi, Gromov, AutoInit, arXiv 2206.13568.
+Xavier's. He's formula is that of plain ReLU networks: there J is 1
+without tuning, and the two are level. No formula is made for the other four networks of the
+comparison: GELU without a norm, residual connections weaker than 1, a patchwork of activations,
+norms and residual connections, and VGG-19 without BatchNorm on images so small that most of a
+kernel lies beyond the border. Paper: He, Doshi, Gromov, AutoInit, arXiv 2206.13568.
 """
 
 from pathlib import Path
@@ -158,8 +158,9 @@ def show_table(args, results):
         print(f"\n{title}")
         for name, texts in {"": args.inits, **rows}.items():
             print(f"{name:<12}" + "".join(f"{text:<22}" for text in texts))
-    print("\nrelu: Kaiming's formula is made for it, and J is 1 without tuning: the two are level.")
-    print("The others have no formula of their own; some steps of tuning take its place.")
+    print("\nrelu: Kaiming's formula is made for it: J is 1 without tuning, and the two are level.")
+    print("patchwork: its norms bound the signal, so that it trains from any of these starts.")
+    print("gelu, residual, vgg: J far from 1 in product says which formula fails there.")
 
 
 def main(argv=None):
@@ -177,8 +178,10 @@ def main(argv=None):
         if not kinds.intersection(args.tune):
             raise cli.InputError(f"--tune: the network has no {' or '.join(args.tune)}")
         memory.require(experiment.dev, **memory.images(experiment.dev, settings[name], net, image))
-    first = next(iter(nets))
-    experiment.open(state=f"{Arm(first, args.inits[0], args.lr[0], 0)}.npz")
+    if args.model == "several":
+        experiment.open_sweep()
+    else:
+        experiment.open(state=Arm("", args.inits[0], args.lr[0], 0).file)
     outcomes = {}
     for name, net in nets.items():
         print(f"{len(data.train)} images of {image}; {name or args.model}: {net!r}")

@@ -167,7 +167,8 @@ def test_the_share_of_cells_that_do_as_predicted():
     crossed = settled | {"crossed": True}
     rows = [(None, settled, settled | {"settled": 5}), (None, settled, crossed)]
     rows += [(None, theory.DIVERGED, theory.DIVERGED), (None, theory.DIVERGED, settled)]
-    assert autoinit_maps.agreement(rows) == (0.75, 0.5)
+    rows += [(None, settled, settled), (None, settled, settled)]
+    assert autoinit_maps.agreement(rows) == (5 / 6, 3 / 4)
 
 
 def test_memory_is_asked_for_first(host_dev):
