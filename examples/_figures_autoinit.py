@@ -74,8 +74,14 @@ def several(outcomes: dict, titles: dict, steps: int, path: Path) -> None:
     log2(upper[0], "y")
     upper[0].set(ylabel="$J$ (critical: 1)")
     lower[0].set(ylabel="test accuracy")
-    handles, labels = lower[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    named = {}
+    for ax in (upper[0], lower[0]):
+        handles, labels = ax.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    place = {"loc": "outside lower center", "ncols": len(named), "frameon": False}
+    fig.legend(named.values(), named, **place)
+    seeds = len(found.starts)
+    fig.suptitle(f"above J of every block, below training: median and quartiles of {seeds} seeds")
     save(fig, path)
 
 

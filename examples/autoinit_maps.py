@@ -1,7 +1,7 @@
 """AutoInit's tuning beside its theory: where it converges, and what it finds in other networks.
 
     python examples/autoinit_maps.py --quick
-    python examples/autoinit_maps.py                  # 16 x 16 maps of both losses, VGG-19
+    python examples/autoinit_maps.py                  # maps of both losses, VGG-19
     python examples/autoinit_maps.py --workers 2      # processes of this machine
     python examples/autoinit_maps.py --vgg-steps 10 --data DIR    # VGG-19 on CIFAR-10's images
 
@@ -40,12 +40,12 @@ def arguments(argv=None):
     add = p.add_argument
     size = cli.integer(2, 10**4)
     folder = "folder of images for VGG-19, as CIFAR-10's (default: noise of that size)"
-    add("--grid", type=cli.integer(2, 100), default=16, help="points on both axes of the maps")
-    add("--depth", type=cli.integer(2, 1000), default=8, help="blocks of the tuned networks")
+    add("--grid", type=cli.integer(2, 100), default=12, help="points on both axes of the maps")
+    add("--depth", type=cli.integer(2, 1000), default=6, help="blocks of the tuned networks")
     add("--width", type=size, default=100, help="their units")
-    add("--steps", type=cli.integer(2, 10**5), default=60, help="steps of a tuning in the maps")
+    add("--steps", type=cli.integer(2, 10**5), default=40, help="steps of a tuning in the maps")
     add("--inputs", type=size, default=64, help="inputs of a tuning")
-    add("--probes", type=cli.integer(1, 1000), default=2, help="unit vectors a block and input")
+    add("--probes", type=cli.integer(1, 1000), default=1, help="unit vectors a block and input")
     add("--vgg-steps", type=cli.integer(0), default=3, help="steps of VGG-19; 0: leave it out")
     add("--vgg-batch", type=size, default=16, help="its images a step")
     add("--data", type=os.path.abspath, metavar="DIR", help=folder)
@@ -165,7 +165,7 @@ def main(argv=None):
     packs = parts.packs_of(args)
     threads = 1 if executor else args.threads
     work = functools.partial(parts.measure, device=args.device, threads=threads)
-    found = experiment.sweep(list(packs.values()), work, executor, "part", "rows of the maps first")
+    found = experiment.sweep(list(packs.values()), work, executor, "part", "parts finished")
     if found is None:
         return 1
     measured = dict(zip(packs, found, strict=True))

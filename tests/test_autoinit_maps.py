@@ -1,8 +1,11 @@
 """The maps of AutoInit: the theory of one block, what is measured beside it, and the example."""
 
 import argparse
+import ast
 import json
 import math
+import re
+from pathlib import Path
 
 import autoinit_maps  # isort: skip
 import _autoinit_maps as parts
@@ -180,3 +183,12 @@ def test_memory_is_asked_for_first(host_dev):
     assert isinstance(vgg, Chain)
     with pytest.raises(InputError, match="VGG 19"):
         autoinit_maps.require_memory(host_dev, small, vgg, parts.PIXELS)
+
+
+def test_the_examples_extra_brings_the_digits():
+    """`pip install '.[examples]'` is enough for what trains on scikit-learn's images."""
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    extras = dict(re.findall(r"^(\w+) = (\[.+?\])", text, flags=re.MULTILINE))
+    (examples,) = ast.literal_eval(extras["examples"])
+    assert "digits" in re.split(r"[\[\],]", examples)
+    assert any(name.startswith("scikit-learn") for name in ast.literal_eval(extras["digits"]))
