@@ -22,9 +22,11 @@ SIGMAS = (0.25, 8.0)  # ends of the maps' axes
 RATES = (0.02, 20.0)
 CURVES = (0.05, 3.0, 12.0)  # J of networks whose tuning is shown, with KAPPA: 1 + 2/KAPPA = 9
 KAPPA = 0.25
-MUS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+MUS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
 FEW_MUS = (0.0, 0.5, 0.9, 1.0)  # with norms
 NORMS = {"none": MUS, "pre": FEW_MUS, "batch": FEW_MUS}
+# Learning rates. With a norm a block acts on its neighbour: stable is lr < 1/8, not lr < 1/2.
+NORM_RATES = {"none": 0.2, "pre": 0.1, "batch": 0.1}
 OFF = 2.0  # sigma_w of these networks before the tuning
 TUNING = 200  # its steps
 RESIDUAL = {"part": "residual", "sigma_w": math.sqrt(2), "lr": 0.1, "steps": TUNING}
@@ -57,8 +59,8 @@ def packs_of(args):
             packs["map", loss, sigma_w] = [row | {"lr": lr} for lr in rates]
     for norm, mus in NORMS.items():
         for mu in FEW_MUS if args.quick else mus:
-            kind = {"part": "found", "norm": norm, "mu": mu, "steps": TUNING}
-            packs["found", norm, mu] = [common | kind]
+            kind = {"part": "found", "norm": norm, "mu": mu}
+            packs["found", norm, mu] = [common | kind | {"lr": NORM_RATES[norm], "steps": TUNING}]
     packs["residual",] = [common | RESIDUAL]
     packs["curves",] = []
     for loss in LOSSES:
@@ -117,8 +119,8 @@ def found(dev, point):
     and residual connections of strength mu."""
     net, x, rng = network(point, point["norm"], point["mu"])
     weights = first_weights(net, point, OFF)
-    settings = {"steps": point["steps"], "lr": 0.05, "probes": point["probes"], "tune": ("weight",)}
-    tuned, history = autoinit(dev, net, weights, x, rng, **settings)
+    settings = {name: point[name] for name in ("steps", "lr", "probes")}
+    tuned, _ = autoinit(dev, net, weights, x, rng, tune=("weight",), **settings)
     sigmas = []
     for i in range(point["depth"]):
         W = tuned[f"hidden.{i}.weight"]
@@ -167,9 +169,8 @@ def vgg19(dev, net, images, batch, steps, seed):
         dev, net, weights, data.train[:batch], generator(seed, "probes"), **settings
     )
     tuning = (time.perf_counter() - began) / (steps + 1)
-    run = ImageTraining.on_task(
-        net, images, batch, seed, lr=0.01, weights=tuned, device=dev, optimizer="sgd", momentum=0.9
-    )
+    how = {"lr": 1e-3, "optimizer": "sgd", "momentum": 0.9, "clip": 1.0}
+    run = ImageTraining.on_task(net, images, batch, seed, weights=tuned, device=dev, **how)
     losses = []
     seconds = []
     for _ in range(steps):

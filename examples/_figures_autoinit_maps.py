@@ -30,7 +30,7 @@ def maps(maps: dict, curves: list, networks: dict, law: list, path: Path) -> Non
     curves    [(point, measured outcome)]
     networks  {(norm, mu): what was found}
     law       J before every step and at the end, mu = 1"""
-    fig, axes = panels(6, 3.2, 3.9, 3)
+    fig, axes = panels(6, 3.2, 4.4, 3)
     for ax, (loss, rows) in zip(axes, maps.items(), strict=False):
         _map(fig, ax, loss, rows)
     _curves(axes[2], curves)

@@ -108,7 +108,7 @@ def test_networks_do_what_one_block_does(host_dev, loss, sigma_w, lr):
 @pytest.mark.slow
 def test_without_a_norm_the_tuning_finds_the_theory(host_dev):
     for mu in (0.0, 0.6):
-        point = POINT | {"norm": "none", "mu": mu, "steps": 120}
+        point = POINT | {"norm": "none", "mu": mu, "steps": 80, "lr": 0.2}
         found = parts.found(host_dev, point)
         assert found["loss_after"] < 0.02 < found["loss_before"]
         assert abs(np.mean(found["sigma_w"]) / theory.residual_sigma(mu) - 1) < 0.05
@@ -116,7 +116,7 @@ def test_without_a_norm_the_tuning_finds_the_theory(host_dev):
 
 @pytest.mark.slow
 def test_with_batchnorm_weights_shrink_from_block_to_block(host_dev):
-    found = parts.found(host_dev, POINT | {"norm": "batch", "mu": 0.0, "steps": 150})
+    found = parts.found(host_dev, POINT | {"norm": "batch", "mu": 0.0, "steps": 100, "lr": 0.1})
     assert abs(autoinit_maps.ratio(found["sigma_w"]) / theory.BATCHNORM_RATIO - 1) < 0.03
     assert found["loss_after"] < 0.02
 
