@@ -87,7 +87,7 @@ def cells(packs, measured, loss):
 
 def agreement(rows):
     """The share of the cells of a map that converge, or do not, as predicted; and of those that
-    do converge, the share that cross J = 1, or do not, as predicted."""
+    do converge, the share that cross J = 1, or do not, as predicted; None: none converges."""
     converge = []
     cross = []
     for _, theory, found in rows:
@@ -95,7 +95,7 @@ def agreement(rows):
         converge.append(expected == (found["settled"] is not None))
         if expected and converge[-1]:
             cross.append(theory["crossed"] == found["crossed"])
-    return float(np.mean(converge)), float(np.mean(cross))
+    return float(np.mean(converge)), float(np.mean(cross)) if cross else None
 
 
 def ratio(sigmas):

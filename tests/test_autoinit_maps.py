@@ -172,6 +172,7 @@ def test_the_share_of_cells_that_do_as_predicted():
     rows += [(None, theory.DIVERGED, theory.DIVERGED), (None, theory.DIVERGED, settled)]
     rows += [(None, settled, settled), (None, settled, settled)]
     assert autoinit_maps.agreement(rows) == (5 / 6, 3 / 4)
+    assert autoinit_maps.agreement(rows[2:3]) == (1, None)
 
 
 def test_memory_is_asked_for_first(host_dev):
@@ -188,7 +189,7 @@ def test_memory_is_asked_for_first(host_dev):
 def test_the_examples_extra_brings_the_digits():
     """`pip install '.[examples]'` is enough for what trains on scikit-learn's images."""
     text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
-    extras = dict(re.findall(r"^(\w+) = (\[.+?\])", text, flags=re.MULTILINE))
+    extras = dict(re.findall(r"^(\w+) = (\[.+\])", text, flags=re.MULTILINE))
     (examples,) = ast.literal_eval(extras["examples"])
     assert "digits" in re.split(r"[\[\],]", examples)
     assert any(name.startswith("scikit-learn") for name in ast.literal_eval(extras["digits"]))
