@@ -22,8 +22,6 @@ RUNS = {
     "cells of a map": "training_maps --workers 0 --grid 2 --norm pre --mu 1 --depth 30 --width 500"
     " --steps 1 --trial 1 --lr 0.01 0.1",
     "a deep mixer": "deep_mixer --workers 0 --mu 1 --lr 0.1 --depth 40 --width 64 --steps 1",
-    "maps of tunings": "autoinit_maps --grid 2 --depth 20 --width 200 --steps 2 --inputs 512"
-    " --vgg-steps 0",
     "VGG-19": "autoinit_maps --quick --grid 2 --width 8 --depth 2 --steps 2 --vgg-batch 16",
     "two tokens": "grok_addition --net transformer --p 97 --width 256 --steps 1",
     "three layers": "grok_addition --net mlp3 --p 61 --width 2000 --steps 1",
