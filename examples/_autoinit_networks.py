@@ -1,16 +1,18 @@
 """The networks of autoinit.py, with the settings that its flags may change, and their first weights
 before and after the tuning."""
 
+import argparse
 import functools
 import time
 
-import numpy as np
+from _autoinit_theory import predicted_loss
 
 from tinygrok.criticality.autoinit import autoinit
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import cosine
 from tinygrok.engine.rng import generator
 from tinygrok.models import vision
+from tinygrok.models.chain import Chain
 from tinygrok.training.images import HE
 
 RELU = {"activation": "relu", "optimizer": "sgd"}
@@ -19,21 +21,56 @@ MLP = RELU | {"width": 100, "depth": 50, "lr": [0.01], "steps": 1500, "batch": 1
 TOKENS = GELU | {"width": 64, "depth": 6, "lr": [2e-3], "steps": 400, "batch": 64}
 VGG = RELU | {"width": 8, "depth": 0, "lr": [0.02], "steps": 1000, "batch": 64}
 VGG_BN = VGG | {"lr": [0.05]}
-PRESETS = {"mlp": MLP, "resmlp": TOKENS, "mixer": TOKENS, "vgg": VGG, "vgg_bn": VGG_BN}
+SEVERAL = {"optimizer": "sgd", "lr": [0.03, 0.1], "clip": 1.0, "steps": 150, "batch": 32}
+SEVERAL |= {"seeds": 5, "measure_every": 25, "tune_lr": 0.2, "tune_batch": 16, "probes": 1}
+SEVERAL |= {"inits": ["kaiming", "xavier", "autoinit"]}
+PRESETS = {"several": SEVERAL, "mlp": MLP, "patchwork": MLP, "resmlp": TOKENS, "mixer": TOKENS}
+PRESETS |= {"vgg": VGG, "vgg_bn": VGG_BN}
+
+# The networks that are compared by default. A formula is known for the first.
+DEEP = {"model": "mlp", "activation": "relu", "mu": 0.0, "width": 64, "depth": 24}
+COMPARED = {
+    "relu": DEEP,
+    "gelu": DEEP | {"activation": "gelu"},
+    "residual": DEEP | {"mu": 0.7},
+    "patchwork": DEEP | {"model": "patchwork"},
+    "vgg": DEEP | {"model": "vgg", "width": 8, "depth": 0},
+}
+TITLES = {
+    "relu": "ReLU",
+    "gelu": "GELU",
+    "residual": "ReLU, $\\mu$ = 0.7",
+    "patchwork": "patchwork",
+    "vgg": "VGG, no BatchNorm",
+}
+
 # Flags that do nothing with a model.
 IDLE = {"mlp": ("patch", "layer_scale"), "resmlp": ("norm",), "mixer": ("norm", "layer_scale")}
 IDLE["vgg"] = IDLE["vgg_bn"] = ("depth", "patch", "norm", "mu", "layer_scale")
+IDLE["patchwork"] = ("activation", "patch", "norm", "mu", "layer_scale")
+IDLE["several"] = (*IDLE["patchwork"], "width", "depth")
 QUICK = {"steps": 300, "batch": 64, "tune_steps": 60, "seeds": 3}
 QUICK_SIZE = {"mlp": {"width": 50, "depth": 20}, "vgg": {"steps": 60}, "vgg_bn": {"steps": 60}}
+QUICK_SIZE["patchwork"] = QUICK_SIZE["mlp"]
 QUICK_SIZE["resmlp"] = QUICK_SIZE["mixer"] = {"width": 32, "depth": 2, "steps": 100}
+QUICK_SIZE["several"] = {"steps": 60, "batch": 32, "lr": [0.03], "seeds": 2, "measure_every": 20}
+
+
+def networks_of(args):
+    """{name: settings} of the networks that the flags ask for; the name of a single one is ""."""
+    if args.model != "several":
+        return {"": args}
+    return {name: argparse.Namespace(**vars(args) | own) for name, own in COMPARED.items()}
 
 
 def build(args, image, classes):
-    """The network that the flags describe, for images of a shape (H, W, C)."""
+    """The network that settings describe, for images of a shape (H, W, C)."""
     H, W, C = image
+    size = (H * W * C, args.width, args.depth, classes)
     if args.model == "mlp":
-        size = (H * W * C, args.width, args.depth, classes)
         return vision.deep_mlp(*size, args.activation, args.norm, args.mu or 0.0)
+    if args.model == "patchwork":
+        return patchwork(*size)
     if args.model.startswith("vgg"):
         return build_vgg(args, image, classes)
     # At least 16 tokens.
@@ -61,17 +98,26 @@ def build_vgg(args, image, classes):
     return vision.vgg(image, classes, divide=channels // args.width, **options)
 
 
-def predicted_loss(J, steps, lr, schedule):
-    """The Jacobian log loss before every step of a tuning, from the J of the blocks at its start.
+def patchwork(inputs, width, depth, classes):
+    """A deep MLP for which there is no formula. Its blocks are in turn
 
-    Every block alone, one multiplier a of its weights, J ~ a^2 (ReLU, no residual connections):
-    ln J changes by twice the change of ln a, which is -lr dL/d ln a = -2 lr ln J, at most 0.3."""
-    logs = np.log(J)
-    losses = []
-    for t in range(steps):
-        losses.append(0.5 * (logs**2).sum())
-        logs = logs + 2 * np.clip(-2 * lr * schedule(t + 1) * logs, -0.3, 0.3)
-    return losses
+    W gelu(h) + b;   W erf(LN(h)) + b + h/2;   W LN(gelu(h)) + b;   W relu(h) + b + 0.8 h"""
+
+    def block(i):
+        name = f"hidden.{i}"
+        linear = ("linear", name, width, width)
+        norm = ("layernorm", f"{name}.norm", width)
+        kinds = (
+            (("act", "gelu"), linear),
+            (("residual", name, 0.5, (norm, ("act", "erf"), linear)),),
+            (("act", "gelu"), norm, linear),
+            (("residual", name, 0.8, (("act", "relu"), linear)),),
+        )
+        return name, kinds[i % len(kinds)]
+
+    first = "input", (("reshape", -1), ("linear", "input", inputs, width))
+    last = "readout", (("act", "gelu"), ("linear", "readout", width, classes))
+    return Chain([first, *(block(i) for i in range(depth)), last])
 
 
 class Start:

@@ -4,9 +4,10 @@ initialisation."""
 from pathlib import Path
 
 import numpy as np
+from _figures_seeds import band
 
 from tinygrok.plots.colors import GREEN, ORANGE, TEST, TRAIN
-from tinygrok.plots.style import SHARE, chance, legend_below, log2, panels, save
+from tinygrok.plots.style import SHARE, chance, figure, legend_below, log2, panels, save
 
 # Marker and dashes, colour.
 INITS = {"off": ("x:", TRAIN), "kaiming": ("^--", ORANGE), "xavier": ("s-.", GREEN)}
@@ -50,3 +51,46 @@ def autoinit(
     chance(right, classes)
     legend_below(right, title="training", xlabel="step", ylabel="test accuracy", ylim=SHARE)
     save(fig, path)
+
+
+def several(outcomes: dict, titles: dict, steps: int, path: Path) -> None:
+    """Of every network J of its blocks, above, and test accuracies in training, below: medians and
+    quartiles of the seeds.
+
+    outcomes   {name: _autoinit_training.Compared}; titles {name: title}
+    steps      of the training"""
+    fig = figure(2.05 * len(outcomes), 5.4)
+    upper, lower = fig.subplots(2, len(outcomes), squeeze=False, sharey="row")
+    for above, below, (name, found) in zip(upper, lower, outcomes.items(), strict=True):
+        for init, (_, J) in found.norms.items():
+            style, color = INITS[init]
+            above.plot(J, style[0], color=color, ms=3, label=init)
+        above.axhline(1, color="0.6", zorder=0)
+        above.set(title=titles[name], xlabel="block")
+        for init in found.rates:
+            _trained(below, found.runs(init), init, found.classes, steps)
+        chance(below, found.classes)
+        below.set(xlabel="step", ylim=SHARE)
+    log2(upper[0], "y")
+    upper[0].set(ylabel="$J$ (critical: 1)")
+    lower[0].set(ylabel="test accuracy")
+    named = {}
+    for ax in (upper[0], lower[0]):
+        handles, labels = ax.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    place = {"loc": "outside lower center", "ncols": len(named), "frameon": False}
+    fig.legend(named.values(), named, **place)
+    seeds = len(found.starts)
+    fig.suptitle(f"above J of every block, below training: median and quartiles of {seeds} seeds")
+    save(fig, path)
+
+
+def _trained(ax, histories: list, init: str, classes: int, steps: int) -> None:
+    """Median and quartiles over seeds; a network that diverged counts as one that guesses."""
+    known = [history for history in histories if history]
+    measured = known[0]["step"] if known else [0, steps]
+    guess = np.full(len(measured), 1 / classes)
+    curves = [np.array(x["test_accuracy"]) if x else guess for x in histories]
+    style, color = INITS[init]
+    look = {"color": color, "marker": style[0], "ls": style[1:], "ms": 3, "lw": 1.2}
+    band(ax, measured, np.transpose(curves), label=init, **look)

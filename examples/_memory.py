@@ -173,7 +173,7 @@ def images(dev, args, net, image: tuple[int, int, int]) -> dict[str, float]:
     outputs = args.depth * args.width  # of an image
     if args.model.startswith("vgg"):
         outputs = 4 * H * W * args.width  # half as many after every halving of the sides
-    elif args.model != "mlp":
+    elif args.model in ("resmlp", "mixer"):
         outputs *= 2 * (H // args.patch) * (W // args.patch) if args.patch else 2 * 16
     size = sum(math.prod(shape) for shape in net.shapes.values())
     tuned = args.tune_batch * (2 + 2 * max(64, args.probes))  # 64 when J is reported

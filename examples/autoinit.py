@@ -1,41 +1,41 @@
 """AutoInit: multipliers of the weights, tuned until the Jacobian of every block has unit norm.
 
-    python examples/autoinit.py --quick                  # a deep MLP on scikit-learn's 8 x 8 digits
-    python examples/autoinit.py --data fashion-mnist     # 50 ReLU layers, sigma_w twice too large
-    python examples/autoinit.py --model resmlp --data DIR    # also mixer, vgg, vgg_bn
-    python examples/autoinit.py --off 0.5 --activation tanh --norm pre --mu 0.9
+    python examples/autoinit.py                   # five networks, for one of which a formula exists
+    python examples/autoinit.py --quick
+    python examples/autoinit.py --model mlp --data fashion-mnist    # 50 ReLU layers
+    python examples/autoinit.py --model resmlp --data DIR    # also mixer, vgg, vgg_bn, patchwork
+    python examples/autoinit.py --model mlp --off 0.5 --activation tanh --norm pre --mu 0.9
 
-DIR holds Fashion-MNIST or MNIST (IDX files, gzipped or not) or CIFAR-10 (binary version).
-Initialisations that networks train from: "off" is He's with sigma_w multiplied by --off, "autoinit"
-the same weights after tuning, beside Kaiming's and Xavier's. Paper: He, Doshi, Gromov, AutoInit,
-arXiv 2206.13568.
+DIR holds Fashion-MNIST or MNIST (IDX files, gzipped or not) or CIFAR-10 (binary version); else the
+images are scikit-learn's 8 x 8 digits. Initialisations that networks train from: "off" is He's with
+sigma_w multiplied by --off, "autoinit" the same weights after tuning, beside Kaiming's (He's) and
+Xavier's. He's formula is that of plain ReLU networks: there J is 1
+without tuning, and the two are level. No formula is made for the other four networks of the
+comparison: GELU without a norm, residual connections weaker than 1, a patchwork of activations,
+norms and residual connections, and VGG-19 without BatchNorm on images so small that most of a
+kernel lies beyond the border. Paper: He, Doshi, Gromov, AutoInit, arXiv 2206.13568.
 """
 
 from pathlib import Path
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
-import itertools  # isort: skip
 import os  # isort: skip
 
 import _figures_autoinit as plots
 import _memory as memory
 import numpy as np
-from _autoinit_networks import IDLE, PRESETS, QUICK, QUICK_SIZE, Start, build
+from _autoinit_networks import IDLE, PRESETS, QUICK, QUICK_SIZE, TITLES, build, networks_of
+from _autoinit_training import INITS, MOMENTS, Arm, compare
+from _seeds import quartiles
 
 from tinygrok.criticality.jacobian import mean_and_error
-from tinygrok.engine.optim import cosine
 from tinygrok.models.vision import NORMS
 from tinygrok.ops.activation import activation_help
 from tinygrok.tasks import images
-from tinygrok.training.checkpoint import load_training
-from tinygrok.training.images import ImageTraining
-from tinygrok.training.loop import NonFiniteLoss
 from tinygrok.training.parallel import world
 
-MOMENTS = {"sgd": {"momentum": 0.9}, "adamw": {"betas": (0.9, 0.999)}}
 TUNABLE = ("weight", "bias", "gain", "shift", "mu")
-INITS = ("off", "kaiming", "xavier", "autoinit")
 
 
 def arguments(argv=None):
@@ -48,10 +48,11 @@ def arguments(argv=None):
     positive = cli.positive()
     tuned = ["weight", "bias"]
     losses = ["log", "square"]
-    rates = "learning rates; of several the best in training counts"
+    rates = "learning rates; of several the one in which the first seed trains best"
     folder = "folder of images (default: scikit-learn's digits)"
     shifts = "pixels of random shifts, with flips (0: none)"
-    add("--model", default="mlp", choices=sorted(PRESETS), help="network, with its own defaults")
+    models = sorted(PRESETS)
+    add("--model", default="several", choices=models, help="network, with its own defaults")
     add("--data", type=os.path.abspath, metavar="DIR", help=folder)
     add("--width", type=size, help="units, or channels of tokens, or of VGG's first convolution")
     add("--depth", type=cli.integer(0, 1000), help="hidden layers or blocks (VGG has its own)")
@@ -71,6 +72,7 @@ def arguments(argv=None):
     add("--tune-batch", type=batch, default=32, help="images of the tuning")
     add("--optimizer", choices=list(MOMENTS), help="sgd: momentum 0.9")
     add("--lr", type=positive, nargs="+", help=rates)
+    add("--clip", type=positive, help="longest gradient (default: any)")
     add("--weight-decay", type=cli.real(), default=1e-4, help="weight decay of kernels")
     add("--augment", type=cli.integer(0, 8), default=0, help=shifts)
     add("--steps", type=cli.integer(0), help="optimiser steps of every network; 0: tune only")
@@ -83,107 +85,82 @@ def arguments(argv=None):
     args = cli.parse(p, argv, QUICK | QUICK_SIZE[model])
     cli.refuse_idle(args, f"means nothing with --model {model}", *IDLE[model])
     if args.steps == 0:
-        cli.refuse_idle(args, "needs --steps: 0 tunes only", "lr", "weight_decay", "augment")
+        cli.refuse_idle(
+            args, "needs --steps: 0 tunes only", "lr", "clip", "weight_decay", "augment"
+        )
     return args
 
 
-def make_run(experiment, net, data, weights, lr, seed):
-    args = experiment.args
-    return ImageTraining.on_task(
-        net,
-        data,
-        args.batch,
-        seed,
-        lr=lr,
-        weight_decay=args.weight_decay,
-        shifts=args.augment,
-        weights=weights,
-        device=experiment.dev,
-        optimizer=args.optimizer,
-        schedule=cosine(args.steps // 20, args.steps),
-        **MOMENTS[args.optimizer],
-    )
+# -- results ---------------------------------------------------------------------------------------
 
 
-def train(experiment, net, data, starts):
-    """{(init, lr, seed): history, or None where the loss ceased to be finite}; None when
-    interrupted."""
-    args = experiment.args
-    config = cli.config(args)
-    arms = list(itertools.product(range(args.seeds), args.inits, args.lr))
-    histories = {}
-    progress = cli.Progress(len(arms) * args.steps, every=5.0)
-    with cli.Interrupt() as interrupt:
-        for i, (s, init, lr) in enumerate(arms):
-            run = make_run(experiment, net, data, starts[s].weights[init], lr, args.seed + s)
-            arm = {"arm": f"{init}-{lr:g}-{s}"}
-            path = experiment.out / f"{arm['arm']}.npz"
-            if args.resume and path.exists():
-                load_training(path, run, config | arm, args.defaults | arm)
-            if not run.whole:  # it has diverged
-                histories[init, lr, s] = None
-                continue
-
-            def show(row, before=i * args.steps, init=init):
-                train = f"train {row['train_accuracy']:.3f} ({row['train_loss']:.3f})"
-                test = f"test {row['test_accuracy']:.3f}"
-                progress(before + row["step"], f"{init:<9} {train}  {test}")
-
-            save = experiment.saver(path, **arm)
-            when = (args.steps, args.measure_every, show, save, args.save_seconds, interrupt)
-            try:
-                run.fit(*when)
-            except NonFiniteLoss as error:
-                print(f"{init}, lr {lr:g}: {error}")
-                save(run)
-                histories[init, lr, s] = None
-                continue
-            if run.t < args.steps:
-                print(f"interrupted; the checkpoints are in {experiment.out}{cli.to_go_on()}")
-                return None
-            histories[init, lr, s] = run.history
-    progress.close()
-    return histories
-
-
-def best(args, histories, init, classes):
-    """(learning rate with the best training accuracy, training and test accuracies of its seeds);
-    a network that diverged has the accuracy of chance"""
-
-    def accuracies(lr, split):
-        found = [histories[init, lr, s] for s in range(args.seeds)]
-        return [float(h[f"{split}_accuracy"][-1]) if h else 1 / classes for h in found]
-
-    lr = max(args.lr, key=lambda lr: np.mean(accuracies(lr, "train")))
-    return lr, accuracies(lr, "train"), accuracies(lr, "test")
-
-
-def measured(start, norms, chosen):
-    """The results; norms {initialisation: (Jacobian loss, J of every block)}."""
-    before, after = (norms[init] for init in ("off", "autoinit"))
-    results = {
+def measured(found):
+    """The results of one network."""
+    before, after = (found.norms[init] for init in ("off", "autoinit"))
+    test = {init: found.accuracies(init, "test") for init in found.rates}
+    train = {init: found.accuracies(init, "train") for init in found.rates}
+    return {
         "apjn_before": before[1].tolist(),
         "apjn_after": after[1].tolist(),
         "jll_before": before[0],
         "jll_after": after[0],
         "apjn_largest_error": float(np.abs(after[1] - 1).max()),
-        "accuracy": {init: float(np.mean(test)) for init, (_, _, test) in chosen.items()},
-        "accuracy_seeds": {init: test for init, (_, _, test) in chosen.items()},
-        "train_accuracy": {init: float(np.mean(train)) for init, (_, train, _) in chosen.items()},
-        "lr": {init: lr for init, (lr, _, _) in chosen.items()},
-        "tuning_seconds": start.seconds,
+        "accuracy": {init: float(np.mean(x)) for init, x in test.items()},
+        "accuracy_seeds": test,
+        "train_accuracy": {init: float(np.mean(x)) for init, x in train.items()},
+        "lr": dict(found.rates),
+        "tuning_seconds": found.starts[0].seconds,
     }
-    shown = {name: x for name, x in results.items() if not isinstance(x, list | dict)}
-    for init, (lr, train_accuracies, test) in chosen.items():
-        J = np.exp(np.log(norms[init][1]).mean())
-        each = " ".join(f"{accuracy:.3f}" for accuracy in test)
-        train = np.mean(train_accuracies)
-        shown[f"{init}, lr {lr:g}"] = f"J {J:.2f}, train {train:.3f}, test {each}"
-    if {"kaiming", "autoinit"} <= set(chosen) and len(chosen["kaiming"][2]) > 1:
+
+
+def shown(found, results):
+    """What is printed of one network."""
+    rows = {name: x for name, x in results.items() if not isinstance(x, list | dict)}
+    for init, lr in found.rates.items():
+        J = np.exp(np.log(found.norms[init][1]).mean())
+        each = " ".join(f"{accuracy:.3f}" for accuracy in results["accuracy_seeds"][init])
+        train = results["train_accuracy"][init]
+        rows[f"{init}, lr {lr:g}"] = f"J {J:.2f}, train {train:.3f}, test {each}"
+    if {"kaiming", "autoinit"} <= set(found.rates) and len(found.starts) > 1:
         # In a plain ReLU network both are critical, and differ by the luck of a seed.
-        differences = np.subtract(chosen["autoinit"][2], chosen["kaiming"][2])
-        shown["autoinit - kaiming"] = "{:+.3f} +- {:.3f}".format(*mean_and_error(differences))
-    return results, shown
+        both = results["accuracy_seeds"]
+        differences = np.subtract(both["autoinit"], both["kaiming"])
+        rows["autoinit - kaiming"] = "{:+.3f} +- {:.3f}".format(*mean_and_error(differences))
+    return rows
+
+
+def summary(outcomes):
+    """The results of several networks: of each, by initialisation, J from the first block to the
+    last, the chosen learning rate, and test accuracies."""
+    results = {}
+    for name, found in outcomes.items():
+        row = measured(found)
+        own = {key: row[key] for key in ("jll_before", "jll_after", "lr", "accuracy_seeds")}
+        own["J_product"] = {init: float(np.prod(J)) for init, (_, J) in found.norms.items()}
+        own["accuracy_quartiles"] = {
+            init: quartiles(x).tolist() for init, x in row["accuracy_seeds"].items()
+        }
+        results[name] = own
+    return results
+
+
+def show_table(args, results):
+    """The closing tables of several networks."""
+    seeds = f"median (first to third quartile) of {args.seeds} seeds"
+    accuracies = {}
+    products = {}
+    for name, row in results.items():
+        quarters = row["accuracy_quartiles"].values()
+        accuracies[name] = [f"{mid:.2f} ({low:.2f} to {high:.2f})" for low, mid, high in quarters]
+        products[name] = [f"{row['J_product'][init]:.3g}" for init in args.inits]
+    tables = {f"test accuracy, {seeds}": accuracies, "product of J over all blocks": products}
+    for title, rows in tables.items():
+        print(f"\n{title}")
+        for name, texts in {"": args.inits, **rows}.items():
+            print(f"{name:<12}" + "".join(f"{text:<22}" for text in texts))
+    print("\nrelu: Kaiming's formula is made for it: J is 1 without tuning, and the two are level.")
+    print("patchwork: its norms bound the signal, so that it trains from any of these starts.")
+    print("gelu, residual, vgg: J far from 1 in product says which formula fails there.")
 
 
 def main(argv=None):
@@ -193,39 +170,69 @@ def main(argv=None):
         raise cli.InputError("autoinit trains many small networks: start it without mpirun")
     loaded = images.load(None if args.data is None else Path(args.data))
     data = images.normalised(loaded)
-    net = build(args, data.train.shape[1:], loaded.classes)
-    kinds = {name.rpartition(".")[2] for name in (*net.shapes, *net.buffers)}
-    if not kinds.intersection(args.tune):
-        raise cli.InputError(f"--tune: the network has no {' or '.join(args.tune)}")
-    needed = memory.images(experiment.dev, args, net, data.train.shape[1:])
-    memory.require(experiment.dev, **needed)
-    experiment.open(state=f"{args.inits[0]}-{args.lr[0]:g}-0.npz")
-    print(f"{len(data.train)} images of {data.train.shape[1:]}; {args.model}: {net!r}")
-    starts = [Start(args, experiment.dev, net, data, args.seed + s) for s in range(args.seeds)]
-    start = starts[0]
-    norms = {init: start.jacobians(init) for init in ("off", "autoinit", "kaiming", "xavier")}
-    loss = f"Jacobian {args.jacobian_loss} loss"
-    change = f"{norms['off'][0]:.4g} -> {norms['autoinit'][0]:.4g}"
-    print(f"tuned in {start.seconds:.1f} s: {loss} {change}")
-    histories = train(experiment, net, loaded, starts) if args.steps else {}
-    if histories is None:
-        return 130
-    inits = args.inits if histories else []
-    chosen = {init: best(args, histories, init, net.classes) for init in inits}
-    results, shown = measured(start, norms, chosen)
+    image = data.train.shape[1:]
+    settings = networks_of(args)
+    nets = {name: build(own, image, loaded.classes) for name, own in settings.items()}
+    for name, net in nets.items():
+        kinds = {key.rpartition(".")[2] for key in (*net.shapes, *net.buffers)}
+        if not kinds.intersection(args.tune):
+            raise cli.InputError(f"--tune: the network has no {' or '.join(args.tune)}")
+        memory.require(experiment.dev, **memory.images(experiment.dev, settings[name], net, image))
+    if args.model == "several":
+        experiment.open_sweep()
+    else:
+        experiment.open(state=Arm("", args.inits[0], args.lr[0], 0).file)
+    outcomes = {}
+    for name, net in nets.items():
+        print(f"{len(data.train)} images of {image}; {name or args.model}: {net!r}")
+        outcomes[name] = compare(experiment, settings[name], name, net, loaded, data)
+        if outcomes[name] is None:
+            return 130
+    if args.model == "several":
+        finish_several(experiment, outcomes)
+    else:
+        finish_one(experiment, outcomes[""])
+    return None
+
+
+def finish_one(experiment, found):
+    """Results, figure and closing table of one network."""
+    args = experiment.args
+    results = measured(found)
 
     def figures(out):
-        tunings = [s.history["loss"] for s in starts]
-        tests = {}
-        for init, (lr, _, _) in chosen.items():
-            tests[init] = [histories[init, lr, s] for s in range(args.seeds)]
+        tunings = [start.history["loss"] for start in found.starts]
+        tests = {init: found.runs(init) for init in found.rates}
         title = f"{args.model}; off: He's times {args.off:g}, autoinit: the same after tuning"
-        names = (title, loss, f"{args.probes} probes", net.classes)
-        plots.autoinit(norms, tunings, start.predicted(args), tests, names, out / "autoinit.png")
+        loss = f"Jacobian {args.jacobian_loss} loss"
+        names = (title, loss, f"{args.probes} probes", found.classes)
+        theory = found.starts[0].predicted(args)
+        plots.autoinit(found.norms, tunings, theory, tests, names, out / "autoinit.png")
 
-    log = {"step": list(range(len(start.history["loss"]))), **start.history}
-    experiment.finish(results, log, figures, shown=shown)
-    return None
+    history = found.starts[0].history
+    log = {"step": list(range(len(history["loss"]))), **history}
+    experiment.finish(results, log, figures, shown=shown(found, results))
+
+
+def finish_several(experiment, outcomes):
+    """Results, figure and closing tables of several networks."""
+    args = experiment.args
+    results = summary(outcomes)
+
+    def figures(out):
+        plots.several(outcomes, TITLES, args.steps, out / "autoinit.png")
+
+    log = {name: [] for name in ("network", "init", "seed", "lr", "test_accuracy")}
+    for network, row in results.items():
+        for init, accuracies in row["accuracy_seeds"].items():
+            for seed, accuracy in enumerate(accuracies):
+                values = (network, init, seed, row["lr"][init], accuracy)
+                for column, value in zip(log.values(), values, strict=True):
+                    column.append(value)
+    experiment.write(results, log, figures)
+    if args.steps:
+        show_table(args, results)
+    experiment.list_files()
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ CASES = {
     "in_context": "--quick --steps 8 --measure-every 2 --width 8 --depth 1",
     "in_context_phases": "--quick --steps 3 --width 8 --depth 1",
     "predict_lcg": f"--steps 8 {LCG}",
-    "autoinit": "--steps 4 --tune-steps 2 --batch 4 --measure-every 2 --inits off kaiming"
-    " --lr 0.01 --width 8 --depth 2 --data IMAGES",
+    "autoinit": "--model mlp --steps 4 --tune-steps 2 --batch 4 --measure-every 2"
+    " --inits off kaiming --lr 0.01 --width 8 --depth 2 --data IMAGES",
+    "autoinit_maps": "--quick --grid 2 --depth 2 --width 8 --steps 3 --inputs 4 --vgg-steps 0",
     "lcg_scaling": "--moduli 16 32 --steps 3",
     "phase_diagram": "--quick --p 11 --width 8 --steps 10",
     "width_scan": "--quick --p 11 --widths 8 12 --steps 10",
@@ -61,7 +62,7 @@ PROBES = {  # which open what the example leaves, and their flags
 }
 SWEEPS = {"lcg_scaling", "phase_diagram", "in_context_phases"}  # a file a part
 SWEEPS |= {"critical_init", "analytic_weights", "grok_optimizers", "width_scan", "pruning_phases"}
-SWEEPS |= {"phase_networks", "training_maps", "deep_mixer"}
+SWEEPS |= {"phase_networks", "training_maps", "deep_mixer", "autoinit_maps"}
 STATE = {name: "config.json" if name in SWEEPS else "checkpoint.npz" for name in CASES}
 STATE["autoinit"] = "off-0.01-0.npz"
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from _autoinit_theory import relu_converges, relu_dynamics, relu_one_step
 from test_chain import on
 
 from tinygrok.criticality.autoinit import autoinit, jacobian_loss, sphere
@@ -13,41 +14,6 @@ from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import cosine
 from tinygrok.models import vision
 from tinygrok.models.chain import Chain
-
-# -- exact dynamics of a ReLU layer --------------------------------------------------------------
-
-
-def relu_dynamics(J: float, kappa: float, steps: int, loss: str = "log") -> list[float]:
-    """J = y^2 after 0, 1, ..., steps plain steps.
-
-    log     y <- |y - 2 kappa ln(y)/y|
-    square  y <- |y - kappa y (y^2 - 1)|
-    """
-    y = math.sqrt(J)
-    curve = [y * y]
-    for _ in range(steps):
-        slope = 2 * math.log(y) / y if loss == "log" else y * (y**2 - 1)
-        y = abs(y - kappa * slope)
-        curve.append(y * y)
-    return curve
-
-
-def relu_converges(J: float, kappa: float, loss: str = "log") -> bool:
-    """Whether `relu_dynamics` tends to J = 1: kappa < 1, and for the square loss J < 1 + 2/kappa.
-
-    kappa < 1 makes J = 1 stable: lr < 1/sigma_w^2 (input layer J = a^2: lr < 1/2). Beyond
-    J = 1 + 2/kappa the square loss diverges.
-    """
-    return kappa < 1 and (loss == "log" or 1 + 2 / kappa > J)
-
-
-def relu_monotone(J: float, loss: str = "log") -> float:
-    """The largest kappa with which the first step does not cross J = 1: it lands on it. J != 1"""
-    y = math.sqrt(J)
-    if loss == "log":
-        return y * (y - 1) / (2 * math.log(y))
-    return 1 / (J + y)
-
 
 # -- the library ---------------------------------------------------------------------------------
 
@@ -286,12 +252,12 @@ def test_convergence_of_relu_layers():
                     kappa,
                     late,
                 )
-            one_step = relu_monotone(J, loss)
+            one_step = relu_one_step(J, loss)
             # lands on 1, and below it does not cross
             assert abs(relu_dynamics(J, one_step, 1, loss)[1] - 1) < 1e-12
             assert (relu_dynamics(J, 0.9 * one_step, 1, loss)[1] - 1) * (J - 1) > 0
     for J, kappa in zip((0.01, 0.1, 0.5, 2, 10), (0.0195, 0.0939, 0.299, 0.845, 2.97), strict=True):
-        assert abs(relu_monotone(J) / kappa - 1) < 5e-3
+        assert abs(relu_one_step(J) / kappa - 1) < 5e-3
     cycle = relu_dynamics(2.0, 1.02, 5000)[-2:]
     np.testing.assert_allclose(sorted(cycle), [0.854, 1.206], atol=1e-3)
 

@@ -168,14 +168,13 @@ QUICK = {
         "ViT, ReLU, mu 0.5": lambda x: x["largest"] < 0.5 and x["rms"] is None,
     },
     "autoinit": {
-        "apjn_before": lambda x: len(x) == 22 and 3 < sum(x[1:-1]) / 20 < 5,
-        "apjn_after": lambda x: len(x) == 22 and max(abs(J - 1) for J in x) < 0.05,
-        "jll_before": lambda x: x > 15,
-        "jll_after": lambda x: x < 0.005,
-        "accuracy": lambda x: (
-            x["autoinit"] > 0.75
-            and x["off"] < 0.2
-            and set(x) == {"off", "kaiming", "xavier", "autoinit"}
+        "relu": lambda x: 0.2 < x["J_product"]["kaiming"] < 5 and x["jll_after"] < 0.1,
+        "gelu": lambda x: x["J_product"]["kaiming"] < 1e-3 < 0.1 < x["J_product"]["autoinit"],
+        "residual": lambda x: x["J_product"]["kaiming"] > 1e3 > 10 > x["J_product"]["autoinit"],
+        "vgg": lambda x: (
+            x["J_product"]["kaiming"] < 1e-6
+            and x["accuracy_quartiles"]["autoinit"][1] > 0.15
+            and x["accuracy_quartiles"]["kaiming"][1] < 0.15
         ),
     },
     "training_maps": {
@@ -187,6 +186,14 @@ QUICK = {
     "deep_mixer": {
         "mu 1": lambda x: x["correlation_length"] is None and x["lr 0.1"][0] < 2,
         "mu 0.5": lambda x: 3 < x["correlation_length"] < 4 and x["log10_J_theory"] > 1,
+    },
+    "autoinit_maps": {
+        "log loss: converge as predicted": lambda x: x > 0.8,
+        "square loss: converge as predicted": lambda x: x > 0.8,
+        "sigma_w without norms: largest deviation": lambda x: x < 0.1,
+        "BatchNorm: sigma_w from block to block": lambda x: abs(x - 0.826) < 0.06,
+        "VGG-19: parameters": lambda x: x > 20e6,
+        "VGG-19: peak_gigabytes": lambda x: 0.2 < x < 4,
     },
     "benchmark": {"mlp": lambda x: 0 < x["ratio_to_floor"] < 20},
     "audit_gradients": {
@@ -221,6 +228,7 @@ FIGURES = {
     "autoinit": ["autoinit.png"],
     "training_maps": ["training_maps.png"],
     "deep_mixer": ["deep_mixer.png"],
+    "autoinit_maps": ["autoinit_maps.png"],
     "grok_addition": ["grok_addition.png"],
     "analytic_weights": ["analytic_weights.png"],
     "grok_polynomials": ["grok_polynomials.png"],
@@ -404,7 +412,8 @@ REFUSED = {
         "--inits lsuv",
         "--off 0",
         "--resume",
-        "--quick --tune mu",
+        "--tune mu",
+        "--clip 0",
     ],
     "training_maps": [
         "--data nowhere",
@@ -429,6 +438,7 @@ REFUSED = {
         "--lr 0.1 0.1",
         "--resume",
     ],
+    "autoinit_maps": ["--grid 1", "--data nowhere", "--vgg-steps 0 --vgg-batch 2", "--resume"],
     "corrupted_labels": [
         "--regularizer none --strength 3",
         "--regularizer dropout --strength 1",
@@ -569,7 +579,7 @@ def test_analytic_weights_beside_the_paper(tmp_path):
 @pytest.mark.slow
 def test_a_checkpoint_of_another_arm_is_refused(tmp_path):
     """All arms of a run have the same settings: a checkpoint also says whose it is."""
-    flags = "--quick --steps 2 --tune-steps 2 --seeds 1 --inits off kaiming --no-plot"
+    flags = "--model mlp --quick --steps 2 --tune-steps 2 --seeds 1 --inits off kaiming --no-plot"
     succeeded(run("autoinit", flags, cwd=tmp_path))
     arms = sorted((tmp_path / "runs/autoinit").glob("kaiming-*.npz"))
     other = arms[0].with_name(arms[0].name.replace("kaiming", "off"))
@@ -579,7 +589,7 @@ def test_a_checkpoint_of_another_arm_is_refused(tmp_path):
     assert f"was made with arm = {other.stem}" in done.stderr
 
 
-@pytest.mark.parametrize("model", ["resmlp", "mixer", "vgg", "vgg_bn"])
+@pytest.mark.parametrize("model", ["patchwork", "resmlp", "mixer", "vgg", "vgg_bn"])
 def test_autoinit_tunes_and_trains_every_model(model, tmp_path):
     tiny = "--width 8 --tune-steps 3 --tune-batch 32 --steps 2 --batch 8 --augment 1"
     depth = "" if model.startswith("vgg") else "--depth 1"
@@ -595,7 +605,7 @@ def test_autoinit_goes_on_where_it_stopped(tmp_path):
     """Ctrl-C in the second of three networks; the resumed run ends with the bits of the undisturbed
     one."""
     flags = "--width 16 --depth 6 --tune-steps 3 --batch 32 --steps 1500 --threads 1 --no-plot"
-    flags += " --inits kaiming autoinit xavier --save-seconds 0.05"
+    flags += " --model mlp --inits kaiming autoinit xavier --save-seconds 0.05"
     succeeded(run("autoinit", flags, "--out whole", cwd=tmp_path))
     begun = tmp_path / "parts/autoinit-0.01-0.npz"
     interrupted("autoinit", flags, "--out parts", cwd=tmp_path, file=begun)
@@ -695,9 +705,10 @@ FINISHED = {
     "lcg_scaling": "--moduli 16 32 --steps 2",
     "in_context_phases": "--quick --steps 2",
     "grok_optimizers": "--quick --steps 5 --p 11 --width 8 --seeds 2",
-    "autoinit": "--quick --steps 2 --tune-steps 4 --seeds 1",
     "training_maps": "--quick --steps 2 --trial 1 --grid 2 --workers 0",
     "deep_mixer": "--quick --steps 2 --depth 2 --workers 0",
+    "autoinit": "--quick --steps 2 --tune-steps 4 --seeds 1 --inits kaiming",
+    "autoinit_maps": "--quick --grid 2 --steps 2 --width 8 --vgg-steps 0",
 }
 
 

@@ -7,6 +7,7 @@ pytest.importorskip("matplotlib")
 import _figures_autoinit as autoinit
 import _figures_in_context as in_context
 import _figures_lcg as lcg
+from _autoinit_training import Compared
 from PIL import Image
 
 from tinygrok.plots import style
@@ -79,6 +80,22 @@ def test_autoinit_names_its_noise_and_what_diverged(drawn):
     floor = next(line for line in middle.lines if "2 probes" in str(line.get_label()))
     np.testing.assert_allclose(floor.get_ydata(), 0.4)
     assert names(right) == ["off: 1 of 2 not finite", "autoinit", "chance, 1/10"]
+
+
+def test_networks_side_by_side_count_those_that_diverged_as_guessing(drawn):
+    J = {init: (0.0, np.ones(3)) for init in autoinit.INITS}
+    run = {"step": [0, 25, 30], "test_accuracy": [0.1, 0.5, 0.9]}
+    histories = {("kaiming", 1, s): None for s in range(3)}
+    histories |= {("autoinit", 1, 0): None, ("autoinit", 1, 1): run, ("autoinit", 1, 2): run}
+    rates = {"kaiming": 1, "autoinit": 1}
+    found = Compared([None] * 3, J, rates, histories, 10)
+    autoinit.several({"a": found, "b": found}, {"a": "A", "b": "B"}, 30, None)
+    axes = drawn[0].axes
+    assert [ax.get_title() for ax in axes[:2]] == ["A", "B"]
+    curves = {line.get_label(): line.get_xydata() for line in axes[2].lines}
+    np.testing.assert_allclose(curves["kaiming"], [[0, 0.1], [30, 0.1]])
+    np.testing.assert_allclose(curves["autoinit"], [[0, 0.1], [25, 0.5], [30, 0.9]])
+    assert found.accuracies("autoinit", "test") == [0.1, 0.9, 0.9]
 
 
 def test_a_file_has_256_colours(tmp_path):

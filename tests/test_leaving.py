@@ -351,7 +351,7 @@ def test_a_polite_kill_saves_also_in_the_background(name, tmp_path):
 def test_paths_that_are_given_are_right_from_another_folder(data, tmp_path):
     """The settings stay the same, so that --resume takes them for those of the checkpoint."""
     write_images(tmp_path / "own images")
-    flags = "--quick --no-plot --threads 1 --batch 4 --inits off --lr 1"
+    flags = "--model mlp --quick --no-plot --threads 1 --batch 4 --inits off --lr 1"
     flags += " --width 8 --depth 2 --save-seconds 0.05 --steps 100000"
     words = [*flags.split(), *re.split(" (?=own)", data)]
     with begun("autoinit", "", tmp_path, "runs/autoinit/off-1-0.npz", words) as run:

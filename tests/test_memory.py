@@ -13,15 +13,16 @@ RUNS = {
     "blocks that are wide": "critical_init --width 600 --depth 20 --networks 2 --grid 2",
     "many inputs": "critical_init --width 200 --depth 20 --networks 2 --grid 2"
     " --batch 1500 --probes 1",
-    "many networks, few inputs": "autoinit --width 300 --depth 8 --seeds 3 --inits off --lr 0.01"
-    " --steps 1 --tune-steps 1 --measure-every 1 --tune-batch 2",
-    "many probes": "autoinit --width 64 --depth 20 --inits off --lr 0.01 --steps 1 --tune-steps 1"
-    " --measure-every 1",
+    "many networks, few inputs": "autoinit --model mlp --width 300 --depth 8 --seeds 3"
+    " --inits off --lr 0.01 --steps 1 --tune-steps 1 --measure-every 1 --tune-batch 2",
+    "many probes": "autoinit --model mlp --width 64 --depth 20 --inits off --lr 0.01"
+    " --steps 1 --tune-steps 1 --measure-every 1",
     "convolutions": "autoinit --model vgg --width 8 --inits off --steps 1 --tune-steps 1"
     " --measure-every 1",
     "cells of a map": "training_maps --workers 0 --grid 2 --norm pre --mu 1 --depth 30 --width 500"
     " --steps 1 --trial 1 --lr 0.01 0.1",
     "a deep mixer": "deep_mixer --workers 0 --mu 1 --lr 0.1 --depth 40 --width 64 --steps 1",
+    "VGG-19": "autoinit_maps --quick --grid 2 --width 8 --depth 2 --steps 2 --vgg-batch 16",
     "two tokens": "grok_addition --net transformer --p 97 --width 256 --steps 1",
     "three layers": "grok_addition --net mlp3 --p 61 --width 2000 --steps 1",
     "a step": "benchmark --only tinygrok --p 97 --width 2000",

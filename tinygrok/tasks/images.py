@@ -166,7 +166,8 @@ def _digits() -> Images:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        advice = "name a folder of images (--data), or install scikit-learn for its digits"
+        install = "pip install 'tinygrok[digits]'"
+        advice = f"name a folder of images (--data), or get scikit-learn's digits: {install}"
         raise InputError(advice) from error
     digits: Any = load_digits()
     x = digits.images[..., None]
