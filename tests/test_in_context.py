@@ -698,7 +698,7 @@ def test_rows_that_the_inputs_do_not_have_are_refused(host_dev):
 
 
 def test_the_preset_sums_is_what_was_recorded():
-    """The recorded run gave its settings flag by flag, before there were --weights and --kernels."""
+    """The recorded run gave its settings flag by flag, before --weights and --kernels."""
     recorded = json.loads((RESULTS / "in_context_sums.json").read_text())["config"]
     preset = cli.config(in_context.arguments(["--preset", "sums"]))
     assert preset.pop("weights") is None
