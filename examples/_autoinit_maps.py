@@ -75,9 +75,11 @@ def packs_of(args):
 # -- its parts -------------------------------------------------------------------------------------
 
 
-def measure(points, device, threads):
-    """The results of a pack of points, which say by "part" what is measured."""
-    dev = get_device(device, points[0]["dtype"], threads)
+def measure(points, device, **options):
+    """The results of a pack of points, which say by "part" what is measured.
+
+    options   of get_device"""
+    dev = get_device(device, points[0]["dtype"], **options)
     return [PARTS[point["part"]](dev, point) for point in points]
 
 

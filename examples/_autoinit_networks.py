@@ -27,7 +27,7 @@ SEVERAL |= {"inits": ["kaiming", "xavier", "autoinit"]}
 PRESETS = {"several": SEVERAL, "mlp": MLP, "patchwork": MLP, "resmlp": TOKENS, "mixer": TOKENS}
 PRESETS |= {"vgg": VGG, "vgg_bn": VGG_BN}
 
-# The networks that are compared by default. A formula is known for the first.
+# The networks that are compared by default. He's formula is made for the first.
 DEEP = {"model": "mlp", "activation": "relu", "mu": 0.0, "width": 64, "depth": 24}
 COMPARED = {
     "relu": DEEP,

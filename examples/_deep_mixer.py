@@ -79,7 +79,8 @@ def half_blocks(point):
     channels  chi = mu^2 + sigma_w^4 D/S        S <- mu^2 S + sigma_w^2 V
 
     V = <phi^2>, D = <phi'^2>, M2 = <phi>^2. What the token MLP adds has a part that all channels
-    share, M2, and the next LayerNorm takes it away."""
+    share, M2, and the next LayerNorm takes it away. All tokens have one S here; in a network they
+    differ below mu = 1, and <1/S> > 1/<S>: J grows faster than by this theory."""
     sw2 = point["sw2"]
     mu2 = point["mu"] ** 2
     V, D, M2 = (float(x) for x in averages(point["activation"])(sw2))

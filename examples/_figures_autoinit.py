@@ -81,7 +81,9 @@ def several(outcomes: dict, titles: dict, steps: int, path: Path) -> None:
     place = {"loc": "outside lower center", "ncols": len(named), "frameon": False}
     fig.legend(named.values(), named, **place)
     seeds = len(found.starts)
-    fig.suptitle(f"above J of every block, below training: median and quartiles of {seeds} seeds")
+    fig.suptitle(
+        f"above J (first seed); below test accuracy, median and quartiles of {seeds} seeds"
+    )
     save(fig, path)
 
 

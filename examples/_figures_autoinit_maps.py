@@ -123,7 +123,7 @@ def _by_block(ax, networks: dict) -> None:
         ax.plot(blocks, found, marker, color=color, ms=4, label=NAMES[norm])
     theory = found[0] * BATCHNORM_RATIO ** (blocks - 1)
     ax.plot(blocks, theory, color=TRAIN, lw=1, label="theory: 0.826 a block")
-    ax.axhline(2**0.5, color=TEST, lw=1, label="theory: $\\sqrt{2}$")
+    ax.axhline(2**0.5, color=TEST, lw=1, label="theory, no norm: $\\sqrt{2}$")
     title = "weights found, $\\mu$ = 0"
     legend_below(ax, 1, title=title, xlabel="block", ylabel="$\\sigma_w$")
 

@@ -34,7 +34,9 @@ def training_maps(args, maps: dict, axes, lines: dict, results: dict, path: Path
             if lines[panel] is not None:
                 style = {"color": TRAIN, "lw": 2, "path_effects": halo}
                 critical += ax.plot(*lines[panel], **style)
-        place = "" if lines[panel] is not None else f"\ntheory: {theory_in_words(norm, mu)}"
+        place = ""
+        if lines[panel] is None:
+            place = f"\ntheory: {theory_in_words(args.activation, norm, mu)}"
         column[0].set_title(f"{NORMS[norm]}, $\\mu$ = {mu:g}{place}")
         column[1].set_xlabel("$\\sigma_w^2$")
     for ax, split in zip(grid[:, 0], ("training", "test"), strict=True):

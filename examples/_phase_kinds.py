@@ -1,7 +1,8 @@
 """The kinds of networks of phase_networks.py: how they are built and measured, and their theory.
 
 chi is the factor by which J, the squared norm of the Jacobian by output, changes in a block: the
-geometric mean over the last blocks, of random networks and of the theory at the same depth."""
+mean over the last blocks, geometric on images, of random networks and of the theory at the same
+depth."""
 
 import math
 from typing import NamedTuple
@@ -73,16 +74,19 @@ def resnet_chi(sw2, sb2, mu, norm, n):
         chi = mu^2 + sw2^2 D(1)^2/(K k)        K <- mu^2 K + k
 
     The last stage starts behind a block whose shortcut is normalised, half its channels 0:
-    K = mu^2/2 + k. There, of 8 x 8 pixels, a kernel's nine taps lie in the image by a share of
-    (22/24)^2 in the mean, by which sw2 is smaller."""
+    K = mu^2/2 + k for LayerNorm, which takes all channels together; BatchNorm divides every channel
+    by its own K, mu^2 + k or k, and 1/K above is their mean. There, of 8 x 8 pixels, a kernel's
+    nine taps lie in the image by a share of (22/24)^2 in the mean, by which sw2 is smaller."""
     V, D, M2 = averages("relu")(1.0)
     sw2 = sw2 * (22 / 24) ** 2 + 0 * sb2
     k = sw2 * (V - M2) if norm == "batchnorm" else sw2 * V + sb2
-    K = mu**2 / 2 + k
+    shortcuts = (1, 0) if norm == "batchnorm" else (1 / 2,)
+    variances = [mu**2 * shortcut + k for shortcut in shortcuts]
     factors = []
     for _ in range(n - 1):
-        factors.append(mu**2 + (sw2 * D) ** 2 / (K * k))
-        K = mu**2 * K + k
+        inverse = np.mean([1 / K for K in variances], axis=0)
+        factors.append(mu**2 + (sw2 * D) ** 2 * inverse / k)
+        variances = [mu**2 * K + k for K in variances]
     return geometric_mean(factors)
 
 

@@ -21,6 +21,7 @@ from tinygrok.training.loop import NonFiniteLoss, equip
 
 MOST_IMAGES = 10_000  # the first ones, to train on
 MEASURED = 1000  # of them, and of the test images, whose accuracy is measured
+HOMOGENEOUS = ("identity", "relu", "leaky_relu")  # phi(c x) = c phi(x), c > 0
 SIZES = ("activation", "depth", "width", "batch", "steps", "trial", "dtype", "seed")
 
 # -- data and networks -----------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def log10_jacobian(args, norm, mu, sw2, sb2):
 
 def critical_curve(args, norm, mu, sb2):
     """(sw2, sb2) of chi_J* = 1; None where that is nowhere, or everywhere."""
-    if mu == 1 or norm == "batch":
+    if (mu == 1 and norm != "post") or norm == "batch":
         return None
     K = np.geomspace(1e-3, 1e3, 400)
     line = critical_line(args.activation, K, norm, mu)
@@ -145,9 +146,14 @@ def critical_curve(args, norm, mu, sb2):
     return line
 
 
-def theory_in_words(norm, mu):
-    """What the theory says of a whole map that has no critical line."""
-    if mu == 1 and norm in ("pre", "batch"):
+def theory_in_words(activation, norm, mu):
+    """What the theory says of a whole map that has no critical line.
+
+    At mu = 1 chi_J - 1 falls as 1/l where a norm divides by a K that grows as l: before the
+    activation, and behind it where phi is homogeneous."""
+    bounded = norm in ("pre", "batch") or (norm == "act" and activation in HOMOGENEOUS)
+    linear = norm == "batch" and activation == "identity"
+    if (mu == 1 and bounded) or linear:
         return "critical everywhere"
     return "chaotic everywhere" if norm == "batch" else "critical nowhere"
 

@@ -1,6 +1,6 @@
 """AutoInit: multipliers of the weights, tuned until the Jacobian of every block has unit norm.
 
-    python examples/autoinit.py                   # five networks, for one of which a formula exists
+    python examples/autoinit.py                   # five networks, one of which He's formula fits
     python examples/autoinit.py --quick
     python examples/autoinit.py --model mlp --data fashion-mnist    # 50 ReLU layers
     python examples/autoinit.py --model resmlp --data DIR    # also mixer, vgg, vgg_bn, patchwork
@@ -9,11 +9,12 @@
 DIR holds Fashion-MNIST or MNIST (IDX files, gzipped or not) or CIFAR-10 (binary version); else the
 images are scikit-learn's 8 x 8 digits. Initialisations that networks train from: "off" is He's with
 sigma_w multiplied by --off, "autoinit" the same weights after tuning, beside Kaiming's (He's) and
-Xavier's. He's formula is that of plain ReLU networks: there J is 1
-without tuning, and the two are level. No formula is made for the other four networks of the
-comparison: GELU without a norm, residual connections weaker than 1, a patchwork of activations,
-norms and residual connections, and VGG-19 without BatchNorm on images so small that most of a
-kernel lies beyond the border. Paper: He, Doshi, Gromov, AutoInit, arXiv 2206.13568.
+Xavier's. He's formula is that of plain ReLU networks: there J is 1 in every hidden block without
+tuning, and the two are level. Neither formula fits the other four networks of the comparison: GELU
+without a norm, residual connections weaker than 1 (Xavier's is near by chance), a patchwork of
+activations, norms and residual connections, whose norms bound the signal so that it trains from any
+start, and VGG-19 without BatchNorm on images so small that most of a kernel lies beyond the border.
+Paper: He, Doshi, Gromov, AutoInit, arXiv 2206.13568.
 """
 
 from pathlib import Path
@@ -72,7 +73,7 @@ def arguments(argv=None):
     add("--tune-batch", type=batch, default=32, help="images of the tuning")
     add("--optimizer", choices=list(MOMENTS), help="sgd: momentum 0.9")
     add("--lr", type=positive, nargs="+", help=rates)
-    add("--clip", type=positive, help="longest gradient (default: any)")
+    add("--clip", type=positive, help="longest gradient; any where there is no default")
     add("--weight-decay", type=cli.real(), default=1e-4, help="weight decay of kernels")
     add("--augment", type=cli.integer(0, 8), default=0, help=shifts)
     add("--steps", type=cli.integer(0), help="optimiser steps of every network; 0: tune only")
@@ -158,9 +159,6 @@ def show_table(args, results):
         print(f"\n{title}")
         for name, texts in {"": args.inits, **rows}.items():
             print(f"{name:<12}" + "".join(f"{text:<22}" for text in texts))
-    print("\nrelu: Kaiming's formula is made for it: J is 1 without tuning, and the two are level.")
-    print("patchwork: its norms bound the signal, so that it trains from any of these starts.")
-    print("gelu, residual, vgg: J far from 1 in product says which formula fails there.")
 
 
 def main(argv=None):

@@ -163,8 +163,7 @@ def main(argv=None):
     executor = _packs.make_executor(args)
     folder = experiment.open_sweep() / cli.PACKS
     packs = parts.packs_of(args)
-    threads = 1 if executor else args.threads
-    work = functools.partial(parts.measure, device=args.device, threads=threads)
+    work = functools.partial(parts.measure, **experiment.where(executor))
     found = experiment.sweep(list(packs.values()), work, executor, "part", "parts finished")
     if found is None:
         return 1

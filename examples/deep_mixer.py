@@ -9,9 +9,9 @@
 Blocks are x <- MLP(LN(x)^T)^T + mu x across tokens, then x <- MLP(LN(x)) + mu x across channels,
 with weights of variance sigma_w^2/fan-in. J^{l,L}, the squared norm of the derivative of the last
 block by what enters block l, says how gradients fare on their way back: at mu = 1 it grows as a
-power of the depth, below as an exponential, exp((L - l)/xi), faster in a narrow network than by
-theory. Every mu trains with each of --lr, and the one of the lowest training loss is shown. Every
-network is a file in --out; --resume goes on.
+power of the depth, below as an exponential, exp((L - l)/xi), faster than by this theory, which
+gives all tokens one variance. Every mu trains with each of --lr, and the one of the lowest training
+loss is shown. Every network is a file in --out; --resume goes on.
 Paper: Doshi, He, Gromov, Critical Initialization of Wide and Deep Neural Networks using Partial
 Jacobians, arXiv 2111.12143 (Figure 5: CIFAR-10, learning rate 0.5, 600 epochs)."""
 

@@ -14,6 +14,8 @@ Das, Gromov, Learning to grok, arXiv 2406.02550.
 
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
+import os  # isort: skip
+
 import numpy as np  # isort: skip
 
 import _figures_in_context as plots
@@ -109,7 +111,8 @@ def arguments(argv=None):
     add("--warmup", type=cli.integer(0), default=200, help="steps of linear warm-up")
     add("--schedule", default="constant", choices=after, help="then; cosine to a tenth")
     optimizers.add_flags(p)
-    add("--weights", metavar="FILE", help="start from the weights of a checkpoint of this example")
+    first = "start from the weights of a checkpoint of this example"
+    add("--weights", type=os.path.abspath, metavar="FILE", help=first)
     add("--init-std", type=cli.positive(), help="default 0.02 sqrt(512 / width)")
     add("--recompute", action="store_true", help="less memory for activations, same bits, slower")
     add("--measure-every", type=count, default=250, help="steps between measurements")

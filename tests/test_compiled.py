@@ -280,6 +280,24 @@ def test_one_line_where_there_are_none(tmp_path):
         assert re.search(r"^numpy .*kernels of NumPy: .*\w.*\n$", start(tmp_path, CXX=str(silent)))
 
 
+def test_a_cache_into_which_others_write_is_not_run(tmp_path):
+    """Also one whose folder is named from where the process stands."""
+    assert start(tmp_path, SMALL).startswith("compiled")
+    tmp_path.chmod(0o770)
+    assert "kernels of NumPy: others can write to" in start(tmp_path, SMALL)
+    here = f"import os; os.chdir({str(tmp_path)!r})\n{SMALL}"
+    assert start("own", here).startswith("compiled")
+
+
+def test_an_output_that_cannot_be_written_is_refused_as_by_numpy():
+    dev = get_device("cpu", threads=1, kernels="compiled")
+    y = np.zeros(3, "float32")
+    y.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        KERNELS["relu"](dev, np.ones(3, "float32"), y)
+    assert not y.any()
+
+
 @pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root writes everywhere")
 def test_a_cache_that_cannot_be_written(tmp_path):
     tmp_path.chmod(0o500)

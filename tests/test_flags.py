@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 
+import _autoinit_maps
 import _packs
+import autoinit_maps
 import benchmark
 import hostile
 import in_context
@@ -408,6 +410,7 @@ def test_shares_are_refused_by_the_name_of_their_flag(words, message):
         (lcg_scaling, lcg_scaling, "--moduli 16 32"),
         (phase_diagram, ensembles, "--quick --p 11 --width 8"),
         (width_scan, _packs, "--quick --p 11 --widths 8"),
+        (autoinit_maps, _autoinit_maps, "--quick --vgg-steps 0"),
     ],
 )
 def test_sweeps_hand_tf32_to_their_networks(example, makes, flags, monkeypatch, tmp_path):

@@ -79,7 +79,9 @@ def test_the_jacobian_of_a_cell_is_that_of_the_recursion():
     np.testing.assert_allclose(found[1, 1], np.log10(chi).sum())
 
 
-@pytest.mark.parametrize(("norm", "mu"), [("none", 0.0), ("none", 0.6), ("pre", 0.9)])
+@pytest.mark.parametrize(
+    ("norm", "mu"), [("none", 0.0), ("none", 0.6), ("pre", 0.9), ("post", 1.0)]
+)
 def test_the_line_is_where_chi_is_one(norm, mu):
     args = training_maps.arguments([*SMALL])
     line = _training_maps.critical_curve(args, norm, mu, np.array([0.0, 2.0]))
@@ -93,9 +95,15 @@ def test_maps_without_a_line_are_named():
     args = training_maps.arguments([*SMALL])
     for norm, mu in (("pre", 1.0), ("none", 1.0), ("batch", 0.5)):
         assert _training_maps.critical_curve(args, norm, mu, np.array([0.0, 2.0])) is None
-    assert _training_maps.theory_in_words("pre", 1.0) == "critical everywhere"
-    assert _training_maps.theory_in_words("none", 1.0) == "critical nowhere"
-    assert _training_maps.theory_in_words("batch", 0.5) == "chaotic everywhere"
+    for (*panel, mu), words in {
+        ("erf", "pre", 1.0): "critical everywhere",
+        ("relu", "act", 1.0): "critical everywhere",
+        ("erf", "act", 1.0): "critical nowhere",
+        ("erf", "none", 1.0): "critical nowhere",
+        ("erf", "batch", 0.5): "chaotic everywhere",
+        ("identity", "batch", 0.5): "critical everywhere",
+    }.items():
+        assert _training_maps.theory_in_words(*panel, mu) == words
 
 
 def test_relu_has_a_vertical_line():

@@ -64,10 +64,10 @@ def torch_autoinit(
 
         ln a <- ln a - lr a dL/da,  |change| <= 0.3,  L = 1/2 sum (ln J)^2
 
-    as in tinygrok.autoinit: of k weights in series, lr < 1/(2 k). What a norm divides out, no
-    multiplier moves, and a residual block comes to 1 slowly, since only a = 0 gives it. Arguments
-    and errors are those of torch_apjn; InputError also where nothing can be tuned, where PyTorch
-    lacks a second derivative, and for a loss that is not finite.
+    as in tinygrok.autoinit: of k weights in series, lr < 1/(2 k), with norms between them 1/(8 k).
+    What a norm divides out, no multiplier moves, and a residual block comes to 1 slowly, since only
+    a = 0 gives it. Arguments and errors are those of torch_apjn; InputError also where nothing can
+    be tuned, where PyTorch lacks a second derivative, and for a loss that is not finite.
 
     >>> import torch
     >>> _ = torch.manual_seed(0)

@@ -34,8 +34,7 @@ FLAGS = "-std=c++14 -O3 -march=native -fopenmp-simd -fno-math-errno -ffp-contrac
 
 
 def library(source: str) -> ctypes.CDLL:
-    """C++ as a shared library, compiled unless it is in the cache folder: TINYGROK_CACHE, or
-    tinygrok in XDG_CACHE_HOME or ~/.cache.
+    """C++ as a shared library, compiled unless it is in the cache folder.
 
     Its name there is a hash of the source, the flags, and of what the compiler says of itself and
     of this processor; its last 32 bytes are a checksum. It is renamed when done: other processes
@@ -46,12 +45,10 @@ def library(source: str) -> ctypes.CDLL:
     run = partial(subprocess.run, capture_output=True, text=True, check=True)
     known = run([*command, "-dM", "-E"], input="").stdout
     key = sha256("\n".join((*command, known, source)).encode()).hexdigest()
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(os.environ.get("TINYGROK_CACHE") or Path(base, "tinygrok"))
+    folder = cache_folder()
     path = folder / f"{key[:24]}.so"
     content = path.read_bytes() if path.exists() else b""
     if content[-32:] != sha256(content[:-32]).digest():
-        folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder) as work:
             made = Path(work, "made.so")
             run([*command, "-o", str(made)], input=source)
@@ -59,6 +56,21 @@ def library(source: str) -> ctypes.CDLL:
             made.write_bytes(content + sha256(content).digest())
             made.replace(path)
     return ctypes.CDLL(str(path))
+
+
+def cache_folder() -> Path:
+    """TINYGROK_CACHE, or tinygrok in XDG_CACHE_HOME or ~/.cache; made where it is not there.
+
+    What lies in it is run: raises PermissionError where others could write there."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # to be ignored, says the XDG specification
+        base = Path.home() / ".cache"
+    folder = Path(os.environ.get("TINYGROK_CACHE") or base / "tinygrok").resolve()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if os.name == "posix" and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+        raise PermissionError(f"others can write to {folder}, from which code would be run")
+    return folder
 
 
 def parameters(text: str) -> list[tuple[bool, str, str]]:
@@ -100,7 +112,8 @@ class Loop:
         for a, (_, kind, _) in zip(args, self.listed, strict=True):
             arrays.append(np.asarray(() if a is None else a, dtype if kind == "T" else kind))
         outputs = zip(args[self.inputs :], arrays[self.inputs :], strict=True)
-        if dtype not in (np.float32, np.float64) or any(a is not b for a, b in outputs):
+        writable = all(a is b and b.flags.writeable for a, b in outputs)
+        if dtype not in (np.float32, np.float64) or not writable:
             return False
         given = (ctypes.py_object * len(arrays))(*arrays)
         return self.function(dtype.itemsize == 8, given) == 1
