@@ -21,6 +21,7 @@ from tinygrok.training.sweep import pack_name
 SIZES = ("depth", "width", "hidden", "patch", "activation", "sw2", "batch", "steps")
 SIZES += ("measure_every", "dtype", "seed")
 CURVES = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+MOST_BLOCKS = 10**5  # to find the correlation length in: a second
 MEASURED = 300  # images of training, and of test, whose accuracy is measured
 PROBED = 8  # images at which J is measured
 PROBES = 4
@@ -57,10 +58,10 @@ def train(pack, device, images, folder, **options):
         run = by_sgd(net, weights, data, dev, *how)
         diverged = None
         try:
-            fit_in_pack(run, pack, folder, point["steps"], point["measure_every"])
+            fit_in_pack(run, [point], folder, point["steps"], point["measure_every"])
         except NonFiniteLoss:
             diverged = run.t + 1
-            (folder / pack_name(pack)).with_suffix(".npz").unlink(missing_ok=True)
+            (folder / pack_name([point])).with_suffix(".npz").unlink(missing_ok=True)
         found = {name: [float(x) for x in run.history[name]] for name in CURVES}
         results.append(found | {"diverged": diverged})
     return results
@@ -104,7 +105,8 @@ def correlation_length(point):
     if point["mu"] == 1:
         return None
     halves = half_blocks(point)
-    for _ in range(math.ceil(20 / (1 - point["mu"]))):  # S settles as mu^4 a block
+    settled = math.ceil(20 / (1 - point["mu"]))  # S settles as mu^4 a block
+    for _ in range(min(settled, MOST_BLOCKS)):
         chi = next(halves) * next(halves)
     return None if abs(chi - 1) < 1e-9 else 1 / abs(math.log(chi))
 

@@ -86,9 +86,8 @@ def arguments(argv=None):
     args = cli.parse(p, argv, QUICK | QUICK_SIZE[model])
     cli.refuse_idle(args, f"means nothing with --model {model}", *IDLE[model])
     if args.steps == 0:
-        cli.refuse_idle(
-            args, "needs --steps: 0 tunes only", "lr", "clip", "weight_decay", "augment"
-        )
+        only = ("lr", "clip", "weight_decay", "augment", "optimizer", "measure_every")
+        cli.refuse_idle(args, "needs --steps: 0 tunes only", *only)
     return args
 
 

@@ -320,6 +320,7 @@ IDLE = {
         "--model vgg --depth 3",
         "--model vgg_bn --mu 0.5",
         "--steps 0 --lr 1",
+        "--steps 0 --measure-every 7",
         "--steps 0 --augment 2",
         "--steps 0 --clip 2",
     ],
