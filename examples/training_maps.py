@@ -136,9 +136,14 @@ def medians(grid, cells):
     return [int(cells.sum()), *(float(np.median(x)) if x.size else None for x in accuracies)]
 
 
+def rows_of(values):
+    """A map as lists of numbers, None for what is not finite."""
+    return [[float(x) if np.isfinite(x) else None for x in row] for row in values]
+
+
 def summary(maps, classes):
-    """Results of every map, over (sb2, sw2), None where every rate diverged; and how its cells
-    learn, near the critical line and far from it.
+    """How the cells of every map learn, near the critical line and far from it; and what is in them
+    over (sb2, sw2), None where every rate diverged.
 
     half   of what the best cell of all maps learns above chance"""
     best = max(np.nanmax(grid["train_accuracy"], initial=0) for grid in maps.values())
@@ -149,9 +154,8 @@ def summary(maps, classes):
         found: dict = {"share_that_learns": float((grid["train_accuracy"] > half).mean())}
         found["near"] = medians(grid, decades <= NEAR)
         found["far"] = medians(grid, decades > FAR)
-        for name, values in grid.items():
-            found[name] = [[float(x) if np.isfinite(x) else None for x in row] for row in values]
         results[title(*panel)] = found
+        results[f"{title(*panel)}: cells"] = {name: rows_of(x) for name, x in grid.items()}
     return results
 
 
@@ -165,16 +169,17 @@ def show(args, results):
         across = "sigma_w^2 across, sigma_b^2 down"
         print(f"\n{title(*panel)}: training accuracy in per cent, {across}")
         print(" " * 8 + "".join(f"{x:>7.3g}" for x in sw2))
-        for b, row in zip(sb2, found["train_accuracy"], strict=True):
+        cells = results[f"{title(*panel)}: cells"]
+        for b, row in zip(sb2, cells["train_accuracy"], strict=True):
             texts = ["-" if x is None else f"{100 * x:.0f}" for x in row]
             print(f"{b:>8.3g}" + "".join(f"{text:>7}" for text in texts))
         print(f"{100 * found['share_that_learns']:.0f}% of the cells learn more than {half}")
         for name, band in bands.items():
-            cells, *accuracies = found[name]
-            if cells:
+            count, *accuracies = found[name]
+            if count:
                 train_accuracy, test_accuracy = (f"{100 * x:.0f}%" for x in accuracies)
                 both = f"{train_accuracy} in training, {test_accuracy} in test"
-                print(f"J by theory {band}: {cells} cells, in the median {both}")
+                print(f"J by theory {band}: {count} cells, in the median {both}")
 
 
 def log_of(everything, outcomes, maps):

@@ -167,8 +167,9 @@ def test_a_summary_counts_what_diverged_as_nothing_learnt():
     assert row["share_that_learns"] == pytest.approx(4 / 9)
     assert row["near"] == [3, pytest.approx(0.2), pytest.approx(0.2)]
     assert row["far"] == [3, pytest.approx(0.5), pytest.approx(0.5)]
-    assert row["train_accuracy"][2][2] is None
-    assert row["log10_J"][2][2] is None
+    cells = found["norm none, mu 0: cells"]
+    assert cells["train_accuracy"][2][2] is None
+    assert cells["log10_J"][2][2] is None
 
 
 # -- the Mixer -------------------------------------------------------------------------------------
