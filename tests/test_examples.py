@@ -178,9 +178,8 @@ QUICK = {
         ),
     },
     "training_maps": {
-        "norm none, mu 0": lambda x: (
-            x["share_that_learns"] < 0.6 and np.shape(x["train_accuracy"]) == (4, 4)
-        ),
+        "norm none, mu 0": lambda x: x["share_that_learns"] < 0.6,
+        "norm none, mu 0: cells": lambda x: np.shape(x["train_accuracy"]) == (4, 4),
         "norm pre, mu 1": lambda x: x["share_that_learns"] > 0.9,
     },
     "deep_mixer": {
