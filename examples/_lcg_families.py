@@ -1,9 +1,17 @@
-"""Training sequences for unseen moduli: a mixture of families of generators, whose shares move.
+"""Training sequences as a mixture of families of generators, whose shares move.
 
-A network that shall predict mod m without having trained on m must find m in the sequence. Drawn as
-in the paper (tasks/lcg.py, unseen_modulus), few training moduli have a multiplier of full period,
-and most sequences repeat within the context, so that copying by period answers them. Here every
-sequence is of a family that asks for more:
+One modulus (mixed_modulus) has two families:
+
+    any     any a and c but those of the tests: the authors' draw, most of it of short period
+    full    a and c of full period, none of them of the tests
+
+What repeats within the context teaches a network to look back by powers of two, from which it
+comes to what never repeats; after that only `full` has something to teach.
+
+Unseen moduli (mixed_moduli) have four. A network that shall predict mod m without having trained on
+m must find m in the sequence. Drawn as in the paper (tasks/lcg.py, unseen_modulus), few training
+moduli have a multiplier of full period, and most sequences repeat within the context, so that
+copying by period answers them. Here every sequence is of a family that asks for more:
 
     wrap    x -> x + c, gcd(c, m) = 1: add, and wrap at m; exists for every m
     full    a from multipliers(m), gcd(c, m) = 1: of full period
@@ -24,7 +32,9 @@ from tinygrok.tasks.lcg import (
     Grid,
     LcgData,
     draw_increments,
+    fixed_modulus,
     hull_dobell_step,
+    increments,
     multipliers,
     pair_grid,
 )
@@ -32,6 +42,7 @@ from tinygrok.tasks.modular import TaskError
 
 LARGEST_MIXED = 2**12  # modulus whose multipliers of small order are listed
 FAMILIES = ("wrap", "full", "free", "paper")
+FAMILIES_OF_ONE = ("any", "full")  # families of one modulus
 TRIES = 10_000  # draws of `free` of which one at least must be a sequence without repeats
 
 
@@ -173,3 +184,50 @@ def mixed_moduli(
         needed = f"{length} numbers without repeats"
         raise TaskError(f"no sequence of {needed} in {TRIES} draws: choose larger moduli")
     return data
+
+
+# -- one modulus -----------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class MixedModulus(LcgData):
+    """A stream of training sequences of one modulus, of FAMILIES_OF_ONE, and its tests.
+
+    full_a, full_c    (n,) multipliers and increments of full period that no test has
+    shares            of FAMILIES_OF_ONE
+
+    >>> shares = MovingShares(FAMILIES_OF_ONE, {"any": 1.0}, {"full": 1.0}, (300, 600))
+    >>> data = mixed_modulus(64, 8, np.random.default_rng(0), 8, shares)
+    >>> data.batch(2, np.random.default_rng(0))
+    array([[19, 22,  1, 20, 15, 50, 61, 48],
+           [ 2, 43, 32, 49, 46, 39, 44, 13]])
+    """
+
+    full_a: np.ndarray
+    full_c: np.ndarray
+    shares: MovingShares
+
+    def batch(self, count: int, rng: np.random.Generator, step: float = np.inf) -> np.ndarray:
+        """Training tokens (count, length) of a step; of the last ones unless given."""
+        of_any, of_full = rng.multinomial(count, self.shares(step))
+        m = np.full(of_full, self.moduli[0])
+        a = rng.choice(self.full_a, of_full)
+        c = rng.choice(self.full_c, of_full)
+        full = self._numbers(m, a, c, rng)
+        return np.concatenate([super().batch(of_any, rng), full])
+
+
+def mixed_modulus(
+    m: int, length: int, rng: np.random.Generator, draws: int, shares: MovingShares
+) -> MixedModulus:
+    """Sequences of `length` numbers mod m; tests as those of fixed_modulus, `draws` of a and of c.
+
+    Raises TaskError where the tests leave no multiplier, or no increment, of full period."""
+    data = fixed_modulus(m, length, rng, draws)
+    _, test_a, test_c = data.tests[str(m)]
+    full_a = np.setdiff1d(multipliers(m), test_a)
+    full_c = np.setdiff1d(increments(m), test_c)
+    if not len(full_a) or not len(full_c):
+        raise TaskError(f"the tests leave no a, or no c, of full period mod {m}: draw fewer")
+    parts = (data.moduli, data.a, data.c, data.tests, length, data.vocab)
+    return MixedModulus(*parts, full_a=full_a, full_c=full_c, shares=shares)

@@ -21,6 +21,12 @@ PRESETS["paper-2^32"] |= {"pool": 1024, "beta2": 0.98, "batch": 512, "warmup": 5
 # 5e-4 and of 1e-4.
 FLOORS = {"paper-2048-unseen": 1 / 100, "paper-2^16": 1 / 5000, "paper-2^32": 1 / 1000}
 
+# One layer, m = 2048. Where only the authors' draw is trained on, it goes on to copy low bits.
+ONE_LAYER = {"modulus": 2048, "context": 256, "batch": 24, "heads": 4, "lr": 3e-3, "steps": 3000}
+ONE_LAYER |= {"positions": "rotary", "optimizer": "muon", "hold": 0.8}
+PRESETS["2048"] = ONE_LAYER | {"start": ["any=1"], "mixture": ["full=1"], "ramp": [300, 600]}
+PRESETS["2048"] |= {"measure_every": 250}
+
 # Moduli that were never trained on, with a mixture of families (_lcg_families.py).
 # First a = 1, then multipliers of small order too. The more blocks the better: see the numbers.
 MIXED = {"mode": "unseen", "depth": 4, "heads": 4, "width": 96, "lr": 3e-3, "steps": 5000}

@@ -1,7 +1,7 @@
 """What predict_lcg.py trains: data, network and optimiser of its flags."""
 
 import _optimizers as optimizers
-from _lcg_families import FAMILIES, mixed_moduli
+from _lcg_families import FAMILIES, FAMILIES_OF_ONE, mixed_moduli, mixed_modulus
 from _lcg_presets import FLOORS
 from _shares import moving_shares, refused_by
 
@@ -21,12 +21,15 @@ def refuse_idle(args):
         cli.refuse_idle(args, "needs a --generator that hides bits", "keep_bits")
     if args.base is not None:
         cli.refuse_idle(args, "means nothing with --base", "positions")
-    if args.mixture:
+    unseen = args.mode == "unseen"
+    if args.mixture and unseen:
         own = "means nothing with --mixture, which has moduli of its own"
         cli.refuse_idle(args, own, "modulus", "train_moduli", "pool", "test_draws")
         return
-    cli.refuse_idle(args, "needs --mixture", "start", "ramp", "moduli")
-    if args.mode == "fixed":
+    cli.refuse_idle(args, "needs --mixture of unseen moduli", "moduli")
+    if not args.mixture:
+        cli.refuse_idle(args, "needs --mixture", "start", "ramp")
+    if not unseen:
         cli.refuse_idle(args, "needs --mode unseen", "train_moduli")
         if args.base is None and args.generator == "lcg":
             cli.refuse_idle(args, "means nothing here: it trains on every a and c", "pool")
@@ -41,13 +44,16 @@ def make_data(args):
         bits = (args.modulus.bit_length() - 1, args.keep_bits)
         refused_by("--keep-bits", outputs, [0], args.generator, *bits)
         return hidden_state(args.generator, *bits, length, rng, args.pool, args.test_draws)
+    if args.mixture:
+        families = FAMILIES if args.mode == "unseen" else FAMILIES_OF_ONE
+        ends = (("--start", args.start), ("--mixture", args.mixture))
+        mixture = moving_shares(families, *ends, args.ramp)
+        if args.mode == "fixed":
+            return mixed_modulus(args.modulus, length, rng, args.test_draws, mixture)
+        return mixed_moduli(*args.moduli, length, rng, args.test_moduli, mixture)
     if args.base is None:
         if args.mode == "fixed":
             return lcg.fixed_modulus(args.modulus, length, rng, args.test_draws)
-        if args.mixture:
-            ends = (("--start", args.start), ("--mixture", args.mixture))
-            mixture = moving_shares(FAMILIES, *ends, args.ramp)
-            return mixed_moduli(*args.moduli, length, rng, args.test_moduli, mixture)
         return lcg.unseen_modulus(args.modulus, length, rng, *moduli, args.test_moduli)
     count = 1
     while args.base**count < args.modulus:

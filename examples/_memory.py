@@ -139,7 +139,7 @@ def numbers(dev, args, at_once: int = 1) -> dict[str, float]:
     tested = args.test_rows
     if args.generator != "lcg":
         vocab = 2**args.keep_bits
-    elif args.mixture:
+    elif args.mixture and args.mode == "unseen":
         vocab = args.moduli[1]
         tested *= 2 * len(args.test_moduli) + 1  # two sets a modulus, and what it trains on
     context = args.context * digits

@@ -2,6 +2,7 @@
 
     python examples/predict_lcg.py --quick           # m = 64, a minute on two cores
     python examples/predict_lcg.py                   # m = 256, a few minutes
+    python examples/predict_lcg.py --preset 2048     # m = 2048, one layer
     python examples/predict_lcg.py --preset unseen   # moduli that were never trained on
     python examples/predict_lcg.py --mode unseen     # the same as the paper draws them
     python examples/predict_lcg.py --preset truncated     # the high bits of a hidden state
@@ -25,7 +26,7 @@ import numpy as np  # isort: skip
 import _figures_lcg as plots
 import _optimizers as optimizers
 from _lcg_answers import LAST, answers, digit_labels, solvers, summary
-from _lcg_families import FAMILIES
+from _lcg_families import FAMILIES, FAMILIES_OF_ONE
 from _lcg_presets import PRESETS, QUICK, QUICK_UNSEEN
 from _lcg_setup import make_data, make_model, make_optimizer, refuse_idle
 from _shares import shares
@@ -46,7 +47,8 @@ def arguments(argv=None):
     rows = cli.integer(1, 10**5)
     modulus = cli.integer(2, 2**64)
     beta = cli.real(0, 1, open_high=True)
-    mixture = f"--mode unseen: shares of {', '.join(FAMILIES)} (default: the paper's draw)"
+    families = f"{', '.join(FAMILIES_OF_ONE)}; --mode unseen: {', '.join(FAMILIES)}"
+    mixture = f"shares of {families} (default: the paper's draw)"
     add("--preset", default="small", choices=list(PRESETS), help="settings that flags may change")
     add("--mode", default="fixed", choices=["fixed", "unseen"], help="one modulus, or unseen ones")
     add("--modulus", type=modulus, default=256, help="m (if unseen: the test's, or largest)")
@@ -91,8 +93,10 @@ def arguments(argv=None):
     add("--measure-every", type=count, default=100, help="steps between measurements")
     cli.add_checkpoints(p, 60.0)
     p.set_defaults(**PRESETS[cli.chosen(p, argv).preset])
-    mode = cli.chosen(p, argv).mode
-    args = cli.parse(p, argv, QUICK_UNSEEN if mode == "unseen" else QUICK)
+    chosen = cli.chosen(p, argv)
+    if chosen.mixture and chosen.mode == "fixed":
+        p.set_defaults(start=["any=1"])
+    args = cli.parse(p, argv, QUICK_UNSEEN if chosen.mode == "unseen" else QUICK)
     if args.quick and args.preset != "small":
         raise cli.InputError("--quick is a setting of its own: leave out --preset")
     if args.test_moduli is not None and (args.mode == "fixed" or args.base):
@@ -102,8 +106,10 @@ def arguments(argv=None):
         raise cli.InputError(f"--generator {args.generator} is for --mode fixed without --base")
     if hidden and args.modulus & (args.modulus - 1):
         raise cli.InputError("a state has whole bits: --modulus must be a power of 2")
-    if args.mixture and (args.mode == "fixed" or not args.test_moduli):
-        raise cli.InputError("--mixture needs --mode unseen and --test-moduli, which it leaves out")
+    if args.mixture and (hidden or args.base):
+        raise cli.InputError("--mixture is for --generator lcg without --base")
+    if args.mixture and args.mode == "unseen" and not args.test_moduli:
+        raise cli.InputError("--mixture of unseen moduli needs --test-moduli, which it leaves out")
     refuse_idle(args)
     return args
 
@@ -138,7 +144,7 @@ def build(args, dev):
 
 def tests_of_interest(args, tests):
     """Names of the tests that the progress line and the figure are about, the main one first."""
-    if args.mixture:
+    if args.mixture and args.mode == "unseen":
         kind = "" if "full" in shares(args.mixture, "--mixture") else ", a = 1"
         return [f"{m}{kind}" for m in args.test_moduli]
     largest = args.base and args.mode == "unseen"

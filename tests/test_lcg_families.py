@@ -5,7 +5,14 @@ import math
 
 import numpy as np
 import pytest
-from _lcg_families import FAMILIES, mixed_moduli, of_small_order, units
+from _lcg_families import (
+    FAMILIES,
+    FAMILIES_OF_ONE,
+    mixed_moduli,
+    mixed_modulus,
+    of_small_order,
+    units,
+)
 from _moving_shares import MovingShares
 
 from tinygrok.engine.errors import InputError
@@ -162,3 +169,37 @@ def test_the_set_of_the_training_stream_is_of_its_last_shares():
         data.test(name, 512, rng_again)
     expected = data.batch(512, rng_again, 1000)
     np.testing.assert_array_equal(data.sets(rng)["train"], expected)
+
+
+def one_modulus(start, end, m=64, length=65, draws=8):
+    shares = MovingShares(FAMILIES_OF_ONE, start, end, (10, 20))
+    return mixed_modulus(m, length, np.random.default_rng(0), draws, shares)
+
+
+def test_one_modulus_goes_over_to_full_periods():
+    """First the authors' draw, in which little has the full period; in the end all of it has."""
+    data = one_modulus({"any": 1.0}, {"full": 1.0})
+    rng = np.random.default_rng(0)
+    early = data.batch(200, rng, step=10)
+    middle = data.batch(200, rng, step=15)
+    late = data.batch(200, rng, step=20)
+    full = [
+        np.mean([len(set(row[:64])) == 64 for row in x.tolist()]) for x in (early, middle, late)
+    ]
+    assert full[0] < 0.2 < full[1] < 0.8 < full[2] == 1
+    assert (late[:, 0] == late[:, 64]).all()
+
+
+def test_one_modulus_never_trains_on_its_tests():
+    data = one_modulus({"any": 0.5, "full": 0.5}, {"full": 1.0})
+    _, test_a, test_c = data.tests["64"]
+    x = data.batch(400, np.random.default_rng(0), step=1)
+    for row in x[:, :4]:
+        fits = [a for a in range(64) if (row[2] - row[1] - a * (row[1] - row[0])) % 64 == 0]
+        pairs = [(a, (row[1] - a * row[0]) % 64) for a in fits]
+        assert any(a not in test_a and c not in test_c for a, c in pairs)
+
+
+def test_tests_that_leave_no_multiplier_are_refused():
+    with pytest.raises(InputError, match="the tests leave no a"):
+        one_modulus({"any": 1.0}, {"full": 1.0}, m=8, draws=500)
