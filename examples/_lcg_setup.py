@@ -50,7 +50,8 @@ def make_data(args):
         mixture = moving_shares(families, *ends, args.ramp)
         if args.mode == "fixed":
             return mixed_modulus(args.modulus, length, rng, args.test_draws, mixture)
-        return mixed_moduli(*args.moduli, length, rng, args.test_moduli, mixture)
+        low, high = args.moduli
+        return mixed_moduli(low, high, length, rng, args.test_moduli, mixture)
     if args.base is None:
         if args.mode == "fixed":
             return lcg.fixed_modulus(args.modulus, length, rng, args.test_draws)
