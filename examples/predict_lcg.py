@@ -145,7 +145,7 @@ def build(args, dev):
 def tests_of_interest(args, tests):
     """Names of the tests that the progress line and the figure are about, the main one first."""
     if args.mixture and args.mode == "unseen":
-        kind = "" if "full" in shares(args.mixture, "--mixture") else ", a = 1"
+        kind = ", a = 1" if set(shares(args.mixture, "--mixture")) == {"wrap"} else ""
         return [f"{m}{kind}" for m in args.test_moduli]
     largest = args.base and args.mode == "unseen"
     return [max(tests, key=int) if largest else str(args.modulus)]
