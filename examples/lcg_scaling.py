@@ -1,16 +1,16 @@
 """How many numbers a transformer must see before it predicts an LCG, against the modulus.
 
     python examples/lcg_scaling.py --quick          # m = 16, 32, 64: under a minute
-    python examples/lcg_scaling.py --workers 2      # m = 64 ... 1024, an hour; --resume goes on
-    python examples/lcg_scaling.py --depth 2 --moduli 64 128 256 512
+    python examples/lcg_scaling.py --workers 2      # m = 128 ... 1024, 20 minutes; --resume goes on
+    python examples/lcg_scaling.py --depth 2 --moduli 128 256 512
 
 N ~ m^gamma, with its uncertainty. One network a modulus (and seed), trained as
-examples/predict_lcg.py does. N is measured three ways: the numbers in context from which the
-accuracy stays above 60 % and above 90 %, which are powers of two mostly, and one more than the mean
-number of numbers answered wrongly before the accuracy reaches its final level, which is smooth. The
-same for the classical look-back predictors: order n is right once r^n >= m 2^(s - n s) with n r
-numbers in context, so that its N grows as m^(1/n). Paper: Tao, Doshi, Kalra, He, Barkeshli, arXiv
-2502.10390, section on scaling."""
+examples/predict_lcg.py does, above m = 64 as its --preset 2048. N is measured three ways: the
+numbers in context from which the accuracy stays above 60 % and above 90 %, which are powers of two
+mostly, and one more than the mean number of numbers answered wrongly before the accuracy reaches
+its final level, which is smooth. The same for the classical look-back predictors: order n is right
+once r^n >= m 2^(s - n s) with n r numbers in context, so that its N grows as m^(1/n). Paper: Tao,
+Doshi, Kalra, He, Barkeshli, arXiv 2502.10390, section on scaling."""
 
 import functools
 import time
@@ -23,6 +23,7 @@ import numpy as np  # isort: skip
 import _figures_lcg as plots
 import predict_lcg
 from _lcg_answers import LAST, elements_needed
+from _lcg_presets import PRESETS
 
 from tinygrok.engine.device import get_device
 from tinygrok.tasks import lcg
@@ -30,6 +31,8 @@ from tinygrok.training.checkpoint import fit_in_pack
 from tinygrok.training.sweep import process_pools
 
 QUICK = {"moduli": [16, 32, 64], "steps": 1400}
+SMALL = 64  # up to this modulus the defaults of predict_lcg do
+TOKENS = 6144  # of a step above
 PREDICTORS = ("transformer", "look-back order 2", "look-back order 3")
 QUANTITIES = ("numbers_to_60", "numbers_to_90", "wrong")
 PAPER = {"transformer: exponent_numbers_to_60": "0.24 (recalled; many layers, to m = 2^32)"}
@@ -40,7 +43,7 @@ def arguments(argv=None):
     add = p.add_argument
     count = cli.integer()
     modulus = cli.integer(16, 2**16)
-    moduli = [64, 128, 256, 512, 1024]
+    moduli = [128, 256, 512, 1024]
     seeds = "networks a modulus: --seed, --seed + 1, ..."
     steps = "optimiser steps at m = 64; (m/64)^(1/2) times as many at m"
     workers = "processes (0: this one, with all its threads)"
@@ -48,30 +51,35 @@ def arguments(argv=None):
     add("--moduli", type=modulus, nargs="+", default=moduli, help="fixed moduli, a network each")
     add("--seeds", type=cli.integer(1, 1000), default=1, help=seeds)
     add("--depth", type=cli.integer(1, 1000), default=1, help="blocks")
-    add("--steps", type=count, default=1500, help=steps)
+    add("--steps", type=count, default=550, help=steps)
     add("--workers", type=cli.integer(0, cli.MOST_WORKERS), default=0, help=workers)
     add("--resume", action="store_true", help=resume)
     args = cli.parse(p, argv, QUICK)
     if len(set(args.moduli)) < max(len(args.moduli), 2):
         raise cli.InputError("--moduli: every modulus once, and at least two")
     for m in args.moduli:
-        lcg.multipliers(m)  # refuse a modulus without multipliers of full period now
+        candidates = lcg.multipliers(m)  # refuses a modulus without any
+        if m > SMALL and len(candidates) < 2:
+            raise cli.InputError(f"--moduli: {m} has one multiplier of full period, two are needed")
     return args
 
 
 def point(args, m, seed):
     """The flags of predict_lcg for a modulus: a context of four to eight times the square root of
     m, and shorter than the period, so that nothing can be copied from one period ago."""
+    candidates = len(lcg.multipliers(m))
+    context = min(2 ** int(np.ceil(np.log2(4 * m**0.5))), m - 1)
     flags = {"modulus": m, "seed": seed, "depth": args.depth, "dtype": args.dtype}
-    flags["context"] = min(2 ** int(np.ceil(np.log2(4 * m**0.5))), m - 1)
+    flags["context"] = context
     flags["steps"] = max(1, round(args.steps * (m / 64) ** 0.5))
-    flags["width"] = 128
-    flags["lr"] = 2e-3
-    if m <= 64:
-        flags["width"] = 64
-        flags["lr"] = 3e-3
-        # Two multipliers of full period are left to train on, where there are so many.
-        flags["test_draws"] = max(1, min(m // 8, len(lcg.multipliers(m)) - 2))
+    if m > SMALL:
+        flags["batch"] = max(1, TOKENS // context)
+        # At most half of the multipliers are tested, the others are trained on.
+        flags["test_draws"] = min(64, candidates // 2)
+        return PRESETS["2048"] | flags
+    flags |= {"width": 64, "lr": 3e-3}
+    # Two multipliers of full period are left to train on, where there are so many.
+    flags["test_draws"] = max(1, min(m // 8, candidates - 2))
     return flags
 
 
