@@ -233,8 +233,10 @@ def main(argv=None):
     log = log_of(run)
 
     def figures(out):
-        period = "any" if args.generator == "lcg" else "full"
-        progress = {f"training stream, of {period} period": log["train_accuracy"]}
+        stream = "of any period" if args.generator == "lcg" else "of full period"
+        if args.mixture:
+            stream = "of its last mixture"
+        progress = {f"training stream, {stream}": log["train_accuracy"]}
         progress[f"m = {main_set}, full period"] = log[f"{main_set}_accuracy"]
         bits = digit_labels(data, by_digit)
         plots.prediction(log["step"], progress, curves, bits, out / "predict_lcg.png")
