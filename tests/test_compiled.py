@@ -17,10 +17,10 @@ from test_row_kernels import HARD, LEAST, agree, cases, named
 from test_row_kernels import KERNELS as ROWS
 
 from tinygrok import cli
-from tinygrok.engine import compiled, row_kernels
+from tinygrok.engine import compiled, kernels, row_kernels
 from tinygrok.engine.device import Device, DeviceError, get_device
 from tinygrok.engine.errors import InputError
-from tinygrok.engine.kernels import KERNELS
+from tinygrok.engine.kernels import KERNELS, Fused
 from tinygrok.engine.optim import AdamW
 from tinygrok.engine.params import Arena
 from tinygrok.training.checkpoint import load_training, save_training
@@ -55,6 +55,19 @@ def test_what_is_compiled():
     """All but bodies with an index or an integer, and those for GPUs only."""
     stay = {"power", "power_df", "power_d2f", "dropout_mask", "subtract_onehot"}
     assert set(KERNELS) - set(LOOPS) == stay | {"gather_sum", "segment_sum"}
+
+
+def test_an_integer_is_found_by_its_type_not_by_a_name(monkeypatch):
+    monkeypatch.setattr(kernels, "KERNELS", {})
+    made = {
+        "T point": True,
+        "T hint, T x": True,
+        "int32 k, T x": False,
+        "raw T x": False,
+        "raw int32 order, T x": False,
+    }
+    for inputs, taken in made.items():
+        assert compiled.Loop(Fused("probe", inputs, "T y", "y = T(0);")).taken == taken, inputs
 
 
 # -- numbers ---------------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ MAKERS = {
     for suffix in ("", "_df", "_d2f")
 }
 COLUMN = positive(E, 1)  # one value per member
+GEOMETRY = (5, 4, 3, 2, 3, 2, 1)  # images of 5 x 4 pixels, patches of 3 x 3 at every second one
+WINDOWS = integers(4, E, 2, 2, 3, dtype="int32")
 MAKERS |= {
     "power": [3, X, Y],
     "power_df": [3, X, X, Y],
@@ -106,6 +108,10 @@ MAKERS |= {
     "cross_entropy": [X, integers(7, 4, 1), fresh(E, 4, 1), Y],
     "layernorm": [X, values(E, 1, 7), values(E, 1, 7), 1e-5, fresh(E, 4, 1), Y, Y],
     "layernorm_backward": [X, X, positive(E, 4, 1), values(1, 7), X, Y],
+    "patches": [values(E, 5, 4, 3), *GEOMETRY, fresh(E * 6, 27)],
+    "patches_backward": [values(E * 6, 27), *GEOMETRY, fresh(E, 5, 4, 3)],
+    "maxpool": [values(E, 5, 4, 3), 5, 4, 2, WINDOWS, fresh(E, 2, 2, 3)],
+    "maxpool_backward": [values(E, 2, 2, 3), WINDOWS, 5, 4, 2, fresh(E, 5, 4, 3)],
 }
 # further settings of kernels that have branches or strides in them
 CASES = (

@@ -15,6 +15,7 @@
 namespace tinygrok {  // whose exp, log, ... a body finds before those of others
 BOTH(exp) BOTH(log) BOTH(sqrt) BOTH(tanh) BOTH(erf)
 using Index = std::ptrdiff_t;
+using int32 = int;
 using int64 = long long;
 using float32 = float;
 using float64 = double;
@@ -33,7 +34,7 @@ struct Array {
   const Index* steps;
 };
 
-// A row of an argument.
+// A row of an argument, or the whole of it.
 template <typename T> struct Raw {
   T* p;
   Index n;
@@ -44,7 +45,7 @@ template <typename T> struct Raw {
 // -- sums and maxima over a row, by LANES threads of a block side by side --------------------------
 
 static inline double plus(double a, double b) { return a + b; }
-static inline double larger(double a, double b) { return b > a || std::isnan(b) ? b : a; }
+template <typename T> T larger(T a, T b) { return b > a || std::isnan(b) ? b : a; }
 
 template <typename Op, typename F> double over_row(Op op, double x, Index N, F f) {
   double part[LANES];
@@ -97,9 +98,14 @@ static bool fits(const Array* a, const Array* last, const Array* other, Index it
 
 // -- loops: each returns false, and has done nothing, where the arguments do not fit together ------
 
-// body(pointers to the rows of all arguments, arguments), row by row of the last one.
-template <typename T, typename Body>
-bool each_row(const Array* const* a, int count, const Array* other, Body body) {
+// body(pointers to arguments, arguments, N, i): what compiled.py makes of a kernel, one of N elements
+// in a row. i counts the rows from where the pointers stand.
+template <typename T>
+using Body = void (*)(T* const* p, const Array* const* a, Index N, Index i);
+
+// Row by row of the last argument, with pointers to the rows of all.
+template <typename T, typename F>
+bool each_row(const Array* const* a, int count, const Array* other, F body) {
   const Array* last = a[count - 1];
   T* rows[MOST];
   Index at[AXES] = {};
@@ -109,7 +115,7 @@ bool each_row(const Array* const* a, int count, const Array* other, Body body) {
   }
   if (elements(last) == 0) return true;
   for (int axis = 0; axis >= 0;) {
-    body(rows, a);
+    body(rows, a, row_size(last), 0);
     for (axis = last->axes - 2; axis >= 0; --axis) {
       const Index back = ++at[axis] == last->shape[axis] ? at[axis] : 0;
       for (int j = 0; j < count; ++j)
@@ -121,13 +127,25 @@ bool each_row(const Array* const* a, int count, const Array* other, Body body) {
   return true;
 }
 
-// body(pointers to W elements of all arguments), W by W elements. It is one piece of machine code,
-// without a loop for what is left over: the end of a row is moved to a room of W elements first, as
-// are single numbers. So the bits of an element do not depend on where it stands.
-template <typename T> using Pointers = void (*)(T* const* p, const Array* const* a);
+template <typename T> bool loop_ROWS(const Array* const* a, int, int count, Body<T> body) {
+  return each_row<T>(a, count, a[0], body);
+}
 
-template <typename T>
-bool each_element(const Array* const* a, int inputs, int count, Pointers<T> body) {
+// Row by row of the last argument, with pointers to the whole of all: arrays without gaps, in which
+// a body finds other rows too.
+template <typename T> bool loop_IMAGES(const Array* const* a, int, int count, Body<T> body) {
+  const Array* last = a[count - 1];
+  T* whole[MOST];
+  for (int j = 0; j < count; ++j) whole[j] = (T*)a[j]->data;
+  const Index size = elements(last), N = row_size(last);
+  for (Index i = 0; i * N < size; ++i) body(whole, a, N, i);
+  return true;
+}
+
+// With pointers to W elements of all arguments, W by W elements. The body is one piece of machine
+// code, without a loop for what is left over: the end of a row is moved to a room of W elements
+// first, as are single numbers. So the bits of an element do not depend on where it stands.
+template <typename T> bool loop_ELEMENTS(const Array* const* a, int inputs, int count, Body<T> body) {
   Index item = sizeof(T), sizes[MOST];
   Array flat[MOST];
   const Array* used[MOST];
@@ -142,8 +160,7 @@ bool each_element(const Array* const* a, int inputs, int count, Pointers<T> body
     if (j >= inputs && sizes[j] != sizes[count - 1]) return false;
   }
   const Array* last = used[count - 1];
-  const Index N = row_size(last);
-  return each_row<T>(used, count, last, [&](T* const* rows, const Array* const*) {
+  return each_row<T>(used, count, last, [&](T* const* rows, const Array* const*, Index N, Index) {
     alignas(64) T room[MOST][W];
     T* p[MOST];
     Index next[MOST];
@@ -155,7 +172,7 @@ bool each_element(const Array* const* a, int inputs, int count, Pointers<T> body
     }
     Index left = N;
     for (; left >= W; left -= W) {
-      body(p, used);
+      body(p, used, W, 0);
       for (int j = 0; j < count; ++j) p[j] += next[j];
     }
     T* end[MOST];
@@ -167,29 +184,28 @@ bool each_element(const Array* const* a, int inputs, int count, Pointers<T> body
       }
       p[j] = room[j];
     }
-    if (left) body(p, used);
+    if (left) body(p, used, W, 0);
     for (int j = inputs; j < count; ++j) std::copy(room[j], room[j] + left, end[j]);
   });
 }
 
-// What compiled.py writes: the body of a kernel, whose parameters are elements or rows of the
-// arrays, and the functions that Python calls with all of these.
-#define ELEMENT(type, name, j) auto& name = ((type*)_p[j])[_k];
-#define ROW(type, name, j) const Raw<type> name = {(type*)_p[j], row_size(_a[j])};
-#define EACH_OF_ELEMENTS(name, inputs, count) EACH(_k, W)
-#define EACH_OF_ROWS(name, inputs, count) const Index i = 0, _k = 0, N = row_size(_a[count - 1]);
+// What compiled.py writes: the body of a kernel, whose parameters are elements, or rows or the whole
+// of arrays, and the function that Python calls with these.
+#define ELEMENTS_PLAIN(type, name, j) auto& name = ((type*)_p[j])[_k];
+#define ROWS_PLAIN(type, name, j) const type name = *(type*)_p[j];
+#define IMAGES_PLAIN(type, name, j) const type name = *(type*)_p[j];
+#define ROWS_RAW(type, name, j) const Raw<type> name = {(type*)_p[j], row_size(_a[j])};
+#define IMAGES_RAW(type, name, j) const Raw<type> name = {(type*)_p[j], elements(_a[j])};
+#define EACH_OF_ELEMENTS EACH(_k, W)
+#define EACH_OF_ROWS
+#define EACH_OF_IMAGES
 #define BODY(name) \
-  template <typename T> static void name##_body(T* const* _p, const Array* const* _a)
-#define ELEMENTS(name, inputs, count) \
+  template <typename T> \
+  static void name##_body(T* const* _p, const Array* const* _a, Index N, Index i)
+#define LOOP(form, name, inputs, count) \
   static_assert(count <= MOST, "too many arguments"); \
   extern "C" int name##_loop(int wide, const Array* const* _a) { \
-    return wide ? each_element<float64>(_a, inputs, count, name##_body<float64>) \
-                : each_element<float32>(_a, inputs, count, name##_body<float32>); \
-  }
-#define ROWS(name, inputs, count) \
-  static_assert(count <= MOST, "too many arguments"); \
-  extern "C" int name##_loop(int wide, const Array* const* _a) { \
-    return wide ? each_row<float64>(_a, count, _a[0], name##_body<float64>) \
-                : each_row<float32>(_a, count, _a[0], name##_body<float32>); \
+    return wide ? loop_##form<float64>(_a, inputs, count, name##_body<float64>) \
+                : loop_##form<float32>(_a, inputs, count, name##_body<float32>); \
   }
 }  // namespace tinygrok

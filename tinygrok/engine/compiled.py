@@ -5,7 +5,7 @@ one for every operation. The system's C++ compiler makes them at first use, on c
 that they come from a cache folder. An elementwise body computes every element by the same machine
 code: its bits do not depend on where it stands. A row is computed as on a GPU by the threads of a
 block, side by side. NumPy goes on with what they do not take: elementwise bodies that need an index
-or an integer, rows with gaps, complex numbers.
+or an integer, rows and images with gaps, complex numbers.
 
 No flag changes what NaN, infinity or -0 mean: sums keep their order, no product is fused with a
 sum, and -fno-math-errno leaves out errno alone. glibc's vector functions (exp, log, tanh, erf) are
@@ -24,9 +24,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from . import row_kernels  # noqa: F401  (its kernels are in KERNELS)
 from .errors import one_line
 from .kernels import KERNELS, Fused, thread_each
+from .row_kernels import block_a_row, block_in_image
 
 NAMES = (os.environ.get("CXX"), "c++", "g++", "clang++")
 COMPILER = next((name for name in NAMES if name and shutil.which(name)), None)
@@ -78,9 +78,13 @@ def parameters(text: str) -> list[tuple[bool, str, str]]:
     return [(r != "", t, p) for r, t, p in re.findall(r"(raw )?(\w+) (\w+)", text)]
 
 
+FORMS = {thread_each: "ELEMENTS", block_a_row: "ROWS", block_in_image: "IMAGES"}  # by launch
+
+
 class Loop:
     """A kernel as a loop over arrays, of float32 or of float64.
 
+    form       the loop of compiled.hpp: "ELEMENTS", "ROWS", or "IMAGES" (rows that read others)
     listed     its parameters, without N, the size of a row
     inputs     how many of them are inputs
     function   of the library; load() sets it
@@ -90,20 +94,22 @@ class Loop:
 
     def __init__(self, kernel: Fused):
         self.kernel = kernel
-        self.by_row = kernel.launch is not thread_each
-        self.of_elements = not (kernel.preamble or "int" in kernel.inputs)
+        self.form = FORMS[kernel.launch]
+        self.by_row = self.form != "ELEMENTS"
         self.listed = parameters(f"{kernel.inputs}, {kernel.outputs}")[self.by_row :]
         self.inputs = len(self.listed) - len(parameters(kernel.outputs))
+        elementwise = all(not raw and kind == "T" for raw, kind, _ in self.listed)
+        self.taken = self.by_row or (elementwise and not kernel.preamble)
 
     def cpp(self) -> str:
-        """Its source on compiled.hpp: parameters are elements, or the rows of arrays."""
+        """Its source on compiled.hpp: parameters are elements, or rows or the whole of arrays."""
         name = self.kernel.name
         body = self.kernel.cuda
         for j, (raw, kind, parameter) in enumerate(self.listed):
-            body = f"{'ROW' if raw else 'ELEMENT'}({kind}, {parameter}, {j}) {body}"
-        macro = "ROWS" if self.by_row else "ELEMENTS"
-        given = f"{name}, {self.inputs}, {len(self.listed)}"
-        return f"BODY({name}) {{ EACH_OF_{macro}({given}) {{ {body} }} }}\n{macro}({given})"
+            read = f"{self.form}_RAW" if raw else f"{self.form}_PLAIN"
+            body = f"{read}({kind}, {parameter}, {j}) {body}"
+        loop = f"LOOP({self.form}, {name}, {self.inputs}, {len(self.listed)})"
+        return f"BODY({name}) {{ EACH_OF_{self.form} {{ {body} }} }}\n{loop}"
 
     def __call__(self, *args) -> bool:
         """Run it; False, and nothing is done, where it does not take the arguments."""
@@ -113,7 +119,8 @@ class Loop:
             arrays.append(np.asarray(() if a is None else a, dtype if kind == "T" else kind))
         outputs = zip(args[self.inputs :], arrays[self.inputs :], strict=True)
         writable = all(a is b and b.flags.writeable for a, b in outputs)
-        if dtype not in (np.float32, np.float64) or not writable:
+        gaps = self.form == "IMAGES" and not all(a.flags.c_contiguous for a in arrays)
+        if dtype not in (np.float32, np.float64) or not writable or gaps:
             return False
         given = (ctypes.py_object * len(arrays))(*arrays)
         return self.function(dtype.itemsize == 8, given) == 1
@@ -123,7 +130,7 @@ class Loop:
 def load() -> tuple[dict[str, Loop], str, str]:
     """(loops by the names of their kernels, "compiled", what is used); none, "numpy" and why where
     they cannot be had."""
-    taken = [x for x in map(Loop, KERNELS.values()) if x.by_row or x.of_elements]
+    taken = [x for x in map(Loop, KERNELS.values()) if x.taken]
     words = Path(__file__).with_suffix(".hpp").read_text()
     bodies = "\n".join(loop.cpp() for loop in taken)
     source = f"#define HEAD {object.__basicsize__}\n{words}namespace tinygrok {{\n{bodies}\n}}\n"

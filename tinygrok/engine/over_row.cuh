@@ -5,7 +5,7 @@
 #define EACH(n, N) for (long long n = threadIdx.x; n < N; n += blockDim.x)
 #define SUM(n, N, value) over_row(plus, 0, N, [&](long long n) -> double { return value; })
 __device__ double plus(double a, double b) { return a + b; }
-__device__ double larger(double a, double b) { return b > a || isnan(b) ? b : a; }
+template <typename T> __device__ T larger(T a, T b) { return b > a || isnan(b) ? b : a; }
 template <typename Op, typename F> __device__ double over_row(Op op, double x, long long N, F f) {
     __shared__ double part[256];
     const unsigned int t = threadIdx.x;

@@ -1,4 +1,5 @@
-"""Kernels by row: softmax, LayerNorm and cross-entropy, each with its sums in one launch.
+"""Kernels by row: softmax, LayerNorm and cross-entropy, each with its sums in one launch; and the
+patches and windows of images.
 
 They are Fused (kernels.py): a NumPy body beside a CUDA body. On a GPU a block of threads makes one
 row of the last argument (..., N): thread t takes the elements t, t + threads, ... In a CUDA body
@@ -14,13 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from .kernels import Fused, fused
 
 _OVER_ROW = Path(__file__).with_name("over_row.cuh").read_text()  # EACH, SUM and over_row
 
 
-def _block_a_row(kernel: Callable, args: tuple) -> None:
+def block_a_row(kernel: Callable, args: tuple) -> None:
+    """Launch a kernel with a block of threads for each row of the last argument."""
     rows = args[-1]
     N = rows.shape[-1]
     threads = 32 if N <= 256 else 256
@@ -28,16 +31,21 @@ def _block_a_row(kernel: Callable, args: tuple) -> None:
     kernel(N, *given, size=rows.size // N * threads, block_size=threads)
 
 
-def by_row(inputs: str, outputs: str, cuda: str) -> Callable[[Callable], Fused]:
+def block_in_image(kernel: Callable, args: tuple) -> None:
+    """The same, of arrays without gaps: what makes a row also reads rows beside its own."""
+    block_a_row(kernel, args)
+
+
+def by_row(inputs: str, outputs: str, cuda: str, launch=block_a_row) -> Callable[..., Fused]:
     """The decorated function becomes a kernel of its name, and its NumPy twin."""
     head = "const long long row = i / blockDim.x, at = row * N;"
-    return fused("int64 N, " + inputs, outputs, head + cuda, _OVER_ROW, _block_a_row)
+    return fused("int64 N, " + inputs, outputs, head + cuda, _OVER_ROW, launch)
 
 
 # -- softmax: z(n) are the logits ------------------------------------------------------------------
 
 _SHARES = """
-const T top = over_row(larger, z(0), N, z);
+const T top = over_row(larger<double>, z(0), N, z);
 const T total = SUM(n, N, y[at + n] = exp(z(n) - top));
 EACH(n, N) y[at + n] /= total;"""
 _SOFTMAX = f"""
@@ -147,3 +155,106 @@ def layernorm_backward(dy, xhat, rstd, gain, product, dx):
     dx -= product
     dx -= mean
     dx *= rstd
+
+
+# -- convolutions: x (B, H, W, C), and its patches, the rows of a matrix (B Ho Wo, k k C) ----------
+# Geometry is H, W, Ho, Wo, the side k of a patch, the stride s and the padding p.
+
+_GEOMETRY = ", int64 H, int64 W, int64 Ho, int64 Wo, int64 k, int64 s, int64 p"
+_PATCHES = """
+const long long image = row / Wo / Ho, top = row / Wo % Ho * s - p, left = row % Wo * s - p;
+const long long run = N / k, across = run / k * W, begin = run / k * left, end = across - begin;
+for (long long u = 0; u < k; ++u) {
+    const long long h = top + u, from = (image * H + h) * across + begin, to = at + u * run;
+    const long long first = h < 0 || h >= H ? run : -begin;
+    EACH(n, run) rows[to + n] = n >= first && n < end ? x[from + n] : T(0);
+}"""
+
+
+@by_row("raw T x" + _GEOMETRY, "raw T rows", _PATCHES, block_in_image)
+def patches(x, H, W, Ho, Wo, k, s, p, rows):
+    """rows[(b i j), (u v c)] = x[b, s i + u - p, s j + v - p, c], 0 outside the image
+
+    One copy: the k C numbers (v, c) of a patch stand side by side in x as in the row."""
+    B, _, _, C = x.shape
+    padded = np.zeros((B, H + 2 * p, W + 2 * p, C), x.dtype)
+    padded[:, p : p + H, p : p + W] = x
+    windows = sliding_window_view(padded, (k, k), (1, 2))[:, ::s, ::s]  # (B, Ho, Wo, C, k, k)
+    rows.reshape(B, Ho, Wo, k, k, C)[...] = np.moveaxis(windows, 3, 5)
+
+
+_PATCHES_BACKWARD = """
+const long long image = row / W / H, h = row / W % H + p, w = row % W + p;
+EACH(c, N) dx[at + c] = T(0);
+for (long long i = h / s, u = h % s; u < k && i >= 0; --i, u += s)
+    for (long long j = w / s, v = w % s; v < k && j >= 0; --j, v += s) {
+        const long long patch = (image * Ho + i) * Wo + j, from = ((patch * k + u) * k + v) * N;
+        if (i < Ho && j < Wo) EACH(c, N) dx[at + c] += rows[from + c];
+    }"""
+
+
+@by_row("raw T rows" + _GEOMETRY, "raw T dx", _PATCHES_BACKWARD, block_in_image)
+def patches_backward(rows, H, W, Ho, Wo, k, s, p, dx):
+    """dx[b, h, w] = the sum of rows[(b i j), (u v)] with s i + u - p = h and s j + v - p = w
+
+    All patches in which a pixel lies: first over u, in runs of k C numbers, then over v."""
+    B, _, _, C = dx.shape
+    columns = rows.reshape(B, Ho, Wo, k, k, C)
+    high = np.zeros((B, H + 2 * p, Wo, k, C), dx.dtype)
+    for u in range(k):
+        high[:, u : u + s * Ho : s] += columns[:, :, :, u]
+    wide = np.zeros((B, H, W + 2 * p, C), dx.dtype)
+    for v in range(k):
+        wide[:, :, v : v + s * Wo : s] += high[:, p : p + H, :, v]
+    dx[...] = wide[:, :, p : p + W]
+
+
+# -- max-pooling: x (B, H, W, C), windows k x k; what does not fill one is left out ----------------
+
+
+def cells(x: np.ndarray, k: int) -> list[np.ndarray]:
+    """The k^2 views of x (B, H, W, C) that hold one pixel of every k x k window."""
+    H = x.shape[1] // k * k
+    W = x.shape[2] // k * k
+    return [x[:, n // k : H : k, n % k : W : k] for n in range(k * k)]
+
+
+_WINDOWS = ", int64 H, int64 W, int64 k"
+_MAXPOOL = """
+const long long Ho = H / k, Wo = W / k, image = row / Wo / Ho;
+const long long corner = (image * H + row / Wo % Ho * k) * W + row % Wo * k;
+EACH(c, N) y[at + c] = x[corner * N + c];
+EACH(c, N) which[at + c] = 0;
+for (int n = 1; n < k * k; ++n) {
+    const long long from = (corner + n / k * W + n % k) * N;
+    EACH(c, N) which[at + c] = x[from + c] > y[at + c] ? n : which[at + c];
+    EACH(c, N) y[at + c] = larger(y[at + c], x[from + c]);
+}"""
+
+
+@by_row("raw T x" + _WINDOWS, "raw int32 which, raw T y", _MAXPOOL, block_in_image)
+def maxpool(x, H, W, k, which, y):
+    """y = the maximum of a window; which = its cell u k + v, the first one of equal ones"""
+    first, *others = cells(x, k)
+    y[...] = first
+    which[...] = 0
+    for n, cell in enumerate(others, 1):
+        larger = (cell > y) * np.int32(n)
+        np.maximum(which, larger, out=which)
+        np.maximum(y, cell, out=y)
+
+
+_MAXPOOL_BACKWARD = """
+const long long Ho = H / k, Wo = W / k, image = row / W / H, h = row / W % H, w = row % W;
+const long long from = ((image * Ho + h / k) * Wo + w / k) * N;
+const int cell = h % k * k + w % k;
+const bool inside = h / k < Ho && w / k < Wo;
+EACH(c, N) dx[at + c] = inside ? dy[from + c] * T(which[from + c] == cell) : T(0);"""
+
+
+@by_row("raw T dy, raw int32 which" + _WINDOWS, "raw T dx", _MAXPOOL_BACKWARD, block_in_image)
+def maxpool_backward(dy, which, H, W, k, dx):
+    """dx = dy in the cell that held the maximum, else 0"""
+    dx[...] = 0
+    for n, cell in enumerate(cells(dx, k)):
+        np.multiply(dy, which == n, out=cell)

@@ -2,6 +2,9 @@
 
 Patches stand side by side in the rows of a matrix, so that a convolution is one matrix product."""
 
+from collections.abc import Iterator
+
+from ..engine import row_kernels
 from ..engine.device import Array, Device
 from .linear import linear_backward, linear_forward
 
@@ -9,51 +12,17 @@ from .linear import linear_backward, linear_forward
 COLUMN_BYTES = {"cpu": 4_000_000, "cuda": 500_000_000}
 
 
-class _Patches:
-    """The patches of a few images, and a copy of the images with a border of zeros.
+def _parts(dev: Device, y: Array, depth: int) -> Iterator[tuple[slice, Array]]:
+    """(a slice of the batch, a matrix for the patches of its images), which takes at most
+    COLUMN_BYTES, or holds one image.
 
-    rows     (b i j, u v c): the matrix of patches; column (u, v, :) holds the pixels at
-             (s i + u, s j + v) of the padded images
-    padded   (images, H + 2p, W + 2p, C); inside: the view of it without the border
-    pairs    [(pixels, column)] for every (u, v): a view of padded and its place in rows
-    """
-
-    def __init__(self, dev: Device, x: Array, y: Array, kernel: int, stride: int, pad: int):
-        images, H, W, C = x.shape
-        _, Ho, Wo, _ = y.shape
-        columns = dev.workspace.get("conv.columns", (images, Ho, Wo, kernel, kernel, C))
-        self.padded = dev.workspace.get("conv.padded", (images, H + 2 * pad, W + 2 * pad, C))
-        self.inside = self.padded[:, pad : pad + H, pad : pad + W]
-        self.rows = columns.reshape(-1, kernel * kernel * C)
-        self.pairs = []
-        for u in range(kernel):
-            for v in range(kernel):
-                high = slice(u, u + stride * Ho, stride)
-                wide = slice(v, v + stride * Wo, stride)
-                self.pairs.append((self.padded[:, high, wide], columns[:, :, :, u, v]))
-
-    def gather(self, x: Array) -> None:
-        """rows <- the patches of x"""
-        self.padded.fill(0)
-        self.inside[...] = x
-        for pixels, column in self.pairs:
-            column[...] = pixels
-
-    def scatter(self) -> Array:
-        """The sum of the rows over all patches in which a pixel lies: the transpose of gather."""
-        self.padded.fill(0)
-        for pixels, column in self.pairs:
-            pixels += column
-        return self.inside
-
-
-def _parts(dev: Device, x: Array, y: Array, kernel: int) -> list[slice]:
-    """Slices of the batch, each of a few images whose patches take at most COLUMN_BYTES."""
-    B, _, _, C = x.shape
-    _, Ho, Wo, _ = y.shape
-    image = Ho * Wo * kernel * kernel * C * dev.dtype.itemsize
+    y (B, Ho, Wo, N); depth k k C."""
+    B, Ho, Wo, _ = y.shape
+    image = Ho * Wo * depth * dev.dtype.itemsize
     step = max(1, COLUMN_BYTES[dev.kind] // image)
-    return [slice(start, min(start + step, B)) for start in range(0, B, step)]
+    for start in range(0, B, step):
+        part = slice(start, min(start + step, B))
+        yield part, dev.workspace.get("conv.rows", ((part.stop - start) * Ho * Wo, depth))
 
 
 def conv_forward(dev: Device, x: Array, w: Array, b=None, stride=1, pad=0):
@@ -66,13 +35,13 @@ def conv_forward(dev: Device, x: Array, w: Array, b=None, stride=1, pad=0):
     kernel, _, _, N = w.shape
     Ho = (H + 2 * pad - kernel) // stride + 1
     Wo = (W + 2 * pad - kernel) // stride + 1
+    geometry = (H, W, Ho, Wo, kernel, stride, pad)
     y = dev.empty((B, Ho, Wo, N))
     matrix = w.reshape(-1, N)
-    for part in _parts(dev, x, y, kernel):
-        patches = _Patches(dev, x[part], y[part], kernel, stride, pad)
-        patches.gather(x[part])
-        linear_forward(dev, patches.rows, matrix, b, out=y[part].reshape(-1, N))
-    return y, (x, w, stride, pad)
+    for part, rows in _parts(dev, y, len(matrix)):
+        row_kernels.patches(dev, x[part], *geometry, rows)
+        linear_forward(dev, rows, matrix, b, out=y[part].reshape(-1, N))
+    return y, (x, matrix, geometry)
 
 
 def conv_backward(
@@ -85,58 +54,37 @@ def conv_backward(
     that meet this pixel. Writes dw and db where given, or adds. need_dx=False: no dx, None (a first
     layer).
     """
-    x, w, stride, pad = cache
-    kernel, _, _, N = w.shape
-    matrix = w.reshape(-1, N)
-    dmatrix = None if dw is None else dw.reshape(-1, N)
+    x, matrix, geometry = cache
+    dmatrix = None if dw is None else dw.reshape(matrix.shape)
     dx = dev.empty(x.shape) if need_dx else None
-    for part in _parts(dev, x, dy, kernel):
+    for part, rows in _parts(dev, dy, len(matrix)):
         # y = rows matrix + b, so drows = dy matrix^T, which takes the place of the rows
-        patches = _Patches(dev, x[part], dy[part], kernel, stride, pad)
-        rows = patches.rows
         if dw is not None:
-            patches.gather(x[part])
-        dy_rows = dy[part].reshape(-1, N)
+            row_kernels.patches(dev, x[part], *geometry, rows)
+        dy_rows = dy[part].reshape(len(rows), -1)
         add = accumulate or part.start > 0
         linear_backward(dev, dy_rows, (rows, matrix), dmatrix, db, rows, need_dx, add)
         if dx is not None:
-            dx[part] = patches.scatter()
+            row_kernels.patches_backward(dev, rows, *geometry, dx[part])
     return dx
-
-
-def _cells(x: Array, k: int) -> list[Array]:
-    """The k^2 views of x (B, H, W, C) that hold one pixel of every k x k window.
-
-    What does not fill a window is left out."""
-    H = x.shape[1] // k * k
-    W = x.shape[2] // k * k
-    cells = []
-    for u in range(k):
-        for v in range(k):
-            cells.append(x[:, u:H:k, v:W:k])
-    return cells
 
 
 def maxpool_forward(dev: Device, x: Array, k: int):
     """y[b,i,j,c] = max over u, v < k of x[b, k i + u, k j + v, c]
 
     shapes: x (B, H, W, C)   y (B, H//k, W//k, C)"""
-    first, *others = _cells(x, k)
-    y = first.copy()
-    which = dev.zeros(first.shape, "uint8")  # the cell of the maximum, the first one of equal ones
-    for n, cell in enumerate(others, 1):
-        larger = (cell > y) * dev.xp.uint8(n)
-        dev.xp.maximum(which, larger, out=which)
-        dev.xp.maximum(y, cell, out=y)
+    B, H, W, C = x.shape
+    y = dev.empty((B, H // k, W // k, C))
+    which = dev.empty(y.shape, "int32")  # the cell of the maximum, the first one of equal ones
+    row_kernels.maxpool(dev, x, H, W, k, which, y)
     return y, (x.shape, which, k)
 
 
 def maxpool_backward(dev: Device, dy: Array, cache: tuple):
     """dx[b, k i + u, k j + v, c] = dy[b,i,j,c] where (u, v) held the maximum, else 0"""
     shape, which, k = cache
-    dx = dev.zeros(shape)
-    for n, cell in enumerate(_cells(dx, k)):
-        dev.xp.multiply(dy, which == n, out=cell)
+    dx = dev.empty(shape)
+    row_kernels.maxpool_backward(dev, dy, which, *shape[1:3], k, dx)
     return dx
 
 
@@ -145,7 +93,7 @@ def maxpool_tangent(dev: Device, xdot: Array, cache: tuple) -> tuple:
 
     It is linear in xdot: maxpool_backward with the same cache takes its adjoint back."""
     _, which, k = cache
-    ydot = sum(cell * (which == n) for n, cell in enumerate(_cells(xdot, k)))
+    ydot = sum(cell * (which == n) for n, cell in enumerate(row_kernels.cells(xdot, k)))
     return ydot, cache
 
 
@@ -155,13 +103,11 @@ def avgpool_forward(dev: Device, x: Array, h: int, w: int):
     shapes: x (B, H, W, C)   y (B, H/h, W/w, C)"""
     B, H, W, C = x.shape
     windows = x.reshape(B, H // h, h, W // w, w, C)
-    return windows.mean(axis=(2, 4)), (x.shape, h, w)
+    return windows.mean(axis=(2, 4)), (h, w)
 
 
 def avgpool_backward(dev: Device, dy: Array, cache: tuple):
     """dx[b, h i + u, w j + v, c] = dy[b,i,j,c]/(h w)"""
-    (B, H, W, C), h, w = cache
+    h, w = cache
     share = dy * (1 / (h * w))
-    dx = dev.empty((B, H // h, h, W // w, w, C))
-    dx[...] = share[:, :, None, :, None]
-    return dx.reshape(B, H, W, C)
+    return dev.xp.repeat(dev.xp.repeat(share, h, axis=1), w, axis=2)
