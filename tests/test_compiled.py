@@ -30,7 +30,7 @@ LIBRARY = Path(compiled.__file__).parent.parent
 DTYPES = ("float32", "float64")
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 LOOPS = compiled.load()[0] if compiled.COMPILER else {}
-ELEMENTS = [name for name, loop in LOOPS.items() if not loop.by_row]
+ELEMENTS = [name for name, loop in LOOPS.items() if loop.form == "ELEMENTS"]
 SETTINGS = [(name, makers) for name, makers in CASES if name in LOOPS]
 
 

@@ -87,6 +87,7 @@ class Loop:
     form       the loop of compiled.hpp: "ELEMENTS", "ROWS", or "IMAGES" (rows that read others)
     listed     its parameters, without N, the size of a row
     inputs     how many of them are inputs
+    taken      whether it can be one: an elementwise body has numbers of type T only
     function   of the library; load() sets it
     """
 
@@ -95,21 +96,19 @@ class Loop:
     def __init__(self, kernel: Fused):
         self.kernel = kernel
         self.form = FORMS[kernel.launch]
-        self.by_row = self.form != "ELEMENTS"
-        self.listed = parameters(f"{kernel.inputs}, {kernel.outputs}")[self.by_row :]
+        by_row = self.form != "ELEMENTS"
+        self.listed = parameters(f"{kernel.inputs}, {kernel.outputs}")[by_row:]
         self.inputs = len(self.listed) - len(parameters(kernel.outputs))
-        elementwise = all(not raw and kind == "T" for raw, kind, _ in self.listed)
-        self.taken = self.by_row or (elementwise and not kernel.preamble)
+        self.taken = by_row or all(not raw and kind == "T" for raw, kind, _ in self.listed)
 
     def cpp(self) -> str:
         """Its source on compiled.hpp: parameters are elements, or rows or the whole of arrays."""
-        name = self.kernel.name
         body = self.kernel.cuda
         for j, (raw, kind, parameter) in enumerate(self.listed):
             read = f"{self.form}_RAW" if raw else f"{self.form}_PLAIN"
             body = f"{read}({kind}, {parameter}, {j}) {body}"
-        loop = f"LOOP({self.form}, {name}, {self.inputs}, {len(self.listed)})"
-        return f"BODY({name}) {{ EACH_OF_{self.form} {{ {body} }} }}\n{loop}"
+        loop = f"LOOP({self.form}, {self.kernel.name}, {self.inputs}, {len(self.listed)})"
+        return f"BODY({self.kernel.name}) {{ EACH_OF_{self.form} {{ {body} }} }}\n{loop}"
 
     def __call__(self, *args) -> bool:
         """Run it; False, and nothing is done, where it does not take the arguments."""

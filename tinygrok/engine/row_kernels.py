@@ -175,12 +175,13 @@ for (long long u = 0; u < k; ++u) {
 def patches(x, H, W, Ho, Wo, k, s, p, rows):
     """rows[(b i j), (u v c)] = x[b, s i + u - p, s j + v - p, c], 0 outside the image
 
-    One copy: the k C numbers (v, c) of a patch stand side by side in x as in the row."""
+    One copy: the k C numbers (v, c) of a patch stand side by side in a line of x, as in the row."""
     B, _, _, C = x.shape
     padded = np.zeros((B, H + 2 * p, W + 2 * p, C), x.dtype)
     padded[:, p : p + H, p : p + W] = x
-    windows = sliding_window_view(padded, (k, k), (1, 2))[:, ::s, ::s]  # (B, Ho, Wo, C, k, k)
-    rows.reshape(B, Ho, Wo, k, k, C)[...] = np.moveaxis(windows, 3, 5)
+    lines = padded.reshape(B, H + 2 * p, -1)
+    runs = sliding_window_view(lines, (k, k * C), (1, 2))[:, ::s, :: s * C]  # (B, Ho, Wo, k, k C)
+    rows.reshape(runs.shape)[...] = runs
 
 
 _PATCHES_BACKWARD = """
