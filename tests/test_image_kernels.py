@@ -2,6 +2,9 @@
 loops, the CUDA body compiled as C++ (blocks of threads in two orders, and for the CPU) beside
 NumPy's; odd sizes, NaN, gaps; and the launches of a convolution."""
 
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 
 import fakecupy as xp
@@ -233,6 +236,34 @@ def test_launches():
         "pooling": 1,
         "pooling's backward": 1,
     }
+
+
+STEPS = """
+import resource
+import numpy as np
+import tinygrok as tg
+from tinygrok.engine.device import get_device
+from tinygrok.tasks.images import Images
+x = np.random.default_rng(0).normal(size=(32, 32, 32, 3))
+net = tg.vgg((32, 32, 3), 10, (16, "M", 16, "M"))
+images = Images(x, np.arange(32) % 10, x[:1], np.arange(1))
+dev = get_device("cpu", threads=1)
+run = tg.ImageTraining.on_task(net, images, batch=32, device=dev)
+for t in range(1, 9):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    run.step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc's malloc keeps")
+def test_a_step_asks_the_system_for_no_memory():
+    """It touches few pages for the first time; thousands if freed memory were given back."""
+    command = [sys.executable, "-c", STEPS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    faults = [int(word) for word in done.stdout.split()]
+    assert max(faults[3:]) < 100, faults
 
 
 @pytest.mark.slow

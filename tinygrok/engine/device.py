@@ -61,6 +61,9 @@ class Device:
         self.products: list | None = None  # a list records shapes and flags of every product
         self._pool: ThreadPoolExecutor | None = None
         self._local = threading.local()
+        # glibc's malloc keeps what is freed up to twice the largest block freed so far, of at most
+        # 32 MB; what it gives back, the next step asks of the system anew, page by page.
+        np.empty(31 << 20, np.uint8)
         self.compiled: dict[str, Any] = {}  # kernels by name; on a GPU engine/kernels.py fills it
         self.kernels = kernels
         if kernels == "compiled":
