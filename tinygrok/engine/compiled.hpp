@@ -98,8 +98,8 @@ static bool fits(const Array* a, const Array* last, const Array* other, Index it
 
 // -- loops: each returns false, and has done nothing, where the arguments do not fit together ------
 
-// body(pointers to arguments, arguments, N, i): what compiled.py makes of a kernel, one of N elements
-// in a row. i counts the rows from where the pointers stand.
+// body(pointers to arguments, arguments, N, i): what compiled.py makes of a kernel. N elements are in
+// a row; i counts the rows from where the pointers stand.
 template <typename T>
 using Body = void (*)(T* const* p, const Array* const* a, Index N, Index i);
 
@@ -145,7 +145,8 @@ template <typename T> bool loop_IMAGES(const Array* const* a, int, int count, Bo
 // With pointers to W elements of all arguments, W by W elements. The body is one piece of machine
 // code, without a loop for what is left over: the end of a row is moved to a room of W elements
 // first, as are single numbers. So the bits of an element do not depend on where it stands.
-template <typename T> bool loop_ELEMENTS(const Array* const* a, int inputs, int count, Body<T> body) {
+template <typename T>
+bool loop_ELEMENTS(const Array* const* a, int inputs, int count, Body<T> body) {
   Index item = sizeof(T), sizes[MOST];
   Array flat[MOST];
   const Array* used[MOST];
@@ -189,8 +190,8 @@ template <typename T> bool loop_ELEMENTS(const Array* const* a, int inputs, int 
   });
 }
 
-// What compiled.py writes: the body of a kernel, whose parameters are elements, or rows or the whole
-// of arrays, and the function that Python calls with these.
+// What compiled.py writes: the body of a kernel, whose parameters are elements, rows or the whole of
+// arrays, and the function that Python calls with these.
 #define ELEMENTS_PLAIN(type, name, j) auto& name = ((type*)_p[j])[_k];
 #define ROWS_PLAIN(type, name, j) const type name = *(type*)_p[j];
 #define IMAGES_PLAIN(type, name, j) const type name = *(type*)_p[j];
