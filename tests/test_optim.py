@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tinygrok.engine import optim
+from tinygrok.engine.device import get_device
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import OPTIMIZERS, Optimizer, linear_warmup
 from tinygrok.engine.params import Arena
@@ -168,6 +169,30 @@ def test_a_member_is_updated_as_a_network_alone(host_dev, kind):
     run(one, own_grads, [{name: g[1] for name, g in arrays.items()} for arrays in per_step])
     for name, x in own_params.to_host().items():
         np.testing.assert_array_equal(x, params.to_host(1)[name])
+
+
+@pytest.mark.parametrize(
+    ("members", "no_decay", "count"),
+    [(None, ["b"], 3), (None, ["u"], 2), (None, [], 1), (2, [], 6)],
+)
+def test_neighbours_that_are_updated_alike_share_blocks(host_dev, members, no_decay, count):
+    """Those of one network, all of it once."""
+    params, grads, *_ = problem(host_dev, members)
+    optimizer = OPTIMIZERS["adamw"](host_dev, params, grads, no_decay=no_decay)
+    assert len(optimizer._blocks) == count
+    for block in optimizer._blocks:
+        for x in block.views[:2]:
+            x += 1
+    assert (grads.flat == 1).all()
+
+
+@pytest.mark.parametrize("least", [0, 10**6])
+def test_threads_are_woken_only_where_there_is_work(least, monkeypatch):
+    dev = get_device("cpu", threads=2)
+    params, grads, *_ = problem(dev, None)
+    monkeypatch.setattr(optim, "WORTH_THREADS", least)
+    OPTIMIZERS["adamw"](dev, params, grads, no_decay=["b"]).step(1)
+    assert (dev._pool is None) == (least > 0)
 
 
 # -- an optimiser that needs whole matrices --------------------------------------------------------

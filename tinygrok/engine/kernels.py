@@ -370,19 +370,22 @@ _activation(
 
 
 @fused(
-    "T g, T shrink, T rate, T b1, T a1, T b2, T a2, T c2, T eps",
+    "T g, T shrink, T rate, T b1, T a1, T b2, T a2, T eps",
     "T w, T m, T v",
-    "m = b1 * m + a1 * g; v = b2 * v + a2 * g * g; "
-    "w = shrink * w - rate * m / (sqrt(v * c2) + eps);",
+    "m = b1 * m + a1 * g; v = b2 * v + a2 * g * g; w = shrink * w - rate * m / (sqrt(v) + eps);",
 )
-def adamw(g, shrink, rate, b1, a1, b2, a2, c2, eps, w, m, v):
-    """shrink = 1 - lr wd, rate = lr/(1 - b1^t), a1 = 1 - b1, a2 = 1 - b2, c2 = 1/(1 - b2^t)"""
+def adamw(g, shrink, rate, b1, a1, b2, a2, eps, w, m, v):
+    """shrink = 1 - lr wd, a1 = 1 - b1, a2 = 1 - b2; rate and eps hold the factors of step t
+
+    One array of scratch takes every intermediate: d."""
+    d = a1 * g
     m *= b1
-    m += a1 * g
+    m += d
+    np.multiply(g, g, out=d)
+    d *= a2
     v *= b2
-    v += a2 * (g * g)
-    d = v * c2
-    np.sqrt(d, out=d)
+    v += d
+    np.sqrt(v, out=d)
     d += eps
     np.divide(m, d, out=d)
     d *= rate
