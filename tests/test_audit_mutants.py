@@ -58,7 +58,7 @@ linear ensemble | ops.linear
 + matmul(dev, x[..., ::-1], dy, dw, ta=True
 
 linear | ops.linear
-- write_or_add(dy.sum(axis=-2), db
+- write_or_add(sum_rows(dev, dy), db
 + write_or_add(dy.mean(axis=-2), db
 
 linear | ops.linear
@@ -70,8 +70,8 @@ linear | ops.linear
 + if dw is not None and accumulate is False:
 
 linear large | ops.linear
-- write_or_add(dy.sum(axis=-2), db
-+ write_or_add(dy[..., :256, :].sum(axis=-2), db
+- write_or_add(sum_rows(dev, dy), db
++ write_or_add(sum_rows(dev, dy[..., :256, :]), db
 
 linear ensemble | ops.linear
 - y += b[..., None, :]
@@ -290,32 +290,32 @@ training dropout | ops.dropout.dropout_forward
 + kernels.dropout_mask(dev, dev.to_device(keys), 0, size
 
 batchnorm train | ops.norm.batchnorm_backward
-- product += total[..., None, :]
-+ product += 0 * total[..., None, :]
+- dx -= share * total[..., None, :]
++ dx -= 0 * share * total[..., None, :]
 
 batchnorm train | ops.norm.batchnorm_backward
 - if q is not None:
 + if q is None:
 
 batchnorm weighted | ops.norm.batchnorm_backward
-- product *= q
-+ product *= q if isinstance(q, float) else 1 / dy.shape[-2]
+- share = q * scale
++ share = scale * (q if isinstance(q, float) else 1 / dy.shape[-2])
 
 batchnorm weighted | ops.norm._mean_of_rows
-- return dev.xp.sum(x * q, axis=-2)
+- return sum_rows(dev, x * q)
 + return dev.xp.mean(x, axis=-2)
 
 batchnorm weighted | ops.norm.batchnorm_backward
-- total = xp.sum(dy, axis=-2)
-+ total = xp.sum(dy * (q != 0 if q is not None else 1), axis=-2)
+- total = sum_rows(dev, dy)
++ total = sum_rows(dev, dy * (q != 0 if q is not None else 1))
 
 batchnorm eval | ops.norm.batchnorm_backward
-- return xp.multiply(dy, (gain * rstd)[..., None, :], out=dx)
-+ return xp.multiply(dy, (gain * (rstd if q is not None else 1))[..., None, :], out=dx)
+- scale = (gain * rstd)[..., None, :]
++ scale = (gain * (rstd if q is not None else 1))[..., None, :]
 
 batchnorm many rows | ops.norm.batchnorm_backward
-- along = xp.sum(product, axis=-2)
-+ along = xp.sum(product[..., :256, :], axis=-2)
+- along = sum_rows(dev, product)
++ along = sum_rows(dev, product[..., :256, :])
 
 batchnorm train | ops.norm.batchnorm_backward
 - write_or_add(along, dgain, accumulate)
@@ -326,12 +326,12 @@ batchnorm eval | ops.norm.batchnorm_backward
 + write_or_add(along, dshift, accumulate)
 
 batchnorm train | ops.norm.batchnorm_backward
-- dy = xp.subtract(dy, product, out=dx)
-+ dy = xp.subtract(dy, product, out=dy)
+- dx = xp.multiply(dy, scale, out=dx)
++ dx = xp.multiply(dy, scale, out=dy)
 
 batchnorm eval ensemble | ops.norm.batchnorm_backward
-- return xp.multiply(dy, (gain * rstd)[..., None, :], out=dx)
-+ return xp.multiply(dy, (gain * rstd)[..., None, :] * (1 + 1e-9), out=dx)
+- scale = (gain * rstd)[..., None, :]
++ scale = (gain * rstd)[..., None, :] * (1 + 1e-9)
 
 batchnorm train | ops.norm.batchnorm_forward
 - y = xp.multiply(xhat, gain[..., None, :], out=out)
@@ -342,12 +342,12 @@ layernorm | engine.row_kernels
 + dx -= 0 * mean
 
 layernorm | ops.norm.layernorm_backward
-- write_or_add(dy.sum(axis=-2), dshift, accumulate)
-+ write_or_add(dy.sum(axis=-2), dshift, False)
+- write_or_add(sum_rows(dev, dy), dshift, accumulate)
++ write_or_add(sum_rows(dev, dy), dshift, False)
 
 layernorm no shift | ops.norm.layernorm_backward
-- write_or_add(product.sum(axis=-2), dgain, accumulate)
-+ write_or_add(product.sum(axis=-2), dgain, accumulate and dshift is not None)
+- write_or_add(sum_rows(dev, product), dgain, accumulate)
++ write_or_add(sum_rows(dev, product), dgain, accumulate and dshift is not None)
 
 layernorm | ops.norm.layernorm_backward
 - dx = dev.xp.empty_like(dy) if dx is None else dx
@@ -370,8 +370,8 @@ layernorm small | engine.row_kernels
 + np.multiply(xhat, along * (1 + 1e-5 * rstd**2), out=product)
 
 layernorm many rows | ops.norm.layernorm_backward
-- write_or_add(dy.sum(axis=-2), dshift, accumulate)
-+ write_or_add(dy[..., :256, :].sum(axis=-2), dshift, accumulate)
+- write_or_add(sum_rows(dev, dy), dshift, accumulate)
++ write_or_add(sum_rows(dev, dy[..., :256, :]), dshift, accumulate)
 
 pair batch | ops.norm.norm_pair
 - p = mean(xhat * lam)
@@ -382,8 +382,8 @@ log loss vgg | ops.norm.norm_pair
 + through_rstd = 0 * xhat * rstd * mean(lam * xhatdot)
 
 square loss post | ops.norm.norm_pair
-- write_or_add((xbar * xhat + lam * xhatdot).sum(axis=-2), dgain, True)
-+ write_or_add((xbar * xhat).sum(axis=-2), dgain, True)
+- write_or_add(sum_rows(dev, xbar * xhat + lam * xhatdot), dgain, True)
++ write_or_add(sum_rows(dev, xbar * xhat), dgain, True)
 
 log loss batch | ops.norm.norm_tangent
 - xhatdot = rstd * (centred - xhat * q)
@@ -394,8 +394,8 @@ scale | ops.norm.scale_backward
 + return dy * gain[..., None, :] * (1 + 1e-9)
 
 scale no shift | ops.norm.scale_backward
-- write_or_add((dy * x).sum(axis=-2), dgain, accumulate)
-+ write_or_add((dy * x).sum(axis=-2), dgain, False)
+- write_or_add(sum_rows(dev, dy * x), dgain, accumulate)
++ write_or_add(sum_rows(dev, dy * x), dgain, False)
 
 softmax | engine.row_kernels
 - np.subtract(dp, inner, out=dx)

@@ -4,7 +4,7 @@ The norms also have their tangents, and the gradients of functions of those tang
 
 from ..engine import row_kernels
 from ..engine.device import Array, Device
-from .linear import write_or_add
+from .linear import sum_rows, write_or_add
 
 
 def _shares(dev: Device, x: Array, weight):
@@ -21,8 +21,8 @@ def _shares(dev: Device, x: Array, weight):
 def _mean_of_rows(dev: Device, x: Array, q) -> Array:
     """sum_b q_b x_bn"""
     if isinstance(q, float):
-        return dev.xp.sum(x, axis=-2) * q
-    return dev.xp.sum(x * q, axis=-2)
+        return sum_rows(dev, x) * q
+    return sum_rows(dev, x * q)
 
 
 def batchnorm_forward(
@@ -83,17 +83,18 @@ def batchnorm_backward(
     xhat, rstd, gain, q = cache
     xp = dev.xp
     product = xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
-    along = xp.sum(product, axis=-2)
-    total = xp.sum(dy, axis=-2)
+    along = sum_rows(dev, product)
+    total = sum_rows(dev, dy)
     write_or_add(along, dgain, accumulate)
     write_or_add(total, dshift, accumulate)
-    # gain is the same for all rows: dx = gain rstd (dy - q (total + xhat along))
+    # gain is the same for all rows: dx = s dy - q s (xhat along + total), s = gain rstd
+    scale = (gain * rstd)[..., None, :]
+    dx = xp.multiply(dy, scale, out=dx)
     if q is not None:
-        xp.multiply(xhat, along[..., None, :], out=product)
-        product += total[..., None, :]
-        product *= q
-        dy = xp.subtract(dy, product, out=dx)
-    return xp.multiply(dy, (gain * rstd)[..., None, :], out=dx)
+        share = q * scale
+        dx -= xp.multiply(xhat, share * along[..., None, :], out=product)
+        dx -= share * total[..., None, :]
+    return dx
 
 
 def layernorm_forward(
@@ -124,9 +125,9 @@ def layernorm_backward(
     xhat, rstd, gain = cache
     product = dev.xp.multiply(dy, xhat, out=dev.workspace.get("norm.product", dy.shape))
     if dgain is not None:
-        write_or_add(product.sum(axis=-2), dgain, accumulate)
+        write_or_add(sum_rows(dev, product), dgain, accumulate)
     if dshift is not None:
-        write_or_add(dy.sum(axis=-2), dshift, accumulate)
+        write_or_add(sum_rows(dev, dy), dshift, accumulate)
     dx = dev.xp.empty_like(dy) if dx is None else dx
     row_kernels.layernorm_backward(dev, dy, xhat, rstd, gain[..., None, :], product, dx)
     return dx
@@ -177,8 +178,8 @@ def norm_pair(
     def S(z: Array) -> Array:
         return rstd * (z - mean(z) - xhat * mean(xhat * z))
 
-    write_or_add((xbar * xhat + lam * xhatdot).sum(axis=-2), dgain, True)
-    write_or_add(xbar.sum(axis=-2), dshift, True)
+    write_or_add(sum_rows(dev, xbar * xhat + lam * xhatdot), dgain, True)
+    write_or_add(sum_rows(dev, xbar), dshift, True)
     xbar = xbar * gain[..., None, :]
     lam = lam * gain[..., None, :]
     p = mean(xhat * lam)
@@ -202,6 +203,6 @@ def scale_backward(dev: Device, dy: Array, cache: tuple, dgain=None, dshift=None
 
     dgain and dshift are written where given, or added to with accumulate."""
     x, gain = cache
-    write_or_add((dy * x).sum(axis=-2), dgain, accumulate)
-    write_or_add(dy.sum(axis=-2), dshift, accumulate)
+    write_or_add(sum_rows(dev, dy * x), dgain, accumulate)
+    write_or_add(sum_rows(dev, dy), dshift, accumulate)
     return dy * gain[..., None, :]
