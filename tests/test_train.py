@@ -139,6 +139,33 @@ def test_shards_add_up(host_dev, monkeypatch):
         np.testing.assert_allclose(cut.grads.to_host()[name], g, rtol=1e-9, atol=1e-15)
 
 
+def test_neurons_add_up(host_dev, monkeypatch):
+    """With BatchNorm: the gradient by parts of the neurons is that of all of them at once."""
+    whole = small_run(host_dev, batchnorm=True)
+    whole_loss = whole.step()
+    monkeypatch.setitem(batches.TABLE_SHARD_BYTES, "cpu", 500)
+    cut = small_run(host_dev, batchnorm=True)
+    np.testing.assert_allclose(cut.step(), whole_loss, rtol=1e-12)
+    for name, g in whole.grads.to_host().items():
+        np.testing.assert_allclose(cut.grads.to_host()[name], g, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("shard_bytes", [500, 1_200_000])
+def test_few_neurons_wake_no_threads(monkeypatch, shard_bytes):
+    """Where all activations fit into one shard; the bits are the same for any number of threads."""
+    monkeypatch.setitem(batches.TABLE_SHARD_BYTES, "cpu", shard_bytes)
+    results = []
+    for threads in (1, 2, 3):
+        device = get_device("cpu", "float32", threads)
+        run = small_run(device, batchnorm=True)
+        for _ in range(10):
+            run.step()
+        results.append(weights(run))
+        assert (device._pool is None) == (shard_bytes > 500 or threads == 1)
+    assert_bitwise(results[0], results[1])
+    assert_bitwise(results[0], results[2])
+
+
 def test_nothing_waits_for_the_device_inside_a_step():
     """On the strict fake device: no synchronisation and nothing but float32 in a step."""
     import fakecupy

@@ -165,18 +165,18 @@ class Optimizer:
         E = len(self.lr)
         arenas = (self.params, self.grads, *self.state.values())
 
-        def alike(name: str) -> tuple[bool, bool, str]:
-            whole = self._whole(name)
-            return name not in self._no_decay, whole, name if whole or E > 1 else ""
+        def alike(name: str) -> tuple[bool, str]:
+            own = E > 1 or self._whole(name)
+            return name not in self._no_decay, name if own else ""
 
         start = 0
-        for (decayed, whole, _), names in itertools.groupby(self.params.bare, alike):
-            named = list(names)
-            size = sum(self.params[name].size for name in named)
+        for (decayed, _), names in itertools.groupby(self.params.bare, alike):
+            first, *more = names
+            size = sum(self.params[name].size for name in (first, *more))
             flat = [arena.flat[start : start + size].reshape(E, -1) for arena in arenas]
             start += size
-            if whole:
-                shape = self.params.bare[named[0]]
+            if self._whole(first):
+                shape = self.params.bare[first]
                 for e in range(E):
                     yield _Block([tensor[e].reshape(shape) for tensor in flat], e, decayed, True)
             elif self.dev.kind == "cuda":
@@ -192,10 +192,9 @@ class Optimizer:
         if self.clip is not None:
             clip_by_global_norm(self.dev, self.grads, self.clip)
         lr = self.lr * self.schedule(t)
-        none = np.zeros_like(self.weight_decay)
 
         def update(block: _Block) -> None:
-            decay = self.weight_decay if block.decayed else none
+            decay = self.weight_decay * block.decayed
             # The loss shows what is not finite, and its message names the tensor.
             with np.errstate(over="ignore", invalid="ignore"):
                 change = self._update_whole if block.whole else self._update_flat

@@ -92,7 +92,7 @@ def causal_mask_host(dev: Device, queries, keys: int) -> Array:
 def _split(dev: Device, x: Array, H: int) -> Array:
     """(..., B, T, C) -> (H, ..., B, T, D), a view"""
     heads_inside = x.reshape(*x.shape[:-1], H, -1)
-    return dev.xp.moveaxis(heads_inside, -2, 0)
+    return heads_inside.transpose(x.ndim - 1, *range(x.ndim - 1), x.ndim)
 
 
 def _at(x: Array, positions: slice) -> Array:

@@ -142,11 +142,16 @@ def _padded(x: np.ndarray, size: int) -> np.ndarray:
     return padded
 
 
+def table_shards(dev: Device, width: int, rows: int) -> float:
+    """Shards that the hidden activations (rows, N) of a network of this width ask for."""
+    return rows * width * dev.dtype.itemsize / TABLE_SHARD_BYTES[dev.kind]
+
+
 def _table_shards(
     dev: Device, model: TableNet, inputs: np.ndarray, target: np.ndarray, whole: bool
 ) -> list[Shard]:
     rows = len(target)
-    wanted = rows * model.width * dev.dtype.itemsize / TABLE_SHARD_BYTES[dev.kind]
+    wanted = table_shards(dev, model.width, rows)
     shards = []
     for part in shard_rows(rows, 1 if whole else wanted):
         read = model.prepare(dev, inputs[:, part])

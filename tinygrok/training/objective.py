@@ -14,7 +14,7 @@ from ..engine.errors import InputError
 from ..engine.params import Arena, cut
 from ..models.protocol import Mode, Model, NeuronModel
 from ..ops.loss import LOSSES, ROW_LOSSES
-from .batches import GROUPS, Batch, Shard, even_slices
+from .batches import GROUPS, Batch, Shard, even_slices, table_shards
 
 Dropout = tuple | None  # (keys (E, 2) or (2,), rate (E,) or float) of a step (engine/rng.mask_keys)
 
@@ -134,13 +134,14 @@ class Objective:
 
     def _gradient_by_neurons(self, grads: Arena, batch: Batch, e: int | None) -> float:
         """With BatchNorm, whose neurons each need all rows: the threads share the neurons, which
-        meet in the logits."""
+        meet in the logits. One thread makes all that would be a single shard without BatchNorm."""
         dev = self.dev
         model = cast(NeuronModel, self.model)
         w = self.tensors(e)
         g = grads.member(e)
         shard = batch.shards(e)[0]
-        parts = even_slices(model.width, min(GROUPS, model.width))
+        count = GROUPS if table_shards(dev, model.width, batch.size(e)) > 1 else 1
+        parts = even_slices(model.width, min(count, model.width))
 
         @quiet()
         def forward(i: int) -> tuple[Array, dict]:
