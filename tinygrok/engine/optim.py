@@ -205,10 +205,8 @@ class Optimizer:
 
     def _member(self, value):
         """A per-member value as a kernel argument: a Python float, or a device column (E, 1)."""
-        if np.ndim(value) == 0:
-            return float(value)
-        if len(set(value)) == 1:
-            return float(value[0])
+        if np.ndim(value) == 0 or len(set(value)) == 1:
+            return float(np.ravel(value)[0])
         return self.dev.to_device(value[:, None])
 
     def _whole(self, name: str) -> bool:
