@@ -7,7 +7,7 @@ import fakecupy
 import numpy as np
 import pytest
 
-from tinygrok.engine.gemm import COMPUTE_32F, COMPUTE_32F_FAST_TF32, COMPUTE_64F, matmul
+from tinygrok.engine.gemm import COMPUTE_32F, COMPUTE_32F_FAST_TF32, COMPUTE_64F, matmul, sum_rows
 
 M, K, N, E, F = 3, 5, 4, 2, 3
 LEADS = {  # leading axes of a and b
@@ -226,3 +226,17 @@ def test_products_are_recorded(dev):
     dev.products = []
     matmul(dev, a, b, ta=True)
     assert dev.products == [((E, K, M), (K, N), True, False)]
+
+
+@pytest.mark.parametrize("lead", [(), (E,), (E, F)])
+@pytest.mark.parametrize("rows", [0, 1, 4000])
+def test_sum_rows(dev, lead, rows):
+    """Whole arrays, and some columns of wider ones, as the neurons of a part are."""
+    host = np.random.default_rng(0).standard_normal((*lead, rows, 2 * N)).astype(dev.dtype)
+    x = dev.to_device(host)
+    rtol = 1e-12 if dev.dtype == np.float64 else 1e-5
+    for part in (slice(None), slice(1, N)):
+        expected = host[..., part].astype(float).sum(axis=-2)
+        found = dev.to_host(sum_rows(dev, x[..., part]))
+        assert found.dtype == dev.dtype
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=100 * rtol)

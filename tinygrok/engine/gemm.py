@@ -43,6 +43,17 @@ def matmul(
         return np.matmul(a, b, out=out)
 
 
+def sum_rows(dev: Device, x: Array) -> Array:
+    """sum_b x_bn        x (..., B, N)   the sum (..., N)
+
+    On a CPU as a product with ones: BLAS adds rows three times as fast as NumPy."""
+    if dev.kind == "cuda":
+        return x.sum(axis=-2)
+    ones = np.ones(x.shape[-2], x.dtype)
+    with np.errstate(invalid="ignore"):  # as in matmul
+        return np.matmul(ones, x)
+
+
 class _Operand(NamedTuple):
     """Matrices x (..., rows, columns) as cuBLAS takes them: unit stride along the last axis.
 

@@ -1,9 +1,7 @@
-"""The linear layer, and sums over its rows."""
-
-import numpy as np
+"""The linear layer."""
 
 from ..engine.device import Array, Device
-from ..engine.gemm import matmul
+from ..engine.gemm import matmul, sum_rows
 
 
 def linear_forward(dev: Device, x: Array, w: Array, b=None, out=None):
@@ -34,18 +32,6 @@ def linear_backward(
     if not need_dx:
         return None
     return matmul(dev, dy, w, dx, tb=True)
-
-
-def sum_rows(dev: Device, x: Array) -> Array:
-    """sum_b x_bn        x (..., B, N)   the sum (..., N)
-
-    On a CPU as a product with ones: BLAS adds rows three times as fast as NumPy."""
-    if dev.kind == "cuda":
-        return x.sum(axis=-2)
-    ones = np.ones(x.shape[-2], x.dtype)
-    # BLAS kernels may raise the flag on lanes beyond the matrix, which they discard.
-    with np.errstate(invalid="ignore"):
-        return np.matmul(ones, x)
 
 
 def write_or_add(total: Array, out, accumulate: bool) -> None:

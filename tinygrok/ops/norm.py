@@ -4,7 +4,8 @@ The norms also have their tangents, and the gradients of functions of those tang
 
 from ..engine import row_kernels
 from ..engine.device import Array, Device
-from .linear import sum_rows, write_or_add
+from ..engine.gemm import sum_rows
+from .linear import write_or_add
 
 
 def _shares(dev: Device, x: Array, weight):
