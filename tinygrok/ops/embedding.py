@@ -43,10 +43,9 @@ class RowIndex:
             self.groups = {at: [None] * S for at in np.ndindex(*lead)}
             return
         order = np.argsort(index, axis=-1, kind="stable")
-        grouped = np.take_along_axis(index, order, axis=-1)
-        edges = np.arange(rows + 1)
-        starts = [np.searchsorted(table, edges) for table in grouped.reshape(-1, B)]
-        starts = np.stack(starts).reshape(*lead, S, rows + 1)
+        counts = [np.bincount(table, minlength=rows) for table in index.reshape(-1, B)]
+        starts = np.zeros((*lead, S, rows + 1), int)
+        starts[..., 1:] = np.cumsum(counts, axis=-1).reshape(*lead, S, rows)
         if dev.kind == "cuda":
             self.order = dev.to_device(order.astype(np.int32))
             self.starts = dev.to_device(starts.astype(np.int32))
@@ -54,7 +53,7 @@ class RowIndex:
         self.groups = {}
         for at in np.ndindex(*lead):
             tables = zip(index[at], order[at], starts[at], strict=True)
-            self.groups[at] = [_HostGroups(n, o, first.tolist()) for n, o, first in tables]
+            self.groups[at] = [_HostGroups(*table) for table in tables]
 
     def __len__(self) -> int:
         return self.host.shape[-1]
@@ -73,21 +72,22 @@ class _HostGroups:
                of rank 0. Best where many rows share few.
     """
 
-    def __init__(self, index: np.ndarray, order: np.ndarray, starts: list[int]):
+    def __init__(self, index: np.ndarray, order: np.ndarray, starts: np.ndarray):
         counts = np.diff(starts)
         self.rows = np.flatnonzero(counts)
         self.order: np.ndarray | None = order
         self.segments: list[tuple[int, int, int]] | None = None
         self.ranks: list[tuple[int, int]] | None = None
         if len(index) and counts.max() < len(self.rows):
-            self._by_rank(index, order, np.asarray(starts), counts)
+            self._by_rank(index, order, starts, counts)
         else:
-            self.segments = [(v, starts[v], starts[v + 1]) for v in self.rows.tolist()]
+            edges = starts.tolist()
+            self.segments = [(v, edges[v], edges[v + 1]) for v in self.rows.tolist()]
             if (index[1:] >= index[:-1]).all():
                 self.order = None
 
     def _by_rank(self, index: np.ndarray, order: np.ndarray, starts: np.ndarray, counts) -> None:
-        self.rows = np.argsort(-counts, kind="stable")[: len(self.rows)]  # most inputs first
+        self.rows = self.rows[np.argsort(-counts[self.rows], kind="stable")]  # most inputs first
         place = np.empty(len(counts), dtype=int)
         place[self.rows] = np.arange(len(self.rows))
         row = index[order]  # of each input in order
