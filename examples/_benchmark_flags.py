@@ -2,6 +2,8 @@
 
 import sys
 
+from _benchmark_steps import GROUPS
+
 from tinygrok import cli
 
 MODULAR = ("mlp", "mlp-batchnorm", "ensemble")  # workloads that --p and --width are of
@@ -9,14 +11,16 @@ MODULAR = ("mlp", "mlp-batchnorm", "ensemble")  # workloads that --p and --width
 
 def check(args):
     """Refuse what would have no effect."""
-    if args.resume and (args.workload != "all" or args.scaling):
-        raise cli.InputError("--resume needs --workload all, which times one after another")
+    if args.resume and (args.workload not in GROUPS or args.scaling):
+        groups = " or ".join(GROUPS)
+        raise cli.InputError(f"--resume needs --workload {groups}, which time one after another")
     if args.only is not None:
         alone = "means nothing with --only, which measures memory in a few steps"
-        cli.refuse_idle(args, alone, "scaling", "repeats", "steps")
+        cli.refuse_idle(args, alone, "scaling", "repeats", "steps", "busy")
     if args.scaling:
         own = "means nothing with --scaling, which has workloads of its own"
         cli.refuse_idle(args, own, "workload")
+        cli.refuse_idle(args, "means nothing with --scaling, which needs quiet", "busy")
     elif args.workload not in (*MODULAR, "all"):
         sizes = f"is a size of {', '.join(MODULAR)}, and means nothing with {args.workload}"
         cli.refuse_idle(args, sizes, "p", "width")
@@ -26,7 +30,7 @@ def own_flags(args, script, **changed):
     """The command line of a process with the same settings, but for those that are changed."""
     names = ["workload", "device", "dtype", "seed", "threads", "kernels"]
     if "only" not in changed:
-        names += ["repeats", "steps"]
+        names += ["repeats", "steps", "busy"]
     if changed.get("workload", args.workload) in MODULAR:
         names += ["p", "width"]
     given = {name: getattr(args, name) for name in names} | changed

@@ -4,7 +4,6 @@ A workload is a function (args, dev, torch: bool) -> {candidate: function that m
 "tinygrok" is ours, and twins take part where torch is true. With --only, which measures memory,
 nothing but the candidate runs, so there is no reference to compare it with."""
 
-import importlib.metadata
 import importlib.util
 import itertools
 from functools import partial
@@ -28,21 +27,6 @@ from tinygrok.training.sequences import SequenceTraining
 from tinygrok.training.tables import Evaluation, Training
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
-
-
-def best_torch(seconds):
-    """The fastest twin of a workload, and what our step takes as a share of its time; {} without
-    PyTorch."""
-    theirs = [name for name in seconds if name.startswith("torch")]
-    if not theirs:
-        return {}
-    fastest = min(theirs, key=seconds.get)
-    return {
-        "name": fastest.removeprefix("torch").strip(", "),
-        "version": importlib.metadata.version("torch"),
-        "milliseconds": 1e3 * seconds[fastest],
-        "ratio": seconds["tinygrok"] / seconds[fastest],
-    }
 
 
 def reference(args, run, batch):
@@ -233,6 +217,13 @@ WORKLOADS = {
     "apjn": apjn,
     "optimizer": optimizer,
 }
+SMALL = {  # sizes at which overhead shows
+    "mlp-small": partial(mlp, p=31, width=100),
+    "mlp-batchnorm-small": partial(mlp, p=31, width=100, batchnorm=True),
+    "in-context-batch-8": partial(in_context, batch=8),
+}
+GROUPS = {"all": tuple(WORKLOADS), "small": tuple(SMALL)}  # timed one after another
+EVERY = WORKLOADS | SMALL
 # What grows: (workload, its sizes, the leading terms of the work).
 SCALING = {
     "p": (mlp, (31, 61, 97, 139), "p^3: p^2 / 2 rows, p x width products each"),

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-SECONDS = 15.0  # of turns, about, for a workload
+TURN = 0.25  # seconds after which a turn takes no further step
 
 
 def clock(dev):
@@ -25,22 +25,34 @@ def clock(dev):
     return mark, seconds
 
 
-def interleaved(dev, candidates, repeats, steps):
-    """Median seconds of a step of every candidate, over turns taken in a circle.
+def turns(dev, candidates, repeats, steps, on_turn=lambda turn: None):
+    """Seconds of a step of every candidate, over turns taken in a circle: {name: one value for each
+    turn, the median of its steps}.
 
     50 ms of rest before a turn let the spinning threads of the candidate before go to sleep. The
-    first turn warms up (and compiles), the first step of a turn fills the cache: not counted."""
+    first turn warms up (and compiles), the first step of a turn fills the cache: not counted. A
+    turn has as many steps as asked for, but after TURN seconds, and a counted step, no further
+    one. on_turn(turn) is called after every turn."""
     mark, seconds = clock(dev)
-    times = {name: [] for name in candidates}
-    began = time.perf_counter()
+    found = {name: [] for name in candidates}
     for turn in range(repeats + 1):
         for name, step in candidates.items():
             time.sleep(0.05)
+            began = time.perf_counter()
             marks = [mark()]
-            for _ in range(steps):
+            for done in range(steps):
+                if done > 1 and time.perf_counter() - began > TURN:
+                    break
                 step()
                 marks.append(mark())
-            times[name] += [seconds(a, b) for a, b in pairwise(marks[1:]) if turn]
-        if turn > 2 and time.perf_counter() - began > SECONDS:
-            break
-    return {name: float(np.median(t)) for name, t in times.items()}
+            of_steps = [seconds(a, b) for a, b in pairwise(marks[1:])]
+            if turn:
+                found[name].append(float(np.median(of_steps)))
+        on_turn(turn)
+    return found
+
+
+def interleaved(dev, candidates, repeats, steps):
+    """Median seconds of a step of every candidate, over its turns."""
+    found = turns(dev, candidates, repeats, steps)
+    return {name: float(np.median(of_turns)) for name, of_turns in found.items()}

@@ -71,6 +71,10 @@ ABSURD = {
         "--workload mlp-batchnorm --p 1000 --width 300000",
         "--repeats 1000000000",
         "--steps 1000000",
+        "--steps 1",
+        "--busy -1",
+        "--busy 1000000",
+        "--busy 1.5",
     ],
     "corrupted_labels": [
         "--p 1000 --seeds 1000",
@@ -285,7 +289,10 @@ IDLE = {
         "--only tinygrok --steps 3",
         "--only tinygrok --repeats 3",
         "--only tinygrok --scaling",
+        "--only tinygrok --busy 2",
         "--scaling --workload lcg",
+        "--scaling --busy 2",
+        "--workload small --p 61",
         "--workload lcg --p 31",
         "--workload vgg --width 100",
         "--resume",
@@ -377,7 +384,7 @@ def test_flags_of_a_process_are_those_that_it_takes():
     """What benchmark.py hands to its own processes, which refuse what means nothing to them."""
     for flags in (["--workload", "all", "--quick"], ["--workload", "all", "--p", "31"]):
         args = benchmark.arguments(flags)
-        for name in benchmark.WORKLOADS:
+        for name in benchmark.EVERY:
             _, _, *words = own_flags(args, "benchmark.py", workload=name, out="x")
             taken = benchmark.arguments(words)
             assert (taken.workload, taken.repeats) == (name, args.repeats)
