@@ -34,7 +34,6 @@ from tinygrok.criticality.jacobian import mean_and_error
 from tinygrok.models.vision import NORMS
 from tinygrok.ops.activation import activation_help
 from tinygrok.tasks import images
-from tinygrok.training.parallel import world
 
 TUNABLE = ("weight", "bias", "gain", "shift", "mu")
 
@@ -163,8 +162,6 @@ def show_table(args, results):
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
-    if world().size > 1:
-        raise cli.InputError("autoinit trains many small networks: start it without mpirun")
     loaded = images.load(None if args.data is None else Path(args.data))
     data = images.normalised(loaded)
     image = data.train.shape[1:]

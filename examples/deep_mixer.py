@@ -27,7 +27,6 @@ from _deep_mixer import SIZES, correlation_length, expected, measured, needed, t
 from _training_maps import load
 
 from tinygrok.engine.device import default_threads
-from tinygrok.training.parallel import world
 
 KINDS = ("erf", "gelu", "leaky_relu", "relu", "tanh")
 QUICK = {"depth": 12, "steps": 40, "lr": [0.1], "mu": [1.0, 0.5], "measure_every": 10}
@@ -59,8 +58,6 @@ def arguments(argv=None):
     args = cli.parse(p, argv, QUICK)
     _packs.refuse_twice(args, "mu", "lr")
     args.lr.sort()
-    if world().size > 1:
-        raise cli.InputError("deep_mixer trains several networks: start it without mpirun")
     return args
 
 

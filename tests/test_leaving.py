@@ -630,21 +630,38 @@ def test_a_list_names_files_of_its_folder_alone(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_interrupted_sweep_ends_the_process_only_for_its_workers(workers, tmp_path, monkeypatch):
-    """A notebook that swept in its own process keeps its kernel."""
+def test_a_notebook_that_is_interrupted_in_a_sweep_keeps_its_kernel(workers, tmp_path, monkeypatch):
     import lcg_scaling
 
-    class Left(Exception):
-        pass
+    def interrupted(*_):
+        raise KeyboardInterrupt
 
-    def raises(error):
-        raise error
-
-    monkeypatch.setattr(cli, "sweep", lambda *_: raises(KeyboardInterrupt()))
-    monkeypatch.setattr(cli, "leave", lambda code: raises(Left(code)))
+    monkeypatch.setattr(cli, "sweep", interrupted)
+    monkeypatch.setattr(cli.os, "_exit", lambda code: pytest.fail("the process was ended"))
     flags = f"--quick --workers {workers} --threads 1 --out {tmp_path / 'a'}"
-    with pytest.raises(Left if workers else KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):
         lcg_scaling.main(flags.split())
+
+
+@slow
+def test_ctrl_c_ends_workers_without_a_warning(tmp_path):
+    """Of semaphores that were left behind, or of workers that a terminal's Ctrl-C reaches too."""
+    flags = "--p 23 --width 40 --steps 300 --grid 10 --pack 2 --workers 2 --no-plot --out x"
+    process = begun("phase_diagram", flags, tmp_path, "x/config.json", start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and not list(tmp_path.glob("x/packs/*.json")):
+        time.sleep(0.02)
+    started = children.read_text().split() if children.exists() else []
+    os.killpg(process.pid, signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "finished packs are in x" in said
+    assert errors.strip().startswith("interrupted\nTo go on:\n")
+    assert errors.strip().count("\n") == 2
+    until = time.monotonic() + 20
+    while [pid for pid in started if Path(f"/proc/{pid}/cmdline").exists()]:
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_main_prints_where_letters_cannot_be_set(monkeypatch):

@@ -24,6 +24,8 @@ import numpy as np
 import pytest
 
 from tinygrok import cli
+from tinygrok.engine import compiled
+from tinygrok.engine.device import get_device
 from tinygrok.engine.errors import InputError
 from tinygrok.training.sweep import SweepError, _read, sweep
 
@@ -207,6 +209,43 @@ def test_damaged_settings_of_a_sweep_are_refused(tmp_path):
     cli.Experiment(Namespace(resume=True, **flags)).open_sweep()
 
 
+# -- where it computes ---------------------------------------------------------------------------
+
+
+def test_a_sweep_is_refused_to_several_ranks(tmp_path, monkeypatch):
+    """Each would do all of it."""
+    args = Namespace(out=tmp_path / "a", resume=False, defaults={})
+    dev = get_device("cpu", threads=1)
+    monkeypatch.setattr(cli, "launched", lambda: (1, 2))
+    for opening in (cli.Experiment.open_sweep, cli.Experiment.open):
+        with pytest.raises(InputError, match="start it without mpirun"):
+            opening(cli.Experiment(args, dev))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "executor", "threads"), [(None, None, None), (3, None, 3), (None, 1, 1), (3, 1, 3)]
+)
+def test_workers_have_one_thread_each_or_those_asked_for(given, executor, threads):
+    args = Namespace(out="a", device="cpu", threads=given, tf32=False, kernels="numpy")
+    experiment = cli.Experiment(args, get_device("cpu", threads=1))
+    assert experiment.where(executor)["threads"] == threads
+
+
+def test_a_worker_without_a_compiler_is_refused(tmp_path, monkeypatch):
+    """It would go on with other kernels, and other bits, than the packs beside it."""
+    args = Namespace(out=tmp_path, kernels="compiled")
+    experiment = cli.Experiment(args, get_device("cpu", threads=1))
+    monkeypatch.setattr(compiled, "load", lambda: ({}, "numpy", "kernels of NumPy: no compiler"))
+    with ThreadPoolExecutor(1) as pool:
+        for executor in (None, pool):
+            with pytest.raises(InputError, match="no --kernels compiled on .*: no compiler"):
+                experiment.sweep(PACKS, plain, executor, "pack", "packs")
+    assert not list(tmp_path.glob("packs/*.json"))
+    args.kernels = "numpy"
+    assert experiment.sweep(PACKS, plain, None, "pack", "packs") == EXPECTED
+
+
 # -- nothing waits for ever ------------------------------------------------------------------------
 
 
@@ -249,6 +288,15 @@ class Watched(ThreadPoolExecutor):
     def shutdown(self, wait=True, **options):
         Watched.waited = wait
         super().shutdown(wait, **options)
+
+
+def test_a_pool_that_was_broken_before_is_one_line(tmp_path):
+    class Broken(Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            raise BrokenExecutor("a worker died")
+
+    with pytest.raises(SweepError, match="no worker came up"):
+        sweep(PACKS, plain, tmp_path, Broken())
 
 
 @pytest.mark.parametrize(

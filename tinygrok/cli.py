@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -327,6 +328,9 @@ class Experiment:
         state: the file in it that --resume goes on from."""
         resume = getattr(self.args, "resume", False)
         keep_every = getattr(self.args, "keep_every", None)
+        if run is None and launched()[1] > 1:
+            alone = "several ranks train one network, and this would do the same in each"
+            raise InputError(f"{alone}: start it without mpirun")
         if keep_every and run is not None:
             check_kept(run, self.args.steps, keep_every)
         if resume and not (self.out / state).exists():
@@ -356,12 +360,12 @@ class Experiment:
         return self.out
 
     def where(self, executor) -> dict:
-        """How get_device makes the device of a worker; one thread each, where an executor is
-        given."""
+        """How get_device makes the device of a worker; where an executor is given, one thread each
+        or --threads."""
         names = ("device", "threads", "tf32", "kernels")
         given = {name: getattr(self.args, name) for name in names}
         if executor is not None:
-            given["threads"] = 1
+            given["threads"] = self.args.threads or 1
         return given
 
     def saver(self, path: Path, **which: str) -> Callable:
@@ -458,8 +462,7 @@ class Experiment:
 
     def sweep(self, packs, work: Callable, executor, unit: str, describe: str) -> list | None:
         """Results of work(pack) for every pack (training/sweep.py), with a line of progress; None
-        when one failed. Ctrl-C ends a process that has an executor. A pack is one unit: the word
-        for it."""
+        when one failed. A pack is one unit: the word for it."""
         folder = self.out / PACKS
         progress = Progress(len(packs), every=10.0, unit=unit)
         began = time.perf_counter()
@@ -470,16 +473,14 @@ class Experiment:
             progress(count, describe)
 
         try:
+            work = partial(with_kernels, self.args.kernels, work)
             results = sweep(packs, work, folder, executor, show)
         except SweepError as error:
             print(f"stopped: {error}{to_go_on()}")
             return None
         except KeyboardInterrupt:
             print(f"\nfinished {unit}s are in {folder}")
-            if executor is None:
-                raise
-            print(f"interrupted{to_go_on()}")
-            leave(130)  # worker processes notice and end; waiting for them could take long
+            raise
         progress.close()
         self.trained = counts[-1] - counts[0]
         self.seconds = time.perf_counter() - began
@@ -549,6 +550,15 @@ class Experiment:
 
     def list_files(self) -> None:
         print(f"\nfiles in {self.out}: {', '.join(self.note_files())}")
+
+
+def with_kernels(kernels: str, work: Callable, pack: Sequence[dict]) -> list[dict]:
+    """work(pack), in a worker: refused where it has other kernels than the driver, as without a
+    compiler. The last digits would differ from pack to pack."""
+    found = get_device("cpu", threads=1, kernels=kernels)
+    if found.kernels != kernels:
+        raise InputError(f"no --kernels {kernels} on {platform.node()}: {found.reason}")
+    return work(pack)
 
 
 # -- the table -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -138,9 +139,7 @@ class _Sweep:
             first = f"{len(pending)} are waited for, first {self.name(pending[0])}"
             print(f"\n{waited}; {first}", file=sys.stderr, flush=True)
             return
-        # One that hangs would keep this process from ending.
-        for worker in list((getattr(pool, "_processes", None) or {}).values()):
-            worker.kill()
+        kill_workers(pool)
         self.collect()
         raise self.gave_up(waited)
 
@@ -151,9 +150,10 @@ class _Sweep:
         while self.unfinished():
             before = self.done
             pool = executor if isinstance(executor, Executor) else executor()
-            started = pool.submit(os.getpid)  # a worker that comes up has done this
+            started = None
             idle = False
             try:
+                started = pool.submit(os.getpid)  # a worker that comes up has done this
                 self.on_pool(pool)
                 idle = True
                 return
@@ -161,15 +161,17 @@ class _Sweep:
                 idle = True
                 self.collect()
                 tries = 1 if self.done > before else tries + 1
-                none_came_up = isinstance(error, BrokenExecutor) and started.exception()
+                broken = isinstance(error, BrokenExecutor)
+                none_came_up = broken and (started is None or started.exception())
                 why = f"workers, or their scheduler, died ({error!r})"
                 # One may have been killed on its way.
                 if not anew or tries >= (2 if none_came_up else TRIES):
                     raise self.gave_up(NO_WORKER if none_came_up else why) from error
             finally:
                 if anew:
-                    # Python 3.11 may leave with a traceback while a pool is still being closed.
-                    pool.shutdown(wait=idle, cancel_futures=True)
+                    # Waited for, it gives back its semaphores, and Python 3.11 does not leave with
+                    # a traceback; threads that are at work would take too long.
+                    pool.shutdown(wait=idle or kill_workers(pool), cancel_futures=True)
 
     def collect(self) -> None:
         """Take up what dying workers had finished and could not report."""
@@ -228,12 +230,23 @@ def sweep(
     return [results for results in work.results if results is not None]
 
 
+def kill_workers(pool: Executor) -> bool:
+    """Kill the processes of a pool, for which this one would wait before it ends; whether there
+    were any."""
+    workers = list((getattr(pool, "_processes", None) or {}).values())
+    for worker in workers:
+        worker.kill()
+    return bool(workers)
+
+
 def exit_with_parent() -> None:
-    """Initializer of worker processes: end when the driver is gone, however it went. Without it the
-    workers of a killed driver finish their queue and then sleep for ever."""
+    """Initializer of worker processes: end when the driver is gone, however it went, and leave
+    Ctrl-C to it. Without it the workers of a killed driver finish their queue and then sleep for
+    ever."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch():
         parent.join()
