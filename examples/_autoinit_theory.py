@@ -53,12 +53,6 @@ def relu_dynamics(J: float, kappa: float, steps: int, loss: str = "log") -> list
     return curve
 
 
-def relu_converges(J: float, kappa: float, loss: str = "log") -> bool:
-    """Whether `relu_dynamics` tends to J = 1: kappa < 1, and for the square loss J < 1 + 2/kappa,
-    beyond which a step leads farther away: y - kappa y (y^2 - 1) < -y."""
-    return kappa < 1 and (loss == "log" or 1 + 2 / kappa > J)
-
-
 def relu_one_step(J: float, loss: str = "log") -> float:
     """The kappa with which one step lands on J = 1.        J != 1"""
     y = math.sqrt(J)

@@ -16,7 +16,7 @@ from tinygrok.probes.fourier import ipr, mean_known, neuron_ipr
 from tinygrok.probes.phases import phase_history
 from tinygrok.training import ensembles
 
-SHARES = np.linspace(0, 0.95, 39)
+SHARES = np.linspace(0, 0.95, 39)  # of the neurons, which are removed
 KEEP = 5  # frequencies of the filtration curves
 CUTS = {"low_half": ("IPR, lowest first", 0.5), "high_30": ("IPR, highest first", 0.3)}
 

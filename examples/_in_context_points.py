@@ -17,13 +17,9 @@ def options_of(flags):
     return in_context.arguments(cli.words(flags))
 
 
-def train(pack, folder, **where):
-    """Accuracies at the last shot of every measurement, by set, for a pack of points; at the last
-    shot also those of two reference solvers on the held-out tasks and train inputs."""
-    return [train_one(flags, folder, **where) for flags in pack]
-
-
 def train_one(flags, folder, device, **settings):
+    """Accuracies of a point at the last shot of every measurement, by set; at the last shot also
+    those of two reference solvers on the held-out tasks and train inputs."""
     options = options_of(flags)
     dev = get_device(device, flags["dtype"], **settings)
     _, solved, run = in_context.build(options, dev)

@@ -15,6 +15,9 @@ little to be learnt. Here a share of the rows asks for more, or for one thing at
                      where the pool has them, each with the same probability (among the first 4
                      inputs the order is lost)
 
+Rows of line, two-lines, axis and steps may hold an input twice, direction-free ones never; plain
+ones with --repeats.
+
 There are p + 1 directions y/x. Unless b = 0, z/x = a + b y/x is another in each of them, so that a
 learner can exclude answers, the more the more directions it has seen: draw far fewer shots than p.
 """

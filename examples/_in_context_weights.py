@@ -8,10 +8,11 @@ SPLIT = ("p", "tasks", "rule", "alpha", "seed")  # flags that say what is held o
 
 
 def first_weights(args, net):
-    """Weights that training starts from: drawn, or those of --weights.
+    """Weights that training starts from: drawn, or those of --weights. With --resume those of the
+    checkpoint take their place, and the file is not needed.
 
     Refuses a checkpoint of other tasks and inputs: what this run holds out it may have seen."""
-    if not args.weights:
+    if not args.weights or args.resume:
         std = args.init_std or 0.02 * (512 / args.width) ** 0.5
         return net.init(generator(args.seed, "init"), std)
 

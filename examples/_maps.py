@@ -1,18 +1,18 @@
-"""The maps of a phase diagram as a file of arrays, small enough to stand beside the pages."""
+"""Maps as a file of arrays, small enough to stand beside the pages."""
 
 import numpy as np
 
 from tinygrok.disk.writer import atomic_write
 
 
-def save_maps(path, axis, strengths, table):
-    """Write a .npz: alpha (A,), xi (A,), strength (S,), and over (strength, alpha, xi) train and
-    test accuracy and the phase, a number in PHASES of tinygrok.probes.phases.
+def save_maps(path, axes, maps):
+    """Write a .npz: of the axes the values, and of each quantity an array (maps, rows, columns), in
+    float32; of a phase its number.
 
-    table   {title: {"phase", "train", "test"}}, one a strength"""
-    arrays = {"alpha": np.array(axis), "xi": np.array(axis), "strength": np.array(strengths)}
-    kinds = {"phase": np.int8, "train": np.float32, "test": np.float32}
-    for name, kind in kinds.items():
-        maps = [grid[name] for grid in table.values()]
-        arrays[name] = np.array(maps, dtype=kind)
+    axes   {name: values}
+    maps   {title: {quantity: (rows, columns)}}"""
+    arrays = {name: np.array(values) for name, values in axes.items()}
+    for name in next(iter(maps.values())):
+        kind = np.int8 if name == "phase" else np.float32
+        arrays[name] = np.array([grid[name] for grid in maps.values()], dtype=kind)
     atomic_write(path, lambda file: np.savez_compressed(file, **arrays))

@@ -23,8 +23,8 @@ def add_sweep(add, dask=None, what="packs"):
     """The flags of a sweep, of a parser whose add_argument is given.
 
     dask   what --help says of --scheduler; None: a sweep that cannot use a cluster"""
-    workers = cli.integer(0, cli.MOST_WORKERS)
-    add("--workers", type=workers, default=0, help="processes (0: this one, with threads)")
+    workers = "processes (0: this one), each of one thread or of --threads"
+    add("--workers", type=cli.integer(0, cli.MOST_WORKERS), default=0, help=workers)
     if dask is not None:
         add("--scheduler", metavar="tcp://HOST:PORT", help=dask)
     resume = f"keep the finished {what} in --out and run the others"
@@ -119,6 +119,16 @@ def swept(args, points, work):
     executor = make_executor(args)
     cut = start(experiment, points)
     return experiment, outcomes(experiment, points, cut, work, executor)
+
+
+def one_by_one(train_one, pack, **given):
+    """What train_one(point, **given) gives for every point of a pack, each a network of its own."""
+    return [train_one(point, **given) for point in pack]
+
+
+def columns(names, rows):
+    """Columns of the log: of every row what is under the names."""
+    return {name: [row[name] for row in rows] for name in names}
 
 
 def key(point):

@@ -141,14 +141,13 @@ def ends(values):
 def log_of(maps):
     """Columns of the log: every cell of the maps."""
     names = ("finite", "crossed", "settled")
-    log = {name: [] for name in ("loss", "sigma_w", "lr", *names)}
-    log |= {f"{name}_predicted": [] for name in names}
-    for rows in maps.values():
-        for point, theory, found in rows:
-            row = point | found | {f"{name}_predicted": theory[name] for name in names}
-            for name, column in log.items():
-                column.append(row[name])
-    return log
+    rows = []
+    for of_loss in maps.values():
+        for point, theory, found in of_loss:
+            expected = {f"{name}_predicted": theory[name] for name in names}
+            rows.append(point | found | expected)
+    predictions = [f"{name}_predicted" for name in names]
+    return _packs.columns(("loss", "sigma_w", "lr", *names, *predictions), rows)
 
 
 def main(argv=None):

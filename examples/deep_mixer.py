@@ -1,10 +1,10 @@
-"""An MLP-Mixer of 100 blocks that plain SGD trains at mu = 1, and what is left of it below.
+r"""An MLP-Mixer of 100 blocks that plain SGD trains at mu = 1, and what is left of it below.
 
     python examples/deep_mixer.py --quick
     python examples/deep_mixer.py                         # scikit-learn's digits
     python examples/deep_mixer.py --data fashion-mnist    # a folder of images
-    python examples/deep_mixer.py --data cifar-10 --patch 4 --width 128 --hidden 256 256 --mu 1
-        --lr 0.5 --batch 256 --steps 117600     # the paper's sizes, without its augmentation: a GPU
+    python examples/deep_mixer.py --data cifar-10 --patch 4 --width 128 --hidden 256 256 \
+        --mu 1 --lr 0.5 --batch 256 --steps 117600     # the paper's sizes, not augmented: a GPU
 
 Blocks are x <- MLP(LN(x)^T)^T + mu x across tokens, then x <- MLP(LN(x)) + mu x across channels,
 with weights of variance sigma_w^2/fan-in. J^{l,L}, the squared norm of the derivative of the last

@@ -170,13 +170,11 @@ def show(args, rows):
 
 def log_of(packs, results):
     """Columns of the log: a row for every network."""
-    log = {name: [] for name in ("method", "lr", "seed", "step_train", "step_grok", "diverged")}
+    rows = []
     for points, outcomes in zip(packs, results, strict=True):
-        for point, found in zip(points, outcomes, strict=True):
-            row = point | found
-            for name, column in log.items():
-                column.append(row[name])
-    return log
+        rows += [point | found for point, found in zip(points, outcomes, strict=True)]
+    names = ("method", "lr", "seed", "step_train", "step_grok", "diverged")
+    return _packs.columns(names, rows)
 
 
 def main(argv=None):

@@ -87,7 +87,7 @@ def arguments(argv=None):
     rows = f"shares of the rules of rows, {', '.join(RULES)}"
     fade = "training steps while the sums of the rule steps lose their steps"
     some = "draw so many for each batch (default: all, or --batch of them)"
-    repeats = "a sequence may hold the same input twice (the paper's does)"
+    repeats = "rows drawn freely may hold an input twice (the paper's may); of other rules many do"
     add("--preset", default="small", choices=presets, help="settings that other flags may change")
     add("--p", type=cli.integer(3, 400), default=7, help="modulus, a prime")
     add("--shots", type=cli.integer(2, 1000), default=12, help="triples (x, y, z) in a sequence")

@@ -1,12 +1,13 @@
-"""Phases of in-context learning, by the number of pre-training tasks and the share of train inputs.
+r"""Phases of in-context learning, by number of pre-training tasks and share of train inputs.
 
     python examples/in_context_phases.py --quick          # p = 5, 2 x 2 points
     python examples/in_context_phases.py --workers 2      # p = 7, an hour; --resume goes on
     python examples/in_context_phases.py --workers 2 --depth 2 --out runs/phases_depth_2
     python examples/in_context_phases.py --high 0.75 --resume    # drawn anew, nothing is trained
-    python examples/in_context_phases.py --p 29 --shots 32 --repeats --depth 6 --width 512 --heads 4
-        --tasks 8 16 32 64 128 256 512 --alpha 0.2 0.3 0.4 0.5 0.6 0.7 0.8 --batch 1024 --lr 1.5e-4
-        --weight-decay 2 --warmup 10000 --schedule cosine --steps 200000    # the paper's, for GPUs
+    python examples/in_context_phases.py --p 29 --shots 32 --repeats \
+        --depth 6 --width 512 --heads 4 --batch 1024 --lr 1.5e-4 --weight-decay 2 --warmup 10000 \
+        --schedule cosine --steps 200000 --tasks 8 16 32 64 128 256 512 \
+        --alpha 0.2 0.3 0.4 0.5 0.6 0.7 0.8               # the paper's, for GPUs
 
 A point is a network (one a seed) that examples/in_context.py would train; all take the same number
 of steps, and none ends early. The ability to answer for held-out tasks may come and go: there are
@@ -27,7 +28,7 @@ import functools  # isort: skip
 import _figures_in_context_phases as plots
 import in_context
 import numpy as np
-from _in_context_points import SETS, SOLVERS, options_of, train
+from _in_context_points import SETS, SOLVERS, options_of, train_one
 
 from tinygrok.tasks import in_context as ic
 
@@ -193,7 +194,8 @@ def main(argv=None):
     folder = experiment.open_sweep(free=("tasks", "alpha", "seeds", "high")) / cli.PACKS
     cells = f"{len(args.tasks)} x {len(args.alpha)} points"
     print(f"{cells}, {len(everything)} networks of {args.steps} steps; chance 1/{args.p}")
-    work = functools.partial(train, folder=folder, **experiment.where(executor))
+    where = experiment.where(executor)
+    work = functools.partial(_packs.one_by_one, train_one, folder=folder, **where)
     packs = [[flags] for flags in everything]
     results = experiment.sweep(packs, work, executor, "network", "trained")
     if results is None:

@@ -18,6 +18,7 @@ import time
 from tinygrok import cli  # first: it sets up BLAS threads before NumPy loads
 
 import _memory as memory  # isort: skip
+import _packs  # isort: skip
 import numpy as np  # isort: skip
 
 import _figures_lcg as plots
@@ -28,7 +29,6 @@ from _lcg_presets import PRESETS
 from tinygrok.engine.device import get_device
 from tinygrok.tasks import lcg
 from tinygrok.training.checkpoint import fit_in_pack
-from tinygrok.training.sweep import process_pools
 
 QUICK = {"moduli": [16, 32, 64], "steps": 1400}
 SMALL = 64  # up to this modulus the defaults of predict_lcg do
@@ -46,14 +46,11 @@ def arguments(argv=None):
     moduli = [128, 256, 512, 1024]
     seeds = "networks a modulus: --seed, --seed + 1, ..."
     steps = "optimiser steps at m = 64; (m/64)^(1/2) times as many at m"
-    workers = "processes (0: this one, with all its threads)"
-    resume = "keep the finished networks in --out and run the others"
     add("--moduli", type=modulus, nargs="+", default=moduli, help="fixed moduli, a network each")
     add("--seeds", type=cli.integer(1, 1000), default=1, help=seeds)
     add("--depth", type=cli.integer(1, 1000), default=1, help="blocks")
     add("--steps", type=count, default=550, help=steps)
-    add("--workers", type=cli.integer(0, cli.MOST_WORKERS), default=0, help=workers)
-    add("--resume", action="store_true", help=resume)
+    _packs.add_sweep(add, what="networks")
     args = cli.parse(p, argv, QUICK)
     if len(set(args.moduli)) < max(len(args.moduli), 2):
         raise cli.InputError("--moduli: every modulus once, and at least two")
@@ -83,12 +80,6 @@ def point(args, m, seed):
     return flags
 
 
-def train(pack, folder, **where):
-    """Accuracy by numbers in context of every predictor of a pack of points, each on its own
-    network's test sequences."""
-    return [train_one(flags, folder, **where) for flags in pack]
-
-
 def options_of(flags):
     """The options of predict_lcg for a point."""
     return predict_lcg.arguments(cli.words(flags))
@@ -106,6 +97,8 @@ def require(args, dev):
 
 
 def train_one(flags, folder, device, **settings):
+    """Accuracy by numbers in context of every predictor of a point, on the test sequences of its
+    network."""
     options = options_of(flags)
     dev = get_device(device, flags["dtype"], **settings)
     _, tests, run = predict_lcg.build(options, dev)
@@ -190,8 +183,9 @@ def main(argv=None):
     for m in sorted(args.moduli, reverse=True):  # slow first
         points += [point(args, m, args.seed + s) for s in range(args.seeds)]
     folder = experiment.open_sweep(free=("moduli", "seeds")) / cli.PACKS
-    executor = process_pools(args.workers) if args.workers else None
-    work = functools.partial(train, folder=folder, **experiment.where(executor))
+    executor = _packs.make_executor(args)
+    where = experiment.where(executor)
+    work = functools.partial(_packs.one_by_one, train_one, folder=folder, **where)
     packs = experiment.sweep([[p] for p in points], work, executor, "network", "trained")
     if packs is None:
         return 1

@@ -161,10 +161,8 @@ def summary(outcomes, table, seconds_per_network):
 def log_of(everything, outcomes):
     """Columns of the log: settings and outcome of every network."""
     names = ("alpha", "xi", "weight_decay", "dropout", "batch_size", "seed")
-    log = {name: [complete(point)[name] for point in everything] for name in names}
-    for name in outcomes[0]:
-        log[name] = [outcome[name] for outcome in outcomes]
-    return log
+    log = _packs.columns(names, [complete(point) for point in everything])
+    return log | _packs.columns(outcomes[0], outcomes)
 
 
 def main(argv=None):
@@ -182,7 +180,8 @@ def main(argv=None):
     trained = len(everything) * experiment.trained / len(cut)
     seconds = experiment.seconds / trained if trained else None
     axis = axis_of(args)
-    save_maps(experiment.out / "maps.npz", axis, args.strengths, table)
+    axes = {"alpha": axis, "xi": axis, "strength": args.strengths}
+    save_maps(experiment.out / "maps.npz", axes, table)
 
     def figures(out):
         network = f"{args.activation}, {args.loss}, width {args.width}, {args.steps} steps"

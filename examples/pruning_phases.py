@@ -18,6 +18,7 @@ import _figures_pruning_phases as plots  # isort: skip
 import _packs  # isort: skip
 import _seeds  # isort: skip
 import numpy as np  # isort: skip
+from _corrupted_anatomy import SHARES  # isort: skip
 
 from tinygrok.probes import neurons
 from tinygrok.probes.phases import first_step
@@ -37,7 +38,6 @@ QUICK_SETTINGS = {
     "Forgetting": {"weight_decay": 20.0, "steps": 1200},
 }
 QUICK = {"p": 59, "width": 200, "corruption": 0.2}
-SHARES = np.linspace(0, 0.95, 39)
 SPLITS = ("train", "corrupted", "test")
 ENDS = {"lowest": 1, "highest": -1}  # which neurons go first: the step through those sorted by IPR
 CUTS = (0.0, 0.3, 0.5, 0.7)

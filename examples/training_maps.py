@@ -24,9 +24,9 @@ import os  # isort: skip
 import _figures_training_maps as plots
 import _memory as memory
 import numpy as np
+from _maps import save_maps
 from _training_maps import SIZES, critical_curve, load, log10_jacobian, needed, train
 
-from tinygrok.disk.writer import atomic_write
 from tinygrok.engine.device import default_threads
 from tinygrok.models.vision import NORMS
 
@@ -181,20 +181,10 @@ def show(args, results):
 
 def log_of(everything, outcomes, maps):
     """Columns of the log: a row for every cell."""
-    log = {name: [point[name] for point in everything] for name in ("norm", "mu", "sw2", "sb2")}
-    for name in outcomes[0]:
-        log[name] = [outcome[name] for outcome in outcomes]
+    log = _packs.columns(("norm", "mu", "sw2", "sb2"), everything)
+    log |= _packs.columns(outcomes[0], outcomes)
     log["log10_J"] = np.concatenate([grid["log10_J"].ravel() for grid in maps.values()])
     return log
-
-
-def save_maps(path, args, maps):
-    """Write a .npz: sw2 (S,), sb2 (B,), norm and mu (maps,), and over (map, sb2, sw2) the rest."""
-    sw2, sb2 = axes(args)
-    arrays = {"sw2": sw2, "sb2": sb2, "norm": np.array(args.norm), "mu": np.array(args.mu)}
-    for name in next(iter(maps.values())):
-        arrays[name] = np.array([grid[name] for grid in maps.values()], dtype=np.float32)
-    atomic_write(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def main(argv=None):
@@ -218,7 +208,9 @@ def main(argv=None):
     outcomes = [outcome for (outcome,) in results]
     maps = maps_of(args, outcomes)
     found = summary(maps, data.classes)
-    save_maps(experiment.out / "maps.npz", args, maps)
+    sw2, sb2 = axes(args)
+    axes_of_maps = {"sw2": sw2, "sb2": sb2, "norm": args.norm, "mu": args.mu}
+    save_maps(experiment.out / "maps.npz", axes_of_maps, maps)
 
     def figures(out):
         lines = {panel: critical_curve(args, *panel, axes(args)[1]) for panel in maps}

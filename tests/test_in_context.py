@@ -542,6 +542,23 @@ def test_a_run_that_starts_from_the_weights_of_another(tmp_path, host_dev):
         assert not (tmp_path / "b").exists()
 
 
+def test_going_on_needs_no_file_of_first_weights(tmp_path):
+    """Its weights are in the checkpoint."""
+    words = "--quick --batch 16 --width 16 --measure-every 2 --threads 1 --no-plot --steps"
+    first = [*words.split(), "2", "--out"]
+    assert in_context.main([*first, str(tmp_path / "a")]) is None
+    file = tmp_path / "a/checkpoint.npz"
+    again = ["--weights", str(file), "--out", str(tmp_path / "b")]
+    assert in_context.main([*words.split(), "2", *again]) is None
+    file.unlink()
+    longer = [*words.split(), "4", *again]
+    with pytest.raises(InputError, match=r"checkpoint\.npz"):
+        in_context.main([*longer[:-1], str(tmp_path / "c")])
+    assert in_context.main([*longer, "--resume"]) is None
+    log = (tmp_path / "b/log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["step", "0", "2", "4"]
+
+
 def test_the_progress_line_fits_a_terminal(capsys):
     """At most 100 columns with the longest numbers, the step and the rate around them."""
     row = {f"{name}_accuracy": np.ones(3) for name in setup.SETS}

@@ -96,7 +96,7 @@ def test_a_batch_holds_every_task():
     ],
 )
 def test_refusals_before_anything_is_trained(flags, said, tmp_path, monkeypatch):
-    monkeypatch.setattr(phases, "train", None)
+    monkeypatch.setattr(phases, "train_one", None)
     words = [*flags.split(), "--threads", "1", "--out", str(tmp_path / "a")]
     with pytest.raises(InputError) as refused:
         phases.main(words)
@@ -213,13 +213,13 @@ def test_another_threshold_or_column_trains_no_point_anew(tmp_path, monkeypatch)
     before, log = run(tmp_path)
     assert sum(before[f"end: {name}"] for name in PHASES) == 4
     train = point.train_one
-    monkeypatch.setattr(point, "train_one", None)
+    monkeypatch.setattr(phases, "train_one", None)
     after, _ = run(tmp_path, "--high 0.01 --resume")
     assert after["end: o.o.d. generalization"] == 4
     assert after["end_id_train"] == before["end_id_train"]
     trained = []
     monkeypatch.setattr(
-        point, "train_one", lambda f, *a, **b: trained.append(f) or train(f, *a, **b)
+        phases, "train_one", lambda f, *a, **b: trained.append(f) or train(f, *a, **b)
     )
     _, longer = run(tmp_path, "--tasks 4 8 16 --resume")
     assert {flags["tasks"] for flags in trained} == {8}
