@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -641,6 +642,20 @@ def test_a_notebook_that_is_interrupted_in_a_sweep_keeps_its_kernel(workers, tmp
     flags = f"--quick --workers {workers} --threads 1 --out {tmp_path / 'a'}"
     with pytest.raises(KeyboardInterrupt):
         lcg_scaling.main(flags.split())
+
+
+@pytest.mark.parametrize("clusters", [True, False])
+def test_ctrl_c_leaves_at_once_where_a_cluster_is_asked(clusters, monkeypatch):
+    """Dask would log what breaks off, for seconds."""
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    if clusters:
+        monkeypatch.setitem(sys.modules, "distributed", ModuleType("distributed"))
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    left = []
+    monkeypatch.setattr(cli, "leave", left.append)
+    with pytest.raises(SystemExit, match="130"):
+        cli.main(fail)
+    assert left == [130] * clusters
 
 
 @slow

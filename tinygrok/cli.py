@@ -251,8 +251,8 @@ def main(run: Callable[[], int | None]) -> None:
         code = 130
         if rank == 0:
             say(f"\ninterrupted{to_go_on()}")
-        if size > 1:
-            leave(code)
+        if size > 1 or "distributed" in sys.modules:
+            leave(code)  # at once: others are not waited for, and Dask has no time to complain
     except Exception:
         if size == 1:
             raise
