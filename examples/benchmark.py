@@ -169,10 +169,12 @@ def main(argv=None):
     memory.require(experiment.dev, **memory.step(experiment.dev, args))
     if args.only:
         return alone(args, experiment.dev)
-    out = experiment.open_sweep()
+    several = args.workload in GROUPS and not args.scaling
+    # One alone has nothing to go on from when it is interrupted.
+    out = experiment.open_sweep() if several else experiment.open(state="run.json")
     if args.scaling:
         results = {"scaling": scaling(args, experiment.dev)}
-    elif args.workload in GROUPS:
+    elif several:
         results = everything(args, out)
     else:
         results = {args.workload: one(args, experiment.dev)}

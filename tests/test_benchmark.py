@@ -142,6 +142,22 @@ def test_a_damaged_part_is_refused(tmp_path, text):
         benchmark.everything(benchmark.arguments(["--workload", "all", "--resume"]), tmp_path)
 
 
+@pytest.mark.parametrize("words", ["--workload small", "--workload mlp", "--scaling"])
+def test_the_command_that_goes_on_is_one_that_is_taken(words, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for name in ("everything", "one", "scaling"):
+        monkeypatch.setattr(benchmark, name, interrupted)
+    monkeypatch.setattr(benchmark.cli.Experiment, "current", None)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main([*words.split(), "--threads", "1", "--out", str(tmp_path / "a")])
+    shown = benchmark.cli.to_go_on()
+    assert bool(shown) == ("small" in words)
+    if shown:
+        benchmark.arguments(shown.partition("benchmark.py")[2].split())
+
+
 def test_medians_over_turns(host_dev):
     calls = {"a": 0, "b": 0}
 
