@@ -38,7 +38,9 @@ def arguments(argv=None):
     p = cli.parser("benchmark", __doc__)
     add = p.add_argument
     count = cli.integer(1, 10**4)
-    add("--workload", default="mlp", choices=[*GROUPS, *EVERY], help="what to time")
+    what = "what to time; all: those of usual sizes; small: three at small sizes"
+    resume = "of --workload all or small, time those that are not in --out"
+    add("--workload", default="mlp", choices=[*GROUPS, *EVERY], help=what)
     add("--scaling", action="store_true", help="step times over sizes, with fitted exponents")
     add("--only", metavar="CANDIDATE", help="run it alone and print its peak memory in MB")
     add("--repeats", type=count, default=20, help="turns of every candidate")
@@ -48,7 +50,7 @@ def arguments(argv=None):
     add("--busy", type=cli.integer(0, cli.MOST_WORKERS), default=0, metavar="N", help=busy)
     add("--p", type=cli.integer(2, 1000), default=97, help="modulus")
     add("--width", type=cli.integer(1, 10**6), default=500, help="neurons on modular arithmetic")
-    add("--resume", action="store_true", help="of all workloads, time those that are not in --out")
+    add("--resume", action="store_true", help=resume)
     args = cli.parse(p, argv, {"repeats": 3, "p": 31, "width": 100})
     check(args)
     return args
