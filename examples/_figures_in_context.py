@@ -57,19 +57,20 @@ def numbers(features: dict[str, dict], path: Path) -> None:
     """Features of a single number: two components, parity of the logarithm, power by character.
 
     features {name: {"scores" (p, >= 2), "log" (p,), "base", "power" ((p-1)/2,),
-                     "legendre": _in_context_features.legendre}}"""
+                     "legendre": _in_context_features.legendre, "legendre_p"}}"""
     fig = figure(9.6, 3.4 * len(features))
     rows = fig.subplots(len(features), 3, squeeze=False)
     for row, (name, f) in zip(rows, features.items(), strict=True):
         plane, parity, power = row
         log = f["log"]
-        _plane(plane, f["scores"], (0, 1), log)
+        number_plane(plane, f["scores"], (0, 1), log)
         plane.set_title(f"{name}\nnumber, its log to base {f['base']}")
         up = f["legendre"]["component"]  # tells even from odd logarithms
         across = 1 if up == 0 else 0
-        _plane(parity, f["legendre"]["scores"], (across, up), log)
+        number_plane(parity, f["legendre"]["scores"], (across, up), log)
         correlation = f["legendre"]["correlation"][up]
-        parity.set_title(f"log even: blue, odd: orange\ncorrelation {correlation:.2f}, upwards")
+        chance = f"p = {f['legendre_p']:.3f}"
+        parity.set_title(f"log even: blue, odd: orange\ncorrelation {correlation:.2f} ({chance})")
         shares = f["power"]
         power.bar(np.arange(1, len(shares) + 1), shares, color=TEST)
         power.axhline(2 / (len(log) - 2), color="0.4", ls="--", label="noise: 2/(p - 2)")
@@ -79,15 +80,16 @@ def numbers(features: dict[str, dict], path: Path) -> None:
     save(fig, path)
 
 
-def _plane(ax, scores: np.ndarray, components: tuple, log: np.ndarray) -> None:
-    """Two components of every number, written beside it with its logarithm (0 has none)."""
+def number_plane(ax, points: np.ndarray, components: tuple, log: np.ndarray, first=0) -> None:
+    """Two components of the numbers from `first` on, each written beside its point with its
+    logarithm (0 has none)."""
     by_parity = np.where(log % 2 == 0, TEST, TRAIN)
-    points = scores[:, components]
-    ax.scatter(*points.T, c=np.where(log < 0, "0.5", by_parity))
+    at = points[:, components]
+    ax.scatter(*at.T, c=np.where(log < 0, "0.5", by_parity))
     beside = {"fontsize": 8, "xytext": (4, 4), "textcoords": "offset points"}
-    for n, (at, power) in enumerate(zip(points, log, strict=True)):
+    for n, (point, power) in enumerate(zip(at, log, strict=True), first):
         text = f"{n}, {power}" if power >= 0 else "0"
-        ax.annotate(text, at, **beside)
+        ax.annotate(text, point, **beside)
     across, up = components
     ax.set(xlabel=f"component {across + 1}", ylabel=f"component {up + 1}")
     ax.margins(0.15)

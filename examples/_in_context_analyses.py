@@ -3,7 +3,7 @@
 from itertools import product
 
 import numpy as np
-from _in_context_features import cosine_map, legendre, pair_score
+from _in_context_features import cosine_map, number, pair_score
 from _in_context_shots import line_failures, noise_random, noise_single
 
 from tinygrok.probes import attention, representation, shots
@@ -57,37 +57,12 @@ def heads(decoder, data, rng):
     return results, (patterns[0, :, :, :48, :48], offsets, mass["sink"])
 
 
-def number(feature, order):
-    """Circle and Legendre symbol of a feature (p, d) of numbers, and a row of the figure."""
-    p = len(feature)
-    circle = representation.circle(feature, order)
-    parity = legendre(feature, order)
-    base = circle["base"] or int(order[1])
-    log = discrete_log(p)
-    to_base = log * pow(int(log[base]), -1, p - 1) % (p - 1)
-    results = {
-        "circle": circle["share"],
-        "circle_m": circle["m"],
-        "circle_zero": circle["zero"],
-        "legendre": abs(parity["correlation"]).max(),
-        "legendre_r2": parity["r2"],
-    }
-    row = {
-        "scores": representation.pca(feature)[0],
-        "log": np.where(log < 0, -1, to_base),
-        "base": base,
-        "legendre": parity,
-        "power": representation.character_power(feature, order),
-    }
-    return results, row
-
-
 def each_head(measure, features):
     """[block][head]: measure(f) of features (depth, H, ...)."""
     return [[measure(f) for f in block] for block in features]
 
 
-def numbers(embedding, outputs):
+def numbers(embedding, outputs, rng):
     """Circles and parity in the embedding, and in head outputs (p^2, depth, H, 3, C)."""
     p = len(embedding)
     order = np.argsort(discrete_log(p))[1:]
@@ -104,9 +79,9 @@ def numbers(embedding, outputs):
     shares = np.array([[test["share"] for test in block] for block in tests["x"]])
     i, h = np.unravel_index(np.nan_to_num(shares).argmax(), shares.shape)
     best = f"block {i} head {h}"
-    found, in_embedding = number(embedding, order)
+    found, in_embedding = number(embedding, order, rng)
     results = {f"embedding_{name}": value for name, value in found.items()}
-    found, in_head = number(means["x"][i, h], order)
+    found, in_head = number(means["x"][i, h], order, rng)
     results |= {f"head_{name}": value for name, value in found.items()}
     results |= {"circle_chance": 2 / (p - 2), "best_head": best}
     for name, of_heads in tests.items():

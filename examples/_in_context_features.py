@@ -8,7 +8,10 @@ import math
 
 import numpy as np
 
-from tinygrok.probes.representation import circle, pca, unit
+from tinygrok.probes.representation import character_power, circle, pca, unit
+from tinygrok.tasks.modular import discrete_log
+
+PERMUTATIONS = 1000
 
 
 def legendre(feature: np.ndarray, order: np.ndarray) -> dict:
@@ -33,6 +36,53 @@ def legendre(feature: np.ndarray, order: np.ndarray) -> dict:
         "r2": circle(others, order)["share"],
         "scores": scores,
     }
+
+
+def by_chance(measure, order, rng):
+    """How many permutations of the numbers 1..p-1 measure as much as their order by logarithm.
+
+    A share of PERMUTATIONS, the true order with them: a p-value."""
+    found = measure(order)
+    others = [measure(rng.permutation(order)) for _ in range(PERMUTATIONS - 1)]
+    return (1 + sum(other >= found for other in others)) / PERMUTATIONS
+
+
+def number(feature, order, rng):
+    """Circle and Legendre symbol of a feature (p, d) of numbers, and a row of the figure.
+
+    Of a head that was chosen for its circle the p-values are of this head, not of the choice."""
+    p = len(feature)
+
+    def circle_share(order):
+        return circle(feature, order)["share"]
+
+    def parity_of_log(order):
+        return abs(legendre(feature, order)["correlation"]).max()
+
+    found = circle(feature, order)
+    parity = legendre(feature, order)
+    base = found["base"] or int(order[1])
+    log = discrete_log(p)
+    to_base = log * pow(int(log[base]), -1, p - 1) % (p - 1)
+    results = {
+        "circle": found["share"],
+        "circle_m": found["m"],
+        "circle_zero": found["zero"],
+        "circle_p": by_chance(circle_share, order, rng),
+        "legendre": parity_of_log(order),
+        "legendre_r2": parity["r2"],
+        "legendre_p": by_chance(parity_of_log, order, rng),
+    }
+    row = {
+        "scores": pca(feature)[0],
+        "scores_without_zero": pca(feature[1:])[0],
+        "log": np.where(log < 0, -1, to_base),
+        "base": base,
+        "legendre": parity,
+        "legendre_p": results["legendre_p"],
+        "power": character_power(feature, order),
+    }
+    return results, row
 
 
 def cosine_map(x: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Opens a GPT trained by examples/in_context.py: heads, circles, ratio matching, wrong labels.
 
     python examples/in_context_probe.py runs/in_context/best.npz       # the best o.o.d. accuracy
+    python examples/in_context_probe.py CHECKPOINT --beside OTHER          # two networks
     python examples/in_context_probe.py CHECKPOINT --task 6 6 --shot 2 --device cuda
     python examples/in_context_probe.py MODEL.safetensors --p 29           # the authors' weights
     python examples/in_context_probe.py --quick            # trains a tiny one first, a few seconds
@@ -18,6 +19,7 @@ import numpy as np  # isort: skip
 import _in_context_analyses as analyses
 import _published as published
 import in_context
+from _trained import open_trained
 
 from tinygrok.engine.rng import generator
 from tinygrok.models.inspect import Decoder
@@ -32,6 +34,8 @@ def arguments(argv=None):
     count = cli.integer(1, 1000)
     files = f"best.npz, checkpoint.npz (default {CHECKPOINT}) or the authors' weights"
     p.add_argument("checkpoint", nargs="?", type=Path, help=files)
+    beside = "another network of in_context.py, opened by the same analyses"
+    p.add_argument("--beside", type=Path, metavar="CHECKPOINT", help=beside)
     task = {"nargs": 2, "type": cli.integer(0), "metavar": ("A", "B")}
     p.add_argument("--task", help="default: the first held-out task, or a random one", **task)
     shot = "the triple that runs through all pairs (x, y); default 5, or the last"
@@ -57,6 +61,15 @@ def train_tiny(args, dev):
     for _ in range(tiny.steps):
         run.step()
     return data, run.model, run.params.to_host()
+
+
+def open_beside(args, data):
+    """(data, model, weights) of --beside, which must read the same sequences."""
+    _, other, model, weights = open_trained(args.beside, in_context, build)
+    if (other.p, other.shots) != (data.p, data.shots):
+        ours = f"{data.shots} triples mod {data.p}"
+        raise cli.InputError(f"--beside: {other.shots} triples mod {other.p}, the other {ours}")
+    return other, model, weights
 
 
 def chosen(args, data):
@@ -86,7 +99,8 @@ def analysed(args, data, decoder, embedding, task, shot):
     outputs = decoder.heads(probe, tokens)
     streams = decoder.residuals(probe, tokens)
     results, maps = analyses.heads(decoder, data, rng)
-    found, features, circles = analyses.numbers(embedding, outputs)
+    permutations = rng.spawn(1)[0]  # which takes no draw from the others
+    found, features, circles = analyses.numbers(embedding, outputs, permutations)
     results |= found
     found, cosines, titles = analyses.similarities(streams, outputs, task)
     results |= found
@@ -139,6 +153,13 @@ def description(results, i, h):
     return f"block {i} head {h}: {', '.join(looks)}; circle of {', '.join(circles)}"
 
 
+def heading(name, data, model, task):
+    """What is opened, and what of it is looked at closely."""
+    count = len(data.id_tasks)
+    tasks = f"{count} pre-training" if count else f"{len(data.ood_tasks)} random"
+    return f"{name}: {model!r}; {tasks} tasks mod {data.p}; closely: {task_name(data, task)}"
+
+
 def main(argv=None):
     args = arguments(argv)
     experiment = cli.Experiment(args)
@@ -148,23 +169,35 @@ def main(argv=None):
         files = (args, CHECKPOINT, in_context, build, published.in_context)
         _, data, model, weights = published.open_network(*files)
     p = data.p
-    decoder = Decoder(experiment.dev, model, weights, p)
     task, shot = chosen(args, data)
+    networks = {"network": (data, model, weights)}
+    if args.beside:
+        networks["beside"] = open_beside(args, data)
     experiment.open()
-    count = len(data.id_tasks)
-    tasks = f"{count} pre-training" if count else f"{len(data.ood_tasks)} random"
-    print(f"{model!r}; {tasks} tasks mod {p}; closely: {task_name(data, task)}")
-    embedding = weights["embed.token"][:p]
-    results, shown = analysed(args, data, decoder, embedding, task, shot)
+    opened = {}
+    for name, (its_data, its_model, its_weights) in networks.items():
+        print(heading(name, its_data, its_model, task))
+        its_decoder = Decoder(experiment.dev, its_model, its_weights, p)
+        embedding = its_weights["embed.token"][:p]
+        opened[name] = analysed(args, its_data, its_decoder, embedding, task, shot)
+        for i, h in np.ndindex(its_model.depth, its_model.heads):
+            print(description(opened[name][0], i, h))
 
     def figures(out):
         import _figures_in_context as plots
+        from _figures_in_context_beside import beside
 
-        for name, (function, values) in shown.items():
-            getattr(plots, function)(*values, out / f"{name}.png")
+        for name, (_, shown) in opened.items():
+            end = "" if name == "network" else f"_{name}"
+            for kind, (function, values) in shown.items():
+                getattr(plots, function)(*values, out / f"{kind}{end}.png")
+        if args.beside:
+            beside(opened, out / "beside.png")
 
-    for i, h in np.ndindex(model.depth, model.heads):
-        print(description(results, i, h))
+    results, _ = opened["network"]
+    if args.beside:
+        others, _ = opened["beside"]
+        results |= {f"beside: {name}": value for name, value in others.items()}
     short = {name: value for name, value in results.items() if np.size(value) <= 5}
     experiment.finish(results, None, figures, shown=short)
 

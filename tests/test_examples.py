@@ -625,6 +625,14 @@ def test_probe_opens_what_in_context_wrote_and_nothing_else(tmp_path):
     flags = "--task 1 2 --shot 7 --grid-tasks 1 --no-plot"
     for name in ("best.npz", "checkpoint.npz"):
         succeeded(run("in_context_probe", saved / name, flags, cwd=tmp_path))
+    both = f"{saved / 'best.npz'} --beside {saved / 'checkpoint.npz'} --grid-tasks 1 --draws 2"
+    succeeded(run("in_context_probe", both, "--out both", cwd=tmp_path))
+    assert (tmp_path / "both/beside.png").exists()
+    results = json.loads((tmp_path / "both/run.json").read_text())["results"]
+    assert results["beside: shots"] == results["shots"]
+    fewer = "--quick --steps 10 --depth 1 --width 8 --shots 6 --no-plot --out fewer"
+    succeeded(run("in_context", fewer, cwd=tmp_path))
+    refused(run("in_context_probe", "--beside fewer/best.npz --out new", cwd=tmp_path))
     before = sorted(tmp_path.rglob("*"))
     for flags in ("--task 1 5", "--shot 8"):
         refused(run("in_context_probe", flags, cwd=tmp_path))

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from _in_context_features import cosine_map, legendre, pair_score
+from _in_context_features import by_chance, cosine_map, legendre, number, pair_score
 from _in_context_shots import line_failures, noise_random, noise_single
 
 from tinygrok.engine.errors import InputError
@@ -139,6 +139,18 @@ def test_legendre_feature():
     assert representation.character_power(symbol[:, None].astype(float), ORDER)[
         -1
     ] == pytest.approx(1)
+
+
+def test_p_values_tell_a_circle_from_noise():
+    """The true order of a circle is the best of all; of noise it is one among many."""
+    rng = generator(0, "probes")
+    circle = np.column_stack([waves(LOG, 1), np.zeros(P)])
+    found, _ = number(circle + 1e-3 * rng.normal(size=circle.shape), ORDER, rng)
+    assert found["circle_p"] < 0.01
+    assert found["legendre_p"] > 0.01
+    noise, _ = number(rng.normal(size=(P, 6)), ORDER, rng)
+    assert noise["circle_p"] > 0.01
+    assert by_chance(lambda order: 1.0, ORDER, rng) == 1
 
 
 @pytest.mark.parametrize("kind", ["ratio", "answer"])
