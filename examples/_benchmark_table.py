@@ -51,6 +51,10 @@ def rate(work: float, seconds: float | None) -> float | None:
     return 2e-9 * work / seconds if work and seconds else None
 
 
+def torch_version():
+    return importlib.metadata.version("torch")
+
+
 def best_torch(seconds: dict, ours: str) -> dict:
     """The fastest twin of a workload, and what our step takes as a share of its time; {} without
     PyTorch."""
@@ -60,7 +64,7 @@ def best_torch(seconds: dict, ours: str) -> dict:
     fastest = min(theirs, key=seconds.get)
     return {
         "name": fastest.removeprefix("torch").strip(", "),
-        "version": importlib.metadata.version("torch"),
+        "version": torch_version(),
         "milliseconds": 1e3 * seconds[fastest],
         "ratio": seconds[ours] / seconds[fastest],
     }

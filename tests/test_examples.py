@@ -316,7 +316,8 @@ def test_quick(example, tmp_path):
 @pytest.mark.parametrize("example", QUICK)
 def test_help_begins_with_one_sentence(example, monkeypatch, capsys):
     """The first line of an example's docstring is its description, and fits on a line."""
-    first = (EXAMPLES / f"{example}.py").read_text().splitlines()[0].strip('"')
+    first = (EXAMPLES / f"{example}.py").read_text().splitlines()[0]
+    first = first.removeprefix("r").strip('"')
     assert len(first) <= 100
     assert first.endswith("."), first
     monkeypatch.setenv("COLUMNS", "200")

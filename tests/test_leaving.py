@@ -23,6 +23,7 @@ from test_parallel import MPIRUN, needs_mpi
 
 from tinygrok import cli
 from tinygrok.disk.writer import atomic_write
+from tinygrok.engine import optim
 from tinygrok.engine.errors import InputError
 from tinygrok.engine.optim import AdamW
 from tinygrok.training import ensembles
@@ -91,8 +92,9 @@ def begun(example, flags, cwd, file, more=(), **options):
 # -- whole steps -----------------------------------------------------------------------------------
 
 
-def test_ctrl_c_waits_for_a_whole_step(host_dev):
+def test_ctrl_c_waits_for_a_whole_step(host_dev, monkeypatch):
     """In the middle of an update: raised after it, everything saved, and fit goes on bit by bit."""
+    monkeypatch.setattr(optim, "BLOCK", 64)
     straight, run = small_run(host_dev), small_run(host_dev)
     straight.fit(10, log_every=5)
     at_update(run, 5, interrupt)
@@ -104,9 +106,10 @@ def test_ctrl_c_waits_for_a_whole_step(host_dev):
     assert_same(state(straight), state(run))
 
 
-def test_a_step_left_half_done_is_not_gone_on_from(host_dev, tmp_path):
+def test_a_step_left_half_done_is_not_gone_on_from(host_dev, tmp_path, monkeypatch):
     """An error inside an update: nothing is saved, going on is refused, a loaded checkpoint mends
     it."""
+    monkeypatch.setattr(optim, "BLOCK", 64)
     straight, run = small_run(host_dev), small_run(host_dev)
     straight.fit(3)
     straight.fit(10)
