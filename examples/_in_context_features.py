@@ -12,22 +12,29 @@ from tinygrok.probes.representation import character_power, circle, pca, unit
 from tinygrok.tasks.modular import discrete_log
 
 PERMUTATIONS = 1000
+ROUNDING = 1e-5  # of a measure between 0 and 1, in float32
+
+
+def parity(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """(c,): correlation of every component of scores (p, c) with the Legendre symbol
+    (n|p) = (-1)^log n, n = 1..p-1; 0 for one that is constant."""
+    symbol = (-1.0) ** np.arange(len(order))
+    along = scores[order]
+    along = along - along.mean(axis=0)
+    norms = np.linalg.norm(along, axis=0) * math.sqrt(len(order))
+    return symbol @ along / np.where(norms > 0, norms, 1)
 
 
 def legendre(feature: np.ndarray, order: np.ndarray) -> dict:
     """Even and odd logarithms in two planes: three principal components of feature (p, d).
 
-    correlation (3,)  of each component with the Legendre symbol (n|p) = (-1)^log n, n = 1..p-1
+    correlation (3,)  of each component with the Legendre symbol, see parity
     component         the one with the largest |correlation|
     r2                R^2 of the other two on cos and sin(2 pi m log n/(p-1)) at their best m
     scores (p, 3)
     """
     scores, _, _ = pca(feature, 3)
-    symbol = (-1.0) ** np.arange(len(order))
-    along = scores[order]
-    along = along - along.mean(axis=0)
-    norms = np.linalg.norm(along, axis=0) * math.sqrt(len(order))
-    correlation = symbol @ along / np.where(norms > 0, norms, 1)
+    correlation = parity(scores, order)
     component = int(np.abs(correlation).argmax())
     others = np.delete(scores, component, axis=1)
     return {
@@ -39,28 +46,34 @@ def legendre(feature: np.ndarray, order: np.ndarray) -> dict:
 
 
 def by_chance(measure, order, rng):
-    """How many permutations of the numbers 1..p-1 measure as much as their order by logarithm.
+    """p-value of measure(order) by permutations: the share of PERMUTATIONS orders of the numbers
+    1..p-1, the true one among them, whose measure is at least that of the true one. nan where there
+    is no measure.
 
-    A share of PERMUTATIONS, the true order with them: a p-value."""
+    Some orders measure the same, as those that turn or mirror a circle: ROUNDING counts them."""
     found = measure(order)
+    if math.isnan(found):
+        return math.nan
     others = [measure(rng.permutation(order)) for _ in range(PERMUTATIONS - 1)]
-    return (1 + sum(other >= found for other in others)) / PERMUTATIONS
+    return (1 + sum(other >= found - ROUNDING for other in others)) / PERMUTATIONS
 
 
 def number(feature, order, rng):
     """Circle and Legendre symbol of a feature (p, d) of numbers, and a row of the figure.
 
-    Of a head that was chosen for its circle the p-values are of this head, not of the choice."""
+    p-values are those of one feature: that it was chosen among many, for its circle, is not
+    corrected for."""
     p = len(feature)
 
     def circle_share(order):
         return circle(feature, order)["share"]
 
-    def parity_of_log(order):
-        return abs(legendre(feature, order)["correlation"]).max()
-
     found = circle(feature, order)
-    parity = legendre(feature, order)
+    symbol = legendre(feature, order)
+
+    def parity_of_log(order):
+        return abs(parity(symbol["scores"], order)).max()
+
     base = found["base"] or int(order[1])
     log = discrete_log(p)
     to_base = log * pow(int(log[base]), -1, p - 1) % (p - 1)
@@ -70,7 +83,7 @@ def number(feature, order, rng):
         "circle_zero": found["zero"],
         "circle_p": by_chance(circle_share, order, rng),
         "legendre": parity_of_log(order),
-        "legendre_r2": parity["r2"],
+        "legendre_r2": symbol["r2"],
         "legendre_p": by_chance(parity_of_log, order, rng),
     }
     row = {
@@ -78,7 +91,7 @@ def number(feature, order, rng):
         "scores_without_zero": pca(feature[1:])[0],
         "log": np.where(log < 0, -1, to_base),
         "base": base,
-        "legendre": parity,
+        "legendre": symbol,
         "legendre_p": results["legendre_p"],
         "power": character_power(feature, order),
     }

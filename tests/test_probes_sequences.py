@@ -1,8 +1,10 @@
 """The probes of the in-context decoder on arrays whose answer is known, and the opened decoder
 against itself."""
 
+import itertools
 import math
 
+import _in_context_features as features
 import numpy as np
 import pytest
 from _in_context_features import by_chance, cosine_map, legendre, number, pair_score
@@ -151,6 +153,40 @@ def test_p_values_tell_a_circle_from_noise():
     noise, _ = number(rng.normal(size=(P, 6)), ORDER, rng)
     assert noise["circle_p"] > 0.01
     assert by_chance(lambda order: 1.0, ORDER, rng) == 1
+    constant, _ = number(np.ones((P, 6)), ORDER, rng)
+    assert np.isnan(constant["circle_p"])
+    assert constant["legendre_p"] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_p_values_count_orders_that_differ_by_rounding_alone(dtype, monkeypatch):
+    """All 720 orders mod 7 beside those drawn: 12 keep a circle, a tenth of them a parity."""
+    monkeypatch.setattr(features, "PERMUTATIONS", 1 + 720)
+    log = discrete_log(7)[1:]
+    order = 1 + np.argsort(log)
+    noise = 0.05 * generator(5, "probes").normal(size=(7, 6))
+    noise[1:, 0] += np.cos(2 * np.pi * log / 6)
+    noise[1:, 1] += np.sin(2 * np.pi * log / 6)
+    circle = noise.astype(dtype)
+    symbol = circle.copy()
+    symbol[1:, :2] = symbol[1:, 2:4]
+    symbol[1:, 0] += (-1.0) ** log
+
+    class EveryOrder:
+        def __init__(self):
+            self.orders = itertools.permutations(order)
+
+        def permutation(self, _):
+            return np.array(next(self.orders))
+
+    def share(order):
+        return representation.circle(circle, order)["share"]
+
+    def correlation(order):
+        return abs(legendre(symbol, order)["correlation"]).max()
+
+    assert by_chance(share, order, EveryOrder()) == (1 + 12) / 721
+    assert by_chance(correlation, order, EveryOrder()) == (1 + 72) / 721
 
 
 @pytest.mark.parametrize("kind", ["ratio", "answer"])
