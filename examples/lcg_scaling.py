@@ -30,8 +30,9 @@ from tinygrok.engine.device import get_device
 from tinygrok.tasks import lcg
 from tinygrok.training.checkpoint import fit_in_pack
 
-QUICK = {"moduli": [16, 32, 64], "steps": 1400}
+QUICK = {"moduli": [16, 32, 64], "steps": 560}
 SMALL = 64  # up to this modulus the defaults of predict_lcg do
+LONGER = 2.5  # times as many steps are taken up to there: they learn more slowly
 TOKENS = 6144  # of a step above
 PREDICTORS = ("transformer", "look-back order 2", "look-back order 3")
 QUANTITIES = ("numbers_to_60", "numbers_to_90", "wrong")
@@ -45,7 +46,7 @@ def arguments(argv=None):
     modulus = cli.integer(16, 2**16)
     moduli = [128, 256, 512, 1024]
     seeds = "networks a modulus: --seed, --seed + 1, ..."
-    steps = "optimiser steps at m = 64; (m/64)^(1/2) times as many at m"
+    steps = f"optimiser steps, times (m/64)^(1/2), and up to m = {SMALL} times {LONGER}"
     add("--moduli", type=modulus, nargs="+", default=moduli, help="fixed moduli, a network each")
     add("--seeds", type=cli.integer(1, 1000), default=1, help=seeds)
     add("--depth", type=cli.integer(1, 1000), default=1, help="blocks")
@@ -68,7 +69,8 @@ def point(args, m, seed):
     context = min(2 ** int(np.ceil(np.log2(4 * m**0.5))), m - 1)
     flags = {"modulus": m, "seed": seed, "depth": args.depth, "dtype": args.dtype}
     flags["context"] = context
-    flags["steps"] = max(1, round(args.steps * (m / 64) ** 0.5))
+    longer = LONGER if m <= SMALL else 1
+    flags["steps"] = max(1, round(longer * args.steps * (m / 64) ** 0.5))
     if m > SMALL:
         flags["batch"] = max(1, TOKENS // context)
         # At most half of the multipliers are tested, the others are trained on.

@@ -249,6 +249,15 @@ def test_a_scaling_study_refuses_every_point_before_the_first(bad, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
+def test_small_moduli_are_trained_alike_with_and_without_quick():
+    """With a third of the steps m = 64 would end at half of the numbers."""
+    steps = {}
+    for flags in ("--quick", "--moduli 64 128"):
+        steps[flags] = lcg_scaling.point(lcg_scaling.arguments(flags.split()), 64, 0)["steps"]
+    assert steps["--quick"] == 1400
+    assert steps["--moduli 64 128"] > 1300
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_help_shows_the_defaults_that_a_choice_brings(name, monkeypatch):
     """--preset, --model, --regularizer, --quick, ...: those that hold without --help."""
