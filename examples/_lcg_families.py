@@ -5,8 +5,8 @@ One modulus (mixed_modulus) has two families:
     any     any a and c but those of the tests: the authors' draw, most of it of short period
     full    a and c of full period, none of them of the tests
 
-What repeats within the context teaches a network to look back by powers of two, from which it
-comes to what never repeats; after that only `full` has something to teach.
+From sequences of short period a network learns to look back by powers of two, and from there it
+learns those that never repeat within the context; after that only `full` has something to teach.
 
 Unseen moduli (mixed_moduli) have four. A network that shall predict mod m without having trained on
 m must find m in the sequence. Drawn as in the paper (tasks/lcg.py, unseen_modulus), few training

@@ -72,7 +72,8 @@ def arguments(argv=None):
     add("--test-moduli", type=modulus, nargs="*", help="--mode unseen: further moduli")
     add("--pool", type=several, default=128, help="a, and c, to train on (numbers: if unseen)")
     add("--mixture", nargs="+", metavar="FAMILY=SHARE", help=mixture)
-    add("--start", nargs="+", metavar="FAMILY=SHARE", default=["wrap=1"], help="shares at first")
+    start = "shares at first (one modulus: any=1)"
+    add("--start", nargs="+", metavar="FAMILY=SHARE", default=["wrap=1"], help=start)
     add(
         "--ramp",
         type=cli.integer(0),
@@ -85,7 +86,7 @@ def arguments(argv=None):
         type=cli.integer(4, 2**12),
         nargs=2,
         default=[65, 256],
-        help="--mixture: smallest, largest",
+        help="--mode unseen --mixture: smallest, largest",
     )
     add("--positions", default="learned", choices=["learned", "rotary"], help="without --base")
     optimizers.add_flags(p)
