@@ -745,33 +745,6 @@ def _scalar(value, dtype, what):
     return np.array(value, dtype=dtype)
 
 
-# NumPy twins of the kernels that the library runs on GPUs only
-
-
-def _gather_sum(u, rows, S, P, N, B, stride, h):
-    """h[e, b] = sum_s u[e, s, rows[e, s, b]]"""
-    table, rows, out = u.reshape(-1, S, P, N), rows.reshape(-1, S, B), h.reshape(-1, B, N)
-    for e in range(len(out)):
-        index = rows[e if stride else 0]
-        out[e] = sum(table[e, s, index[s]] for s in range(S))
-
-
-def _segment_sum(dh, order, starts, S, P, N, B, order_stride, starts_stride, accumulate, du):
-    """du[e, s, v] = (or +=) sum of the rows b of dh[e] with rows[s, b] = v, listed in
-    order[starts[v]:starts[v + 1]]"""
-    rows, out = dh.reshape(-1, B, N), du.reshape(-1, S, P, N)
-    order, starts = order.reshape(-1, S, B), starts.reshape(-1, S, P + 1)
-    for e in range(len(out)):
-        o, t = order[e if order_stride else 0], starts[e if starts_stride else 0]
-        for s in range(S):
-            for v in range(P):
-                total = rows[e, o[s, t[s, v] : t[s, v + 1]]].sum(axis=0)
-                out[e, s, v] = out[e, s, v] + total if accumulate else total
-
-
-TWINS = {"gather_sum": _gather_sum, "segment_sum": _segment_sum}
-
-
 class ElementwiseKernel:
     """cupy.ElementwiseKernel with outputs given; `T` is taken from the array arguments, scalars are
     cast to it."""
@@ -840,7 +813,7 @@ class ElementwiseKernel:
         if COMPILER is None:
             from tinygrok.engine.kernels import KERNELS
 
-            twin = KERNELS[self.name].numpy or TWINS[self.name]
+            twin = KERNELS[self.name].numpy
             given = args if size is None else args[1:]  # without N
             with np.errstate(all="ignore"):
                 twin(*(a._a if isinstance(a, ndarray) else a for a in given))

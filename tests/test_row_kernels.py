@@ -54,6 +54,7 @@ def cases(lead, N, dtype, rng=None):
         "masked softmax": ((x, mask), [x.shape]),
         "softmax_backward": ((draw(*lead, 5), draw(*lead, 5), p, draw(*lead, N)), [x.shape]),
         "cross_entropy": ((x, target), [rstd.shape, x.shape]),
+        "mse": ((x, target), [rstd.shape, x.shape]),
         "layernorm": (
             (3 + x, member_gain, draw(*lead[:-1], 1, N), 1e-5),
             [rstd.shape, x.shape, x.shape],
@@ -146,6 +147,7 @@ ALIASES = [  # kernel, {output: input}
     ("masked softmax", {0: 0}),
     ("softmax_backward", {0: 3}),
     ("cross_entropy", {1: 0}),
+    ("mse", {1: 0}),
     ("layernorm", {1: 0}),
     ("layernorm", {2: 0}),
     ("layernorm_backward", {0: 0}),
@@ -179,7 +181,7 @@ HARD = {
 @each_dtype
 @each_block
 @pytest.mark.parametrize("hard", HARD)
-@pytest.mark.parametrize("name", ["softmax", "masked softmax", "cross_entropy", "layernorm"])
+@pytest.mark.parametrize("name", ["softmax", "masked softmax", "cross_entropy", "mse", "layernorm"])
 def test_nan_and_infinity_as_in_numpy(name, hard, block, dtype):
     x = np.array(HARD[hard], dtype)
     N = x.shape[-1]
@@ -188,6 +190,7 @@ def test_nan_and_infinity_as_in_numpy(name, hard, block, dtype):
         "softmax": ((x, None), [x.shape]),
         "masked softmax": ((np.zeros_like(x), x), [x.shape]),
         "cross_entropy": ((x, np.array([[1], [1]])), [(2, 1), x.shape]),
+        "mse": ((x, np.array([[1], [1]])), [(2, 1), x.shape]),
         "layernorm": ((x, gain, None, 1e-5), [(2, 1), x.shape, x.shape]),
     }[name]
     for theirs, ours in zip(*both(name, inputs, outputs, block), strict=True):
@@ -299,6 +302,9 @@ def test_a_missing_barrier_is_found(monkeypatch, nth):
         ("softmax_backward", "p[at + n];", "p[at];"),
         ("cross_entropy", "label % blockDim.x", "label"),
         ("cross_entropy", "if (threadIdx.x == 0) loss", "if (i == 0) loss"),
+        ("mse", "n == label", "n == row"),
+        ("mse", "/ N;", ";"),
+        ("mse", "target[row % target.size()]", "target[0]"),
         ("layernorm", "(x.size() / gain.size())", "1"),
         ("layernorm", " / N) + eps", " / (N - 1)) + eps"),
         ("layernorm without shift", "shift.size() ? ", "true ? "),
@@ -348,6 +354,7 @@ def test_launches_of_the_operations():
         "softmax": lambda: loss.softmax_forward(dev, x),
         "softmax backward": lambda: loss.softmax_backward(dev, dy, softmax),
         "cross-entropy rows": lambda: loss.cross_entropy_rows(dev, x, target, y),
+        "mean-square rows": lambda: loss.mse_rows(dev, x, target, y),
         "layernorm": lambda: norm.layernorm_forward(dev, x, gain, shift, xhat=xhat, out=y),
         "layernorm dx": lambda: norm.layernorm_backward(dev, dy, ln, dx=y),
         "layernorm backward": lambda: norm.layernorm_backward(dev, dy, ln, dgain, dshift, dx=y),
@@ -359,6 +366,7 @@ def test_launches_of_the_operations():
         "softmax": 1,  # 5 before
         "softmax backward": 1,  # 4
         "cross-entropy rows": 1,  # 9
+        "mean-square rows": 1,  # 4
         "layernorm": 1,  # 10
         "layernorm dx": 2,  # 9: and the product dy xhat
         "layernorm backward": 6,  # 13: and two sums over the rows, each copied

@@ -133,7 +133,7 @@ template <typename T> bool loop_ROWS(const Array* const* a, int, int count, Body
 
 // Row by row of the last argument, with pointers to the whole of all: arrays without gaps, in which
 // a body finds other rows too.
-template <typename T> bool loop_IMAGES(const Array* const* a, int, int count, Body<T> body) {
+template <typename T> bool loop_ARRAYS(const Array* const* a, int, int count, Body<T> body) {
   const Array* last = a[count - 1];
   T* whole[MOST];
   for (int j = 0; j < count; ++j) whole[j] = (T*)a[j]->data;
@@ -194,12 +194,12 @@ bool loop_ELEMENTS(const Array* const* a, int inputs, int count, Body<T> body) {
 // arrays, and the function that Python calls with these.
 #define ELEMENTS_PLAIN(type, name, j) auto& name = ((type*)_p[j])[_k];
 #define ROWS_PLAIN(type, name, j) const type name = *(type*)_p[j];
-#define IMAGES_PLAIN(type, name, j) const type name = *(type*)_p[j];
+#define ARRAYS_PLAIN(type, name, j) const type name = *(type*)_p[j];
 #define ROWS_RAW(type, name, j) const Raw<type> name = {(type*)_p[j], row_size(_a[j])};
-#define IMAGES_RAW(type, name, j) const Raw<type> name = {(type*)_p[j], elements(_a[j])};
+#define ARRAYS_RAW(type, name, j) const Raw<type> name = {(type*)_p[j], elements(_a[j])};
 #define EACH_OF_ELEMENTS EACH(_k, W)
 #define EACH_OF_ROWS
-#define EACH_OF_IMAGES
+#define EACH_OF_ARRAYS
 #define BODY(name) \
   template <typename T> \
   static void name##_body(T* const* _p, const Array* const* _a, Index N, Index i)

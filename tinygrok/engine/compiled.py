@@ -5,7 +5,7 @@ one for every operation. The system's C++ compiler makes them at first use, on c
 that they come from a cache folder. An elementwise body computes every element by the same machine
 code: its bits do not depend on where it stands. A row is computed as on a GPU by the threads of a
 block, side by side. NumPy goes on with what they do not take: elementwise bodies that need an index
-or an integer, rows and images with gaps, complex numbers.
+or an integer, rows and whole arrays with gaps, complex numbers.
 
 No flag changes what NaN, infinity or -0 mean: sums keep their order, no product is fused with a
 sum, and -fno-math-errno leaves out errno alone. glibc's vector functions (exp, log, tanh, erf) are
@@ -26,7 +26,7 @@ import numpy as np
 
 from .errors import one_line
 from .kernels import KERNELS, Fused, thread_each
-from .row_kernels import block_a_row, block_in_image
+from .row_kernels import block_a_row, block_in_arrays
 
 NAMES = (os.environ.get("CXX"), "c++", "g++", "clang++")
 COMPILER = next((name for name in NAMES if name and shutil.which(name)), None)
@@ -78,13 +78,13 @@ def parameters(text: str) -> list[tuple[bool, str, str]]:
     return [(r != "", t, p) for r, t, p in re.findall(r"(raw )?(\w+) (\w+)", text)]
 
 
-FORMS = {thread_each: "ELEMENTS", block_a_row: "ROWS", block_in_image: "IMAGES"}  # by launch
+FORMS = {thread_each: "ELEMENTS", block_a_row: "ROWS", block_in_arrays: "ARRAYS"}  # by launch
 
 
 class Loop:
     """A kernel as a loop over arrays, of float32 or of float64.
 
-    form       the loop of compiled.hpp: "ELEMENTS", "ROWS", or "IMAGES" (rows that read others)
+    form       the loop of compiled.hpp: "ELEMENTS", "ROWS", or "ARRAYS" (rows that read others)
     listed     its parameters, without N, the size of a row
     inputs     how many of them are inputs
     taken      whether it can be one: an elementwise body has numbers of type T only
@@ -118,7 +118,7 @@ class Loop:
             arrays.append(np.asarray(() if a is None else a, dtype if kind == "T" else kind))
         outputs = zip(args[self.inputs :], arrays[self.inputs :], strict=True)
         writable = all(a is b and b.flags.writeable for a, b in outputs)
-        gaps = self.form == "IMAGES" and not all(a.flags.c_contiguous for a in arrays)
+        gaps = self.form == "ARRAYS" and not all(a.flags.c_contiguous for a in arrays)
         if dtype not in (np.float32, np.float64) or not writable or gaps:
             return False
         given = (ctypes.py_object * len(arrays))(*arrays)

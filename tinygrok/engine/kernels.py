@@ -26,8 +26,7 @@ def thread_each(kernel: Callable, args: tuple) -> None:
 class Fused:
     """One kernel: its name, CuPy-style parameter lists, the CUDA body and its NumPy twin.
 
-    numpy   called as numpy(*inputs, *outputs); None: for GPUs only, where the host has its own way
-            (ops/embedding.py; a twin stands in the tests)
+    numpy   called as numpy(*inputs, *outputs)
     preamble   CUDA functions that the body calls
     launch     launch(kernel, args) runs the compiled kernel
     """
@@ -36,7 +35,7 @@ class Fused:
     inputs: str
     outputs: str
     cuda: str
-    numpy: Callable | None = None
+    numpy: Callable
     preamble: str = ""
     launch: Callable = thread_each
 
@@ -45,7 +44,6 @@ class Fused:
 
     def __call__(self, dev: Device, *args) -> None:
         if dev.kind == "cpu":
-            assert self.numpy is not None, f"{self.name} is a kernel for GPUs only"
             taken = self.name in dev.compiled and dev.compiled[self.name](*args)
             if not taken:
                 self.numpy(*args)
@@ -373,12 +371,15 @@ _activation(
 @fused(
     "T g, T shrink, T rate, T b1, T a1, T b2, T a2, T eps",
     "T w, T m, T v",
-    "m = b1 * m + a1 * g; v = b2 * v + a2 * g * g; w = shrink * w - rate * m / (sqrt(v) + eps);",
+    "T next_m = b1 * m + a1 * g, next_v = b2 * v + a2 * g * g; "
+    "w = shrink * w - rate * next_m / (sqrt(next_v) + eps); m = next_m; v = next_v;",
 )
 def adamw(g, shrink, rate, b1, a1, b2, a2, eps, w, m, v):
     """shrink = 1 - lr wd, a1 = 1 - b1, a2 = 1 - b2; rate and eps hold the factors of step t
 
-    One array of scratch takes every intermediate: d."""
+    One array of scratch takes every intermediate: d. The CUDA body reads all before it writes:
+    arenas lie at equal places in their pages, and on a CPU a read waits for a write just before it
+    to the same place of another page."""
     d = a1 * g
     m *= b1
     m += d
@@ -439,42 +440,6 @@ def dropout_mask(keys, offset, size, threshold, scale, mask):
         np.multiply(x >= np.uint32(limit), mask.dtype.type(factor), out=row)
 
 
-# -- gathers and structured sums: embeddings without one-hot products, atomics or add.at -----------
-# Both run on GPUs only. h[e, b] = sum_s u[e, s, rows[e, s, b]], and du[e, s, v] = the sum of the
-# rows b of dh[e] that order[starts[v]:starts[v + 1]] lists. A stride of 0: all members share one.
-
-gather_sum = Fused(
-    "gather_sum",
-    "raw T u, raw int32 rows, int64 S, int64 P, int64 N, int64 B, int64 stride",
-    "T h",
-    """
-    long long n = i % N, b = (i / N) % B, e = i / (N * B);
-    T total = T(0);
-    for (long long s = 0; s < S; ++s) {
-        long long v = rows[e * stride + s * B + b];
-        total += u[((e * S + s) * P + v) * N + n];
-    }
-    h = total;""",
-)
-
-
-segment_sum = Fused(
-    "segment_sum",
-    "raw T dh, raw int32 order, raw int32 starts, int64 S, int64 P, int64 N, int64 B,"
-    " int64 order_stride, int64 starts_stride, int32 accumulate",
-    "T du",
-    """
-    long long n = i % N, v = (i / N) % P, s = (i / (N * P)) % S, e = i / (N * P * S);
-    long long t = e * starts_stride + s * (P + 1) + v, o = e * order_stride + s * B;
-    T total = T(0);
-    for (long long j = starts[t]; j < starts[t + 1]; ++j) {
-        long long b = order[o + j];
-        total += dh[(e * B + b) * N + n];
-    }
-    du = accumulate ? du + total : total;""",
-)
-
-
 # -- rotary positions: pairs of components turned by an angle --------------------------------------
 
 
@@ -495,6 +460,5 @@ def rotate(u, v, c, s, sign, yu, yv):
 @fused("T z, int64 target, int64 C", "T r", "r = z - (target == i % C ? T(1) : T(0));")
 def subtract_onehot(z, target, C, r):
     """r = z - onehot(target) over C classes        target (..., 1); r may be z"""
-    if r is not z:
-        np.copyto(r, z)
+    np.copyto(r, z)  # nothing is done where r is z
     r[(*np.indices(r.shape[:-1], sparse=True), target[..., 0])] -= 1

@@ -1,5 +1,5 @@
-"""Kernels by row: softmax, LayerNorm and cross-entropy, each with its sums in one launch; and the
-patches and windows of images.
+"""Kernels by row: softmax, LayerNorm and two losses, each with its sums in one launch; embeddings;
+and the patches and windows of images.
 
 They are Fused (kernels.py): a NumPy body beside a CUDA body. On a GPU a block of threads makes one
 row of the last argument (..., N): thread t takes the elements t, t + threads, ... In a CUDA body
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .kernels import Fused, fused
+from .kernels import Fused, fused, subtract_onehot
 
 _OVER_ROW = Path(__file__).with_name("over_row.cuh").read_text()  # EACH, SUM and over_row
 
@@ -31,7 +31,7 @@ def block_a_row(kernel: Callable, args: tuple) -> None:
     kernel(N, *given, size=rows.size // N * threads, block_size=threads)
 
 
-def block_in_image(kernel: Callable, args: tuple) -> None:
+def block_in_arrays(kernel: Callable, args: tuple) -> None:
     """The same, of arrays without gaps: what makes a row also reads rows beside its own."""
     block_a_row(kernel, args)
 
@@ -106,6 +106,22 @@ def cross_entropy(x, target, loss, y):
     np.subtract(np.log(total), chosen, out=loss[..., 0])
 
 
+_MSE = """
+EACH(n, N) r[at + n] = z[at + n] - T(n == target[row % target.size()]);
+const T mean = SUM(n, N, r[at + n] * r[at + n]) / N;
+if (threadIdx.x == 0) loss[row] = mean;"""
+
+
+@by_row("raw T z, raw int64 target", "raw T loss, raw T r", _MSE)
+def mse(z, target, loss, r):
+    """loss = mean_c r_c^2        r = z - onehot(target); r may be z
+
+    z (..., B, N)   target, loss (..., B, 1)"""
+    subtract_onehot.numpy(z, target, z.shape[-1], r)
+    squares = r * r
+    np.multiply(squares.sum(axis=-1), 1 / r.shape[-1], out=loss[..., 0])
+
+
 # -- LayerNorm: g is the index of the first gain of the row's member -------------------------------
 
 _LAYERNORM = """
@@ -157,6 +173,51 @@ def layernorm_backward(dy, xhat, rstd, gain, product, dx):
     dx *= rstd
 
 
+# -- embeddings: tables u (E, S, P, N) of E members, and rows by number ----------------------------
+# Members have rows of their own, or share those of one: then rows, order and starts are of one.
+
+_GATHER_SUM = """
+const long long e = row / B, first = e * S * B % rows.size() + row % B;
+EACH(n, N) h[at + n] = T(0);
+for (long long s = 0; s < S; ++s) {
+    const long long from = ((e * S + s) * P + rows[first + s * B]) * N;
+    EACH(n, N) h[at + n] += u[from + n];
+}"""
+_TABLES = ", int64 S, int64 P, int64 B"
+
+
+@by_row("raw T u, raw int32 rows" + _TABLES, "raw T h", _GATHER_SUM, block_in_arrays)
+def gather_sum(u, rows, S, P, B, h):
+    """h[e, b] = sum_s u[e, s, rows[e, s, b]]        rows (E, S, B) or (S, B)"""
+    index = np.broadcast_to(rows, (*u.shape[:-2], B))[..., None]
+    h[...] = np.take_along_axis(u, index, axis=-2).sum(axis=-3)
+
+
+_SEGMENT_SUM = """
+const long long table = row / P, sorted = table % (starts.size() / (P + 1)), e = table / S;
+const long long t = sorted * (P + 1) + row % P, begin = sorted * B;
+EACH(n, N) du[at + n] = accumulate ? du[at + n] : T(0);
+for (long long j = starts[t]; j < starts[t + 1]; ++j) {
+    const long long from = (e * B + order[begin + j]) * N;
+    EACH(n, N) du[at + n] += dh[from + n];
+}"""
+_SEGMENTS = "raw T dh, raw int32 order, raw int32 starts" + _TABLES + ", int32 accumulate"
+
+
+@by_row(_SEGMENTS, "raw T du", _SEGMENT_SUM, block_in_arrays)
+def segment_sum(dh, order, starts, S, P, B, accumulate, du):
+    """du[e, s, v] = (or +=) the sum of the rows b of dh[e] in order[starts[v] : starts[v + 1]]
+
+    dh (E, B, N)   order (E, S, B) or (S, B)   starts (E, S, P + 1) or (S, P + 1)"""
+    if not accumulate:
+        du.fill(0)
+    order = np.broadcast_to(order, (*du.shape[:-2], B))
+    starts = np.broadcast_to(starts, (*du.shape[:-2], P + 1))
+    for *e, s, v in np.ndindex(du.shape[:-1]):
+        segment = slice(*starts[(*e, s, slice(v, v + 2))])
+        du[(*e, s, v)] += dh[tuple(e)][order[(*e, s, segment)]].sum(axis=0)
+
+
 # -- convolutions: x (B, H, W, C), and its patches, the rows of a matrix (B Ho Wo, k k C) ----------
 # Geometry is H, W, Ho, Wo, the side k of a patch, the stride s and the padding p.
 
@@ -171,7 +232,7 @@ for (long long u = 0; u < k; ++u) {
 }"""
 
 
-@by_row("raw T x" + _GEOMETRY, "raw T rows", _PATCHES, block_in_image)
+@by_row("raw T x" + _GEOMETRY, "raw T rows", _PATCHES, block_in_arrays)
 def patches(x, H, W, Ho, Wo, k, s, p, rows):
     """rows[(b i j), (u v c)] = x[b, s i + u - p, s j + v - p, c], 0 outside the image
 
@@ -194,7 +255,7 @@ for (long long i = h / s, u = h % s; u < k && i >= 0; --i, u += s)
     }"""
 
 
-@by_row("raw T rows" + _GEOMETRY, "raw T dx", _PATCHES_BACKWARD, block_in_image)
+@by_row("raw T rows" + _GEOMETRY, "raw T dx", _PATCHES_BACKWARD, block_in_arrays)
 def patches_backward(rows, H, W, Ho, Wo, k, s, p, dx):
     """dx[b, h, w] = the sum of rows[(b i j), (u v)] with s i + u - p = h and s j + v - p = w
 
@@ -233,7 +294,7 @@ for (int n = 1; n < k * k; ++n) {
 }"""
 
 
-@by_row("raw T x" + _WINDOWS, "raw int32 which, raw T y", _MAXPOOL, block_in_image)
+@by_row("raw T x" + _WINDOWS, "raw int32 which, raw T y", _MAXPOOL, block_in_arrays)
 def maxpool(x, H, W, k, which, y):
     """y = the maximum of a window; which = its cell u k + v, the first one of equal ones"""
     first, *others = cells(x, k)
@@ -253,7 +314,7 @@ const bool inside = h / k < Ho && w / k < Wo;
 EACH(c, N) dx[at + c] = inside ? dy[from + c] * T(which[from + c] == cell) : T(0);"""
 
 
-@by_row("raw T dy, raw int32 which" + _WINDOWS, "raw T dx", _MAXPOOL_BACKWARD, block_in_image)
+@by_row("raw T dy, raw int32 which" + _WINDOWS, "raw T dx", _MAXPOOL_BACKWARD, block_in_arrays)
 def maxpool_backward(dy, which, H, W, k, dx):
     """dx = dy in the cell that held the maximum, else 0"""
     dx[...] = 0

@@ -7,7 +7,7 @@ backward is a sum over contiguous segments, with no atomics and no add.at."""
 
 import numpy as np
 
-from ..engine import kernels
+from ..engine import row_kernels
 from ..engine.border import integers
 from ..engine.device import Array, Device
 from ..engine.errors import InputError
@@ -17,11 +17,12 @@ class RowIndex:
     """Which row of each of S tables every input takes, and the inputs grouped by row.
 
     host     the index, int64 in [0, P): (S, B), or (E, S, B) when members see different inputs
-    groups   on a CPU only, {place of a member's arrays: by table, the inputs of every row}; the
-             place is (e,), or () of inputs that all members share
-    index    on a GPU only: host as int32
-    order    on a GPU only: argsort of index along B
-    starts   on a GPU only, (..., S, P + 1): the inputs of row v are order[starts[v]:starts[v + 1]]
+    groups   with NumPy's kernels, {place of a member's arrays: by table, the inputs of every row};
+             the place is (e,), or () of inputs that all members share. None: on a GPU and with
+             compiled kernels, which take the three that follow
+    index    host as int32
+    order    argsort of index along B, int32
+    starts   int32 (..., S, P + 1): the inputs of row v are order[starts[v]:starts[v + 1]]
 
     With backward=False the inputs are not grouped: for passes forward only.
 
@@ -37,21 +38,22 @@ class RowIndex:
         self.rows = rows
         self.host = index
         *lead, S, B = index.shape
-        if dev.kind == "cuda":
+        self.groups = None
+        if dev.kind == "cpu" and dev.kernels == "numpy":
+            self.groups = {at: [None] * S for at in np.ndindex(*lead)}
+        else:
             self.index = dev.to_device(index.astype(np.int32))
         if not backward:
-            self.groups = {at: [None] * S for at in np.ndindex(*lead)}
             return
         order = np.argsort(index, axis=-1, kind="stable")
         counts = [np.bincount(table, minlength=rows) for table in index.reshape(-1, B)]
         starts = np.zeros((*lead, S, rows + 1), int)
         starts[..., 1:] = np.cumsum(counts, axis=-1).reshape(*lead, S, rows)
-        if dev.kind == "cuda":
+        if self.groups is None:
             self.order = dev.to_device(order.astype(np.int32))
             self.starts = dev.to_device(starts.astype(np.int32))
             return
-        self.groups = {}
-        for at in np.ndindex(*lead):
+        for at in self.groups:
             tables = zip(index[at], order[at], starts[at], strict=True)
             self.groups[at] = [_HostGroups(*table) for table in tables]
 
@@ -107,9 +109,8 @@ def embedding_forward(dev: Device, u: Array, rows: RowIndex, out=None):
     S, P, N = u.shape[-3:]
     B = len(rows)
     h = dev.empty((*u.shape[:-3], B, N)) if out is None else out
-    if dev.kind == "cuda":
-        stride = S * B if rows.index.ndim == 3 else 0
-        kernels.gather_sum(dev, u, rows.index, S, P, N, B, stride, h)
+    if rows.groups is None:
+        row_kernels.gather_sum(dev, u, rows.index, S, P, B, h)
         return h, (rows,)
     for at, groups in rows.groups.items():
         _gather_host(dev, u[at], rows.host[at], groups, h[at])
@@ -137,13 +138,10 @@ def embedding_backward(dev: Device, dh: Array, cache: tuple, du: Array, accumula
     Writes du, or adds to it with accumulate (a further shard of the batch).
     """
     (rows,) = cache
-    S, P, N = du.shape[-3:]
-    B = len(rows)
-    if dev.kind == "cuda":
-        own = rows.order.ndim == 3
-        strides = (S * B, S * (P + 1)) if own else (0, 0)
-        tables = (rows.order, rows.starts)
-        kernels.segment_sum(dev, dh, *tables, S, P, N, B, *strides, int(accumulate), du)
+    if rows.groups is None:
+        S, P, _ = du.shape[-3:]
+        tables = (rows.order, rows.starts, S, P, len(rows))
+        row_kernels.segment_sum(dev, dh, *tables, int(accumulate), du)
         return
     if not accumulate:
         du.fill(0)

@@ -8,6 +8,7 @@ divided by, the sum of the weights (or B) unless given; a shard passes the norm 
 
 from ..engine import kernels, row_kernels
 from ..engine.device import Array, Device
+from ..engine.kernels import Fused
 
 
 def _normalised(dev: Device, target: Array, weight, norm):
@@ -24,14 +25,26 @@ def _as_column(dloss):
     return dloss if isinstance(dloss, float) else dloss[..., None, None]
 
 
+def _of_rows(dev: Device, kernel: Fused, logits: Array, target: Array, out=None):
+    """(l, r): the loss of every row, and r for its gradient."""
+    rows = dev.empty(logits.shape[:-1], logits.dtype)
+    r = dev.xp.empty_like(logits) if out is None else out
+    kernel(dev, logits, target[..., None], rows[..., None], r)
+    return rows, r
+
+
+def _weighted(of_rows, dev: Device, logits: Array, target: Array, weight, norm, out):
+    """(L, (r, q)): the sum over rows of their loss times q = weight/norm; what backward takes."""
+    rows, r = of_rows(dev, logits, target, out)
+    q = _normalised(dev, target, weight, norm)
+    return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)
+
+
 def mse_rows(dev: Device, logits: Array, target: Array, out=None) -> tuple[Array, Array]:
     """(l, r): l_b = mean_c r_bc^2 with the residual r_bc = z_bc - [c = target_b]
 
     l (..., B)   r (..., B, C), in out where given"""
-    r = dev.empty(logits.shape) if out is None else out
-    kernels.subtract_onehot(dev, logits, target[..., None], logits.shape[-1], r)
-    squares = dev.xp.multiply(r, r, out=dev.workspace.get("loss.squares", r.shape))
-    return squares.sum(axis=-1) * (1 / r.shape[-1]), r
+    return _of_rows(dev, row_kernels.mse, logits, target, out)
 
 
 def mse_forward(dev: Device, logits: Array, target: Array, weight=None, norm=None, out=None):
@@ -39,9 +52,7 @@ def mse_forward(dev: Device, logits: Array, target: Array, weight=None, norm=Non
 
     z (..., B, C)   target (..., B)   L (...); out may be the logits.
     Source: Grokking modular polynomials: MSE over batch and classes."""
-    rows, r = mse_rows(dev, logits, target, out)
-    q = _normalised(dev, target, weight, norm)
-    return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)
+    return _weighted(mse_rows, dev, logits, target, weight, norm, out)
 
 
 def mse_backward(dev: Device, dloss, cache: tuple, dlogits=None):
@@ -73,10 +84,7 @@ def cross_entropy_rows(dev: Device, logits: Array, target: Array, out=None) -> t
     """(l, r): l_b = log sum_c exp z_bc - z_b,target and r = softmax(z) - onehot(target)
 
     l (..., B)   r (..., B, C), in out where given"""
-    rows = dev.empty(logits.shape[:-1], logits.dtype)
-    r = dev.xp.empty_like(logits) if out is None else out
-    row_kernels.cross_entropy(dev, logits, target[..., None], rows[..., None], r)
-    return rows, r
+    return _of_rows(dev, row_kernels.cross_entropy, logits, target, out)
 
 
 def cross_entropy_forward(
@@ -87,9 +95,7 @@ def cross_entropy_forward(
     z (..., B, C)   target (..., B)   L (...)
     out may be the logits: it ends up holding softmax(z) - onehot(target).
     """
-    rows, r = cross_entropy_rows(dev, logits, target, out)
-    q = _normalised(dev, target, weight, norm)
-    return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)
+    return _weighted(cross_entropy_rows, dev, logits, target, weight, norm, out)
 
 
 def cross_entropy_backward(dev: Device, dloss, cache: tuple, dlogits=None):
@@ -126,9 +132,7 @@ def stablemax_forward(dev: Device, logits: Array, target: Array, weight=None, no
 
     z (..., B, C)   target (..., B)   L (...); out may be the logits.
     Source: Prieto et al., Grokking at the edge of numerical stability, arXiv 2501.04697."""
-    rows, r = stablemax_rows(dev, logits, target, out)
-    q = _normalised(dev, target, weight, norm)
-    return (rows[..., None] * q).sum(axis=(-1, -2)), (r, q)
+    return _weighted(stablemax_rows, dev, logits, target, weight, norm, out)
 
 
 def stablemax_backward(dev: Device, dloss, cache: tuple, dlogits=None):
