@@ -302,7 +302,7 @@ def test_a_missing_barrier_is_found(monkeypatch, nth):
         ("softmax_backward", "p[at + n];", "p[at];"),
         ("cross_entropy", "label % blockDim.x", "label"),
         ("cross_entropy", "if (threadIdx.x == 0) loss", "if (i == 0) loss"),
-        ("mse", "n == label", "n == row"),
+        ("mse", "label % blockDim.x", "label"),
         ("mse", "/ N;", ";"),
         ("mse", "target[row % target.size()]", "target[0]"),
         ("layernorm", "(x.size() / gain.size())", "1"),

@@ -107,7 +107,9 @@ def cross_entropy(x, target, loss, y):
 
 
 _MSE = """
-EACH(n, N) r[at + n] = z[at + n] - T(n == target[row % target.size()]);
+const long long label = target[row % target.size()];
+EACH(n, N) r[at + n] = z[at + n];
+if (threadIdx.x == label % blockDim.x) r[at + label] -= T(1);
 const T mean = SUM(n, N, r[at + n] * r[at + n]) / N;
 if (threadIdx.x == 0) loss[row] = mean;"""
 
@@ -215,7 +217,8 @@ def segment_sum(dh, order, starts, S, P, B, accumulate, du):
     starts = np.broadcast_to(starts, (*du.shape[:-2], P + 1))
     for *e, s, v in np.ndindex(du.shape[:-1]):
         segment = slice(*starts[(*e, s, slice(v, v + 2))])
-        du[(*e, s, v)] += dh[tuple(e)][order[(*e, s, segment)]].sum(axis=0)
+        inputs = order[(*e, s, segment)]
+        du[(*e, s, v)] += dh[tuple(e)][inputs].sum(axis=0)
 
 
 # -- convolutions: x (B, H, W, C), and its patches, the rows of a matrix (B Ho Wo, k k C) ----------
