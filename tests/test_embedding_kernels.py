@@ -168,6 +168,14 @@ def test_arrays_with_gaps():
     np.testing.assert_array_equal(wide[2], du)
 
 
+def test_the_index_of_a_shard_has_no_gaps():
+    """Columns of the inputs have gaps: compiled loops would leave them to NumPy."""
+    dev = get_device("cpu", threads=1, kernels="compiled")
+    for shard in (np.zeros((2, 9), int)[:, 2:6], np.zeros((9, 2), int).T):
+        rows = RowIndex(dev, shard, 3)
+        assert all(a.flags.c_contiguous for a in (rows.index, rows.order, rows.starts))
+
+
 def test_rows_for_a_pass_forward_only():
     u, dh, index = case("pair", False)
     dev = get_device("cpu", "float64", 1, kernels="compiled")

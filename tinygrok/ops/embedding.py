@@ -42,7 +42,7 @@ class RowIndex:
         if dev.kind == "cpu" and dev.kernels == "numpy":
             self.groups = {at: [None] * S for at in np.ndindex(*lead)}
         else:
-            self.index = dev.to_device(index.astype(np.int32))
+            self.index = dev.to_device(index.astype(np.int32, order="C"))  # of a shard, too
         if not backward:
             return
         order = np.argsort(index, axis=-1, kind="stable")
