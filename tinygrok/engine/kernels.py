@@ -378,8 +378,8 @@ def adamw(g, shrink, rate, b1, a1, b2, a2, eps, w, m, v):
     """shrink = 1 - lr wd, a1 = 1 - b1, a2 = 1 - b2; rate and eps hold the factors of step t
 
     One array of scratch takes every intermediate: d. The CUDA body reads all before it writes:
-    arenas lie at equal places in their pages, and on a CPU a read waits for a write just before it
-    to the same place of another page."""
+    large arenas lie at equal places in their pages, and on a CPU a read waits for a write just
+    before it to the same place of another page."""
     d = a1 * g
     m *= b1
     m += d
