@@ -70,6 +70,9 @@ def arguments(argv=None):
     add("--warmup", type=cli.integer(0), default=200, help="steps of linear warm-up")
     add("--schedule", default="constant", choices=after, help="then; cosine to a tenth")
     optimizers.add_flags(p)
+    add("--rows", nargs="+", metavar="RULE=SHARE", help="rules of rows, as in_context.py has them")
+    add("--start", nargs="+", metavar="RULE=SHARE", help="shares at first (default: --rows)")
+    add("--ramp", type=cli.integer(0), nargs=2, help="steps of their move")
     add("--measure-every", type=count, default=250, help="steps between measurements")
     add("--seeds", type=some, default=1, help="networks a point: --seed, --seed + 1, ...")
     add("--high", type=cli.fraction(), default=0.5, help=high)
@@ -88,6 +91,7 @@ def points(args):
     """Flags of in_context.py for every network, in the order alpha, tasks, seed."""
     names = ("p", "rule", "shots", "repeats", "depth", "width", "heads", "steps", "lr", "dtype")
     names += ("weight_decay", "warmup", "measure_every", "optimizer")
+    names += tuple(name for name in ("rows", "start", "ramp") if getattr(args, name))
     names += ("hold",) if args.hold else ("schedule",)
     names += ("matrix_lr",) if args.optimizer == "muon" else ()
     common = {name: getattr(args, name) for name in names}

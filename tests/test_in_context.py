@@ -542,6 +542,22 @@ def test_a_run_that_starts_from_the_weights_of_another(tmp_path, host_dev):
         assert not (tmp_path / "b").exists()
 
 
+def test_a_run_that_starts_from_the_weights_of_another_modulus(tmp_path, host_dev):
+    """Its tasks are others, so that any may be held out; the vocabulary has to hold both."""
+    tiny = "--quick --width 16 --steps 2 --measure-every 2 --threads 1 --no-plot --vocab 7"
+    assert in_context.main([*tiny.split(), "--out", str(tmp_path / "a")]) is None
+    file = tmp_path / "a/checkpoint.npz"
+    words = [*tiny.split(), "--p", "7", "--batch", "48", "--weights", str(file)]
+    args = in_context.arguments(words)
+    _, _, run = in_context.build(args, host_dev)
+    _, trained = load_weights(file)
+    for name, weight in run.params.to_host().items():
+        np.testing.assert_array_equal(weight, trained[name])
+    other = in_context.arguments([*words, "--vocab", "8"])
+    with pytest.raises(InputError, match="shape"):
+        in_context.build(other, host_dev)
+
+
 def test_going_on_needs_no_file_of_first_weights(tmp_path):
     """Its weights are in the checkpoint."""
     words = "--quick --batch 16 --width 16 --measure-every 2 --threads 1 --no-plot --steps"

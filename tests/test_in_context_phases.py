@@ -73,6 +73,24 @@ def test_points_with_some_tasks_a_step():
         assert (options.optimizer, options.matrix_lr, options.hold) == ("muon", 0.02, 0.8)
 
 
+def test_points_with_rows_by_rule():
+    args = args_of("--tasks 4 --alpha 0.6 --start line=1 --rows two-lines=0.5 plain=0.5 --ramp 1 2")
+    (flags,) = phases.points(args)
+    options = point.options_of(flags)
+    assert {name: getattr(options, name) for name in flags} == flags
+    assert options.start == ["line=1"]
+    assert options.rows == ["two-lines=0.5", "plain=0.5"]
+    assert options.ramp == [1, 2]
+
+
+@pytest.mark.parametrize("flags", ["--ramp 1 2", "--rows lines=1", "--start line=0.5"])
+def test_rows_that_in_context_refuses(flags, tmp_path):
+    with pytest.raises(InputError) as error:
+        phases.main([*TINY.split(), *flags.split(), "--out", str(tmp_path / "a")])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_batch_holds_every_task():
     args = args_of("--tasks 36 --batch 8")
     assert {flags["batch"] for flags in phases.points(args)} == {36}
