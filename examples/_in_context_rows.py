@@ -11,12 +11,17 @@ little to be learnt. Here a share of the rows asks for more, or for one thing at
     two-lines        inputs of two directions: which example to match has to be found
     axis             among the first 4 inputs are (u, 0) and (0, v), at places drawn at random; the
                      others are off the axes: x/u z(u, 0) + y/v z(0, v) answers them
+    sums             (x, 0), (0, y), (x, y) in turn, of inputs off the axes for which the pool has
+                     all three
     steps            axis rows that show such a sum in steps: before (x, y) also (x, 0) and (0, y),
                      where the pool has them, each with the same probability (among the first 4
                      inputs the order is lost)
 
-Rows of line, two-lines, axis and steps may hold an input twice, direction-free ones never; plain
-ones with --repeats.
+In rows of steps few sums have both their steps before them and no match: one of twelve queries at
+p = 11 and alpha 0.75, three in rows of sums.
+
+Direction-free rows hold no input twice, plain ones with --repeats alone; of the other rules many
+do.
 
 There are p + 1 directions y/x. Unless b = 0, z/x = a + b y/x is another in each of them, so that a
 learner can exclude answers, the more the more directions it has seen: draw far fewer shots than p.
@@ -30,7 +35,8 @@ from _moving_shares import MovingShares, moved
 from tinygrok.tasks.in_context import InContextData
 from tinygrok.tasks.modular import TaskError, directions, pair_numbers
 
-RULES = ("plain", "direction-free", "line", "two-lines", "axis", "steps")
+RULES = ("plain", "direction-free", "line", "two-lines", "axis", "sums", "steps")
+MEASURED = tuple(rule for rule in RULES if rule not in ("plain", "sums"))  # beside plain rows
 EARLY = 4  # shots among which the two inputs on the axes stand
 
 
@@ -52,6 +58,8 @@ class Lines:
         self._ends = np.cumsum(self._counts)
         self._in_pool = np.zeros((p, p), dtype=bool)
         self._in_pool[tuple(pool.T)] = True
+        x, y = self._inputs.T
+        self._both_steps = self._inputs[(x * y > 0) & self._in_pool[x, 0] & self._in_pool[0, y]]
 
     def rules(self, shots: int) -> list[str]:
         """The rules by which the pool has rows of so many shots."""
@@ -63,6 +71,7 @@ class Lines:
             "line": count > 0,
             "two-lines": count > 1,
             "axis": both_axes,
+            "sums": len(self._both_steps) > 0,
             "steps": both_axes,
         }
         return [rule for rule in RULES if has[rule]]
@@ -81,11 +90,21 @@ class Lines:
             if rule == "two-lines":
                 order = np.take_along_axis(order, rng.integers(2, size=(rows, shots)), axis=1)
             return self._of(order[:, :shots], rng)
+        if rule == "sums":
+            return self._steps_and_sums(rows, shots, rng)
         return self._sums(rows, shots, rng, shown if rule == "steps" else 0.0)
 
     def _of(self, chosen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Inputs (..., 2) in directions of the numbers chosen (...)."""
         return self._inputs[self._ends[chosen] - 1 - rng.integers(self._counts[chosen])]
+
+    def _steps_and_sums(self, rows: int, shots: int, rng: np.random.Generator) -> np.ndarray:
+        """Rows of the rule sums."""
+        chosen = rng.integers(len(self._both_steps), size=(rows, -(-shots // 3)))
+        x, y = np.moveaxis(self._both_steps[chosen], -1, 0)
+        zero = np.zeros_like(x)
+        inputs = np.stack([x, zero, zero, y, x, y], axis=-1)
+        return inputs.reshape(rows, -1, 2)[:, :shots]
 
     def _sums(self, rows: int, shots: int, rng: np.random.Generator, shown: float) -> np.ndarray:
         """Rows of the rules axis and steps."""
@@ -154,7 +173,8 @@ class MixedRows(InContextData):
         if self.shares.used == ["plain"]:
             return result
         rows = len(result["ood_train"]) // len(self.ood_tasks)
-        for rule in self.lines.rules(self.shots)[1:]:
+        possible = self.lines.rules(self.shots)
+        for rule in [rule for rule in MEASURED if rule in possible]:
             pairs = self.lines.draw(rows, self.shots, rng, rule)
             result[f"ood_{rule.replace('-', '_')}"] = self.sequences(self.ood_tasks, pairs)
         return result

@@ -3,7 +3,7 @@ reference solvers."""
 
 import _memory as memory
 import numpy as np
-from _in_context_rows import RULES, MixedRows
+from _in_context_rows import MEASURED, RULES, MixedRows
 from _shares import moving_shares
 
 from tinygrok import cli
@@ -13,7 +13,7 @@ from tinygrok.tasks import in_context as ic
 from tinygrok.tasks.modular import inverses
 
 SETS = ("id_train", "id_test", "ood_train", "ood_test")
-ROWS = {rule: f"ood_{rule.replace('-', '_')}" for rule in RULES[1:]}  # sets that some pools lack
+ROWS = {rule: f"ood_{rule.replace('-', '_')}" for rule in MEASURED}  # sets that some pools lack
 SOLVERS = ("ratio_matching", "modular_regression", "retrieval")
 FRESH = 4000  # sequences that are drawn anew at the end
 LATE = 8  # examples in context from which on uncovered queries are counted together
