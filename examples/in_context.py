@@ -5,6 +5,9 @@
     python examples/in_context.py --preset sums     # p = 7: beyond ratio matching, by a curriculum
     python examples/in_context.py --preset free --weights runs/in_context/checkpoint.npz --out F
                                                     # goes on from sums, with more free rows
+    python examples/in_context.py --preset lines-11 --out A     # the same at p = 11, in three runs
+    python examples/in_context.py --preset sums-11 --weights A/checkpoint.npz --out B
+    python examples/in_context.py --preset free-11 --weights B/checkpoint.npz --out C
     python examples/in_context.py --preset paper    # p = 29, width 512: for a GPU
 
 It reads x1 y1 z1 x2 y2 z2 ..., z = (a x + b y) mod p; a task is a pair (a, b). The weights with the
@@ -21,6 +24,7 @@ import numpy as np  # isort: skip
 import _figures_in_context as plots
 import _in_context_setup as setup
 import _optimizers as optimizers
+from _in_context_presets import PRESETS, QUICK
 from _in_context_rows import RULES
 from _in_context_setup import ROWS, SETS, make_data, make_model
 from _in_context_weights import first_weights
@@ -29,49 +33,6 @@ from tinygrok.engine.optim import cosine, linear_warmup
 from tinygrok.engine.rng import generator
 from tinygrok.training.checkpoint import save_arrays
 from tinygrok.training.sequences import SequenceTraining
-
-PAPER = {
-    "p": 29,
-    "shots": 32,
-    "tasks": 512,
-    "alpha": 0.6,
-    "depth": 4,
-    "width": 512,
-    "heads": 4,
-    "batch": 1024,
-    "lr": 1.5e-4,
-    "weight_decay": 2.0,
-    "warmup": 10_000,
-    "schedule": "cosine",
-    "steps": 200_000,
-    "init_std": 0.02,
-    "vocab": 47,
-    "measure_every": 1000,
-    "repeats": True,
-}
-# Lines first, then sums that show their steps, which fade: our curriculum, not the paper's.
-SUMS = {
-    "alpha": 0.75,
-    "batch": 96,
-    "tasks_per_step": 6,
-    "start": ["line=1"],
-    "ramp": [800, 1200],
-    "rows": ["line=0.1", "steps=0.65", "plain=0.25"],
-    "fade": [3000, 6500],
-    "optimizer": "muon",
-    "lr": 3e-3,
-    "weight_decay": 0.1,
-    "hold": 0.8,
-    "steps": 12_000,
-    "measure_every": 500,
-}
-# Goes on from the weights of sums, mostly on rows drawn freely.
-FREE = {name: value for name, value in SUMS.items() if name != "fade"}
-FREE |= {"start": ["line=0.1", "axis=0.35", "plain=0.55"], "ramp": [0, 2500], "steps": 8000}
-FREE |= {"rows": ["line=0.05", "axis=0.25", "plain=0.7"]}
-PRESETS = {"small": {}, "sums": SUMS, "free": FREE, "paper": PAPER}  # small: the defaults
-QUICK = {"p": 5, "shots": 8, "tasks": 16, "alpha": 0.6, "batch": 64, "steps": 1000}
-QUICK |= {"lr": 2e-3, "warmup": 100, "measure_every": 100}
 
 
 def arguments(argv=None):

@@ -753,3 +753,21 @@ def test_the_preset_sums_is_what_was_recorded():
     assert preset.pop("weights") is None
     assert preset.pop("kernels") == "numpy"
     assert preset | {"preset": "small"} == recorded
+
+
+@pytest.mark.parametrize(
+    ("preset", "name"),
+    [
+        ("lines-11", "in_context_lines"),
+        ("sums-11", "in_context_sums_11"),
+        ("free-11", "in_context_free_11"),
+        ("sums", "in_context_sums"),
+        ("free", "in_context_free"),
+    ],
+)
+def test_presets_are_the_settings_of_recorded_runs(preset, name):
+    args = vars(in_context.arguments(["--preset", preset]))
+    text = (ROOT / f"examples/results/{name}.json").read_text()
+    recorded = json.loads(text)["config"]
+    for key in recorded.keys() - {"preset", "weights", "kernels"}:
+        assert args[key] == recorded[key], key
