@@ -767,7 +767,7 @@ def test_the_preset_sums_is_what_was_recorded():
 )
 def test_presets_are_the_settings_of_recorded_runs(preset, name):
     args = vars(in_context.arguments(["--preset", preset]))
-    text = (ROOT / f"examples/results/{name}.json").read_text()
+    text = Path(in_context.__file__).with_name("results").joinpath(f"{name}.json").read_text()
     recorded = json.loads(text)["config"]
     for key in recorded.keys() - {"preset", "weights", "kernels"}:
         assert args[key] == recorded[key], key
