@@ -33,7 +33,7 @@ import _gpu_times as times  # noqa: E402
 import gpu_check  # noqa: E402
 
 from tinygrok.audit.case import cpu_device  # noqa: E402
-from tinygrok.engine import gemm, kernels, optim  # noqa: E402
+from tinygrok.engine import gemm, kernels, optim, row_kernels  # noqa: E402
 from tinygrok.ops import linear  # noqa: E402
 from tinygrok.training.ensembles import build  # noqa: E402
 
@@ -147,10 +147,10 @@ def test_the_kernels_are_those_of_the_registry(monkeypatch):
 
 
 @compiled
-def test_a_kernel_that_only_a_gpu_uses_is_seen_by_the_audit(monkeypatch):
+def test_a_wrong_kernel_of_embeddings_is_seen_by_the_audit(monkeypatch):
     case = numbers.BUILDERS["embedding pair"]("embedding pair")
     assert numbers.of_case(case, devices())["passed"]
-    monkeypatch.setattr(kernels, "gather_sum", broken("gather_sum", "s < S", "s < S - 1"))
+    monkeypatch.setattr(row_kernels, "gather_sum", broken("gather_sum", "s < S", "s < S - 1"))
     assert not numbers.of_case(case, devices())["passed"]
 
 
