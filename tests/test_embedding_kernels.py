@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_row_kernels import BLOCKS, each_block, each_dtype
 
+import tinygrok as tg
 from tinygrok.engine import compiled, row_kernels
 from tinygrok.engine.device import Device, get_device
 from tinygrok.engine.kernels import KERNELS
@@ -166,6 +167,33 @@ def test_arrays_with_gaps():
     h, du = plain(u, dh, index, np.zeros(u.shape))
     np.testing.assert_array_equal(wide[3], h)
     np.testing.assert_array_equal(wide[2], du)
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+def test_a_compiled_step_of_a_network_leaves_nothing_to_numpy(batchnorm, monkeypatch):
+    """With BatchNorm the shards are of neurons: tables and their gradients have gaps."""
+    called = compiled.Loop.__call__
+    refused = []
+
+    def watched(loop, *args):
+        taken = called(loop, *args)
+        if not taken:
+            refused.append(loop.kernel.name)
+        return taken
+
+    monkeypatch.setattr(compiled.Loop, "__call__", watched)
+    weights = {}
+    for kernels in ("numpy", "compiled"):
+        dev = get_device("cpu", "float64", threads=2, kernels=kernels)
+        net = tg.TwoLayerNet(p=97, width=500, batchnorm=batchnorm)
+        task = tg.addition(97)
+        options = {"fraction": 0.5, "seed": 0, "lr": 0.01, "device": dev}
+        run = tg.Training.on_task(net, task, **options)
+        run.fit(steps=2)
+        weights[kernels] = run.params.to_host()
+    assert not refused
+    for name, weight in weights["numpy"].items():
+        np.testing.assert_allclose(weights["compiled"][name], weight, rtol=1e-9, atol=1e-12)
 
 
 def test_the_index_of_a_shard_has_no_gaps():

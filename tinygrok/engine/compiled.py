@@ -5,7 +5,7 @@ one for every operation. The system's C++ compiler makes them at first use, on c
 that they come from a cache folder. An elementwise body computes every element by the same machine
 code: its bits do not depend on where it stands. A row is computed as on a GPU by the threads of a
 block, side by side. NumPy goes on with what they do not take: elementwise bodies that need an index
-or an integer, rows and whole arrays with gaps, complex numbers.
+or an integer, rows with gaps, whole outputs with gaps, complex numbers.
 
 No flag changes what NaN, infinity or -0 mean: sums keep their order, no product is fused with a
 sum, and -fno-math-errno leaves out errno alone. glibc's vector functions (exp, log, tanh, erf) are
@@ -113,16 +113,16 @@ class Loop:
     def __call__(self, *args) -> bool:
         """Run it; False, and nothing is done, where it does not take the arguments."""
         dtype = args[-1].dtype
+        order = "C" if self.form == "ARRAYS" else "K"  # a copy of inputs with gaps
         arrays = []
         for a, (_, kind, _) in zip(args, self.listed, strict=True):
-            arrays.append(np.asarray(() if a is None else a, dtype if kind == "T" else kind))
+            given = () if a is None else a
+            arrays.append(np.asarray(given, dtype if kind == "T" else kind, order=order))
         outputs = zip(args[self.inputs :], arrays[self.inputs :], strict=True)
         writable = all(a is b and b.flags.writeable for a, b in outputs)
-        gaps = self.form == "ARRAYS" and not all(a.flags.c_contiguous for a in arrays)
-        if dtype not in (np.float32, np.float64) or not writable or gaps:
+        if dtype not in (np.float32, np.float64) or not writable:
             return False
-        given = (ctypes.py_object * len(arrays))(*arrays)
-        return self.function(dtype.itemsize == 8, given) == 1
+        return self.function(dtype.itemsize == 8, (ctypes.py_object * len(arrays))(*arrays)) == 1
 
 
 @cache

@@ -38,17 +38,15 @@ class RowIndex:
         self.rows = rows
         self.host = index
         *lead, S, B = index.shape
-        self.groups = None
-        if dev.kind == "cpu" and dev.kernels == "numpy":
-            self.groups = {at: [None] * S for at in np.ndindex(*lead)}
-        else:
-            self.index = dev.to_device(index.astype(np.int32, order="C"))  # of a shard, too
+        plain = dev.kind == "cpu" and dev.kernels == "numpy"
+        self.groups = {at: [None] * S for at in np.ndindex(*lead)} if plain else None
+        self.index = None if plain else dev.to_device(index.astype(np.int32, order="C"))
         if not backward:
             return
         order = np.argsort(index, axis=-1, kind="stable")
         counts = [np.bincount(table, minlength=rows) for table in index.reshape(-1, B)]
-        starts = np.zeros((*lead, S, rows + 1), int)
-        starts[..., 1:] = np.cumsum(counts, axis=-1).reshape(*lead, S, rows)
+        ends = np.cumsum(counts, axis=-1)
+        starts = np.pad(ends, ((0, 0), (1, 0))).reshape(*lead, S, rows + 1)
         if self.groups is None:
             self.order = dev.to_device(order.astype(np.int32))
             self.starts = dev.to_device(starts.astype(np.int32))
@@ -141,7 +139,10 @@ def embedding_backward(dev: Device, dh: Array, cache: tuple, du: Array, accumula
     if rows.groups is None:
         S, P, _ = du.shape[-3:]
         tables = (rows.order, rows.starts, S, P, len(rows))
-        row_kernels.segment_sum(dev, dh, *tables, int(accumulate), du)
+        whole = dev.xp.ascontiguousarray(du)  # a copy, where du holds the neurons of a shard
+        row_kernels.segment_sum(dev, dh, *tables, int(accumulate), whole)
+        if whole is not du:
+            du[...] = whole
         return
     if not accumulate:
         du.fill(0)
@@ -163,5 +164,4 @@ def _add_groups_host(dev: Device, dh: Array, groups: list, du: Array) -> None:
             table[..., group.rows, :] += grouped[..., : len(group.rows), :]
         else:
             for v, start, stop in group.segments:
-                segment = grouped[..., start:stop, :]
-                table[..., v, :] += dev.xp.add.reduce(segment, axis=-2)
+                table[..., v, :] += dev.xp.add.reduce(grouped[..., start:stop, :], axis=-2)
