@@ -106,8 +106,8 @@ embedding pair | ops.embedding._add_groups_host
 + for s, group in enumerate(groups[:1]):
 
 embedding many inputs | ops.embedding._add_groups_host
-- segment = grouped[..., start:stop, :]
-+ segment = grouped[..., start : min(stop, start + 32), :]
+- grouped[..., start:stop, :], axis
++ grouped[..., start : min(stop, start + 32), :], axis
 
 embedding many rows | ops.embedding._add_groups_host
 - for start, count in group.ranks[1:]:
@@ -126,8 +126,8 @@ embedding own inputs | ops.embedding.embedding_backward
 + for at, groups in zip(rows.groups, [rows.groups[(0,)]] * len(dh)):
 
 embedding many inputs | ops.embedding._add_groups_host
-- table[..., v, :] += dev.xp.add.reduce(segment, axis=-2)
-+ table[..., v, :] += segment[..., -1, :]
+- table[..., v, :] += dev.xp.add.reduce(grouped[..., start:stop, :], axis=-2)
++ table[..., v, :] += grouped[..., stop - 1, :]
 
 embedding ensemble | ops.embedding._add_groups_host
 - table = du[..., s, :, :]
