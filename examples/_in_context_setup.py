@@ -57,8 +57,8 @@ def make_model(args):
 def require_memory(args, dev, net):
     """Of the network, and of the solvers' table: agreements of sequences, shots and tasks."""
     sequences = max(FRESH, ic.QUESTIONS * ic.MAX_OOD)
-    # Answers, their residues (integers) and whether they are right.
-    agreements = sequences * args.shots * args.tasks * (8 + 8 + 1)
+    # Answers, products and their residues (integers), and whether they are right.
+    agreements = sequences * args.shots * args.tasks * (8 + 8 + 8 + 1)
     needed = memory.gpt(dev, net, args.batch, sequences)
     memory.require(dev, **needed, solvers=agreements)
 
